@@ -1,0 +1,1 @@
+"""From source to findings: gate, parse, model, rules, suppression, positions."""

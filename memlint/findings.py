@@ -1,0 +1,126 @@
+"""What a rule says: findings, the fixes that it asks for, and the claim that a run can test.
+
+A rule speaks about syntax nodes, because that is what it reads. Nothing here knows where in the file a node
+stands: rows and columns are added later (:mod:`memlint.diagnostics`), and only for files that have a finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Union
+
+if TYPE_CHECKING:
+    import libcst
+
+    FixTarget = Union["libcst.CSTNode", tuple["libcst.CSTNode", ...]]
+
+
+class Severity(str, Enum):
+    """What happens to those who ship the line as it is."""
+
+    ERROR = "error"
+    """Memory grows without bound, or the model trains wrongly."""
+    WARNING = "warning"
+    """Memory is wasted."""
+    NOTE = "note"
+    """An opportunity that depends on the hardware."""
+
+
+class Confidence(str, Enum):
+    """How much of the finding is proven by the source."""
+
+    CERTAIN = "certain"
+    LIKELY = "likely"
+    POSSIBLE = "possible"
+    """Not reported by ``memlint check``, but watched by ``memlint verify``."""
+
+    @property
+    def rank(self) -> int:
+        """0 for possible, 1 for likely, 2 for certain."""
+        return ("possible", "likely", "certain").index(self.value)
+
+    @classmethod
+    def weakest(cls, *parts: Confidence) -> Confidence:
+        """The confidence of a conclusion that needs every one of ``parts`` (at least one)."""
+        return min(parts, key=lambda part: part.rank)
+
+
+class Applicability(str, Enum):
+    """When a fix may be applied; the words are ruff's."""
+
+    SAFE = "safe"
+    """Same numbers, less memory."""
+    UNSAFE = "unsafe"
+    """May change numerics, speed or what later code sees."""
+    DISPLAY = "display"
+    """Shown, never applied."""
+
+
+@dataclass(frozen=True)
+class Fix:
+    """An edit that a rule asks for, by the name of the fixer that knows how to make it.
+
+    ``fixer`` is the name of a module in ``fixers/``; ``targets`` are the nodes that it works on and ``options``
+    the texts and flags that it needs, both under the names that the fixer's docstring gives.
+    """
+
+    fixer: str
+    message: str
+    applicability: Applicability
+    targets: Mapping[str, FixTarget]
+    options: Mapping[str, str | int | bool] = field(default_factory=dict)
+
+
+class ClaimShape(str, Enum):
+    """What memory does if the finding is true (design section 6)."""
+
+    GROWS = "grows"
+    """Bytes alive at the step boundary rise each step, and the survivors were allocated where the finding says."""
+    PLATEAU = "plateau"
+    """An extra copy of known size stays."""
+    SPIKE = "spike"
+    """Only the peak is higher."""
+    PRESENT = "present"
+    """A kind of operation happens at all, such as autograd nodes recorded during evaluation."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What ``memlint verify`` has to see in order to confirm a finding.
+
+    ``holder`` is the expression that keeps the memory alive (the accumulator, the container, the attribute);
+    ``held`` is the expression whose value it keeps. ``memory`` says whose memory it is: ``device`` or ``host``.
+    ``size`` is the expected size in words and symbols of the rules' documentation (``A`` per step, ``G``, ...).
+    """
+
+    shape: ClaimShape
+    memory: str
+    size: str
+    holder: libcst.CSTNode | None = None
+    held: libcst.CSTNode | None = None
+
+
+@dataclass(frozen=True)
+class Related:
+    """Another place in the same file that explains the finding."""
+
+    node: libcst.CSTNode
+    message: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One hazard at one node. ``holds`` says in one phrase what stays alive; ``fixes`` come best first."""
+
+    code: str
+    name: str
+    message: str
+    node: libcst.CSTNode
+    severity: Severity
+    confidence: Confidence
+    holds: str
+    fixes: tuple[Fix, ...] = ()
+    claim: Claim | None = None
+    related: tuple[Related, ...] = ()

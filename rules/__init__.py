@@ -1,0 +1,1 @@
+"""The rules, one file each, in family folders. Installed as ``memlint.rules``."""
