@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
 from tests.e2e.programs import CLEAN, HAZARDS, ROOT, Environment, run
 
 pytestmark = pytest.mark.slow

@@ -8,8 +8,9 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-import memlint
 import pytest
+
+import memlint
 from tests.e2e.programs import CLEAN, HAZARDS, ROOT, Environment, output, run
 
 pytestmark = pytest.mark.slow

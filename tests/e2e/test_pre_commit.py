@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.e2e.programs import CLEAN, HAZARDS, commit, output, run
 
 pytest.importorskip("pre_commit", reason="pre-commit is not installed")
