@@ -28,6 +28,8 @@ class Edit:
     location: Location
     end_location: Location
     content: str
+    cell: int | None = None
+    """1-based number of the notebook cell that the locations are relative to; None outside notebooks."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class RelatedLocation:
     location: Location
     end_location: Location
     message: str
+    cell: int | None = None
+    """1-based number of the notebook cell that the locations are relative to; None outside notebooks."""
 
 
 @dataclass(frozen=True)

@@ -124,3 +124,7 @@ class Finding:
     fixes: tuple[Fix, ...] = ()
     claim: Claim | None = None
     related: tuple[Related, ...] = ()
+
+
+class CannotFix(Exception):
+    """A fix that cannot be made here; ``str(error)`` says why. The finding stays, without that fix."""

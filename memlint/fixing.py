@@ -1,0 +1,306 @@
+"""The fix engine: applies the fixes of a file pass by pass, and keeps only what a fresh check confirms."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import libcst
+
+from memlint.diagnostics import Diagnostic, LocatedFix
+from memlint.edits import Replacement, applied, moved
+from memlint.findings import Applicability
+from memlint.notebook import Notebook, read_source
+from memlint.source import Source, SourceError
+
+if TYPE_CHECKING:
+    from memlint.check.engine import FileResult
+
+MAX_PASSES = 10
+"""A pass applies every fix that does not touch another; more passes than this means that fixes undo each other."""
+
+
+_ROW = re.compile(r"[^\n]*\n|[^\n]+")
+
+
+class WriteError(Exception):
+    """A file that could not be written and is as it was; ``str(error)`` names it and says why, in one line."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A fix that was tried and taken back."""
+
+    diagnostic: Diagnostic
+    reason: str
+
+
+@dataclass(frozen=True)
+class FixOutcome:
+    """What fixing made of a file. Nothing has been written yet."""
+
+    data: bytes
+    """What the file should hold; equal to what it held if nothing was fixed."""
+    fixed: tuple[Diagnostic, ...]
+    """The diagnostics whose fixes are applied, each as it was found in its pass."""
+    result: FileResult
+    """The check of :attr:`data`: what remains."""
+    refused: tuple[Refusal, ...]
+    passes: int
+
+
+def fix_data(path: Path, data: bytes, check: Callable[[bytes], FileResult], unsafe: bool) -> FixOutcome:
+    """Applies the safe fixes, and with ``unsafe`` the unsafe ones too, to the bytes of the file at ``path``.
+
+    ``check`` finds the diagnostics in bytes that would stand at ``path``. After each pass it must report no error,
+    none of the fixed findings and no new one; fixes that fail this are refused and the others applied without them.
+    """
+    allowed = {Applicability.SAFE, Applicability.UNSAFE} if unsafe else {Applicability.SAFE}
+    state = _State(path, data, check(data))
+    fixed: list[Diagnostic] = []
+    refusals: list[Refusal] = []
+    passes = 0
+    while passes < MAX_PASSES and (batch := _without_collisions(state.candidates(allowed))):
+        passes += 1
+        state, accepted, refused = _pass(state, batch, check)
+        fixed += accepted
+        refusals += refused
+    return FixOutcome(state.data, tuple(fixed), state.result, tuple(refusals), passes)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A diagnostic, by its index in the result of its pass, and the fix of it that may be applied."""
+
+    index: int
+    diagnostic: Diagnostic
+    replacements: tuple[Replacement, ...]
+
+    def collides(self, other: _Candidate) -> bool:
+        return any(mine.touches(theirs) for mine in self.replacements for theirs in other.replacements)
+
+
+@dataclass
+class _State:
+    """The file between two passes."""
+
+    path: Path
+    data: bytes
+    result: FileResult
+    refused: set[int] = field(default_factory=set)
+    """Indices of the diagnostics whose fix was tried and taken back."""
+
+    @cached_property
+    def source(self) -> Source:
+        return read_source(self.path, self.data)
+
+    def offset(self, diagnostic: Diagnostic) -> int:
+        """Where ``diagnostic`` starts in the text."""
+        return self.source.offset(diagnostic.location, diagnostic.cell)
+
+    def row_text(self, diagnostic: Diagnostic) -> str:
+        """The row that ``diagnostic`` starts on, without indentation."""
+        row = self.source.place(self.offset(diagnostic)).row
+        return self.source.text[self.source.row_starts[row - 1] : self.source.row_end(row)].strip()
+
+    def candidates(self, allowed: set[Applicability]) -> Iterator[_Candidate]:
+        """The diagnostics that have a fix to try, each with the first one that is allowed."""
+        if self.result.error:
+            return
+        for index, diagnostic in enumerate(self.result.diagnostics):
+            fix = next((fix for fix in diagnostic.fixes if fix.applicability in allowed), None)
+            if fix and index not in self.refused:
+                yield _Candidate(index, diagnostic, tuple(self._replacements(fix)))
+
+    def _replacements(self, fix: LocatedFix) -> Iterator[Replacement]:
+        for edit in fix.edits:
+            start, end = (self.source.offset(place, edit.cell) for place in (edit.location, edit.end_location))
+            yield Replacement(start, end, edit.content)
+
+
+def _without_collisions(candidates: Iterable[_Candidate]) -> list[_Candidate]:
+    """The candidates that can be applied in one pass; of those that touch each other, the first."""
+    batch: list[_Candidate] = []
+    for candidate in candidates:
+        if not any(candidate.collides(chosen) for chosen in batch):
+            batch.append(candidate)
+    return batch
+
+
+def _pass(
+    state: _State, batch: Sequence[_Candidate], check: Callable[[bytes], FileResult]
+) -> tuple[_State, list[Diagnostic], list[Refusal]]:
+    """Applies ``batch``; where that fails, as much of it as can be applied, so that one bad fix blocks no other."""
+    together = _attempt(state, batch, check)
+    if isinstance(together, _State):
+        return together, [candidate.diagnostic for candidate in batch], []
+    accepted: list[_Candidate] = []
+    refusals = []
+    for candidate in batch:
+        attempt = _attempt(state, [*accepted, candidate], check) if len(batch) > 1 else together
+        if isinstance(attempt, _State):
+            accepted.append(candidate)
+        else:
+            refusals.append(Refusal(candidate.diagnostic, attempt))
+            state.refused.add(candidate.index)
+    reached = _attempt(state, accepted, check) if accepted else state
+    if not isinstance(reached, _State):
+        return state, [], refusals
+    return reached, [candidate.diagnostic for candidate in accepted], refusals
+
+
+def _attempt(state: _State, batch: Sequence[_Candidate], check: Callable[[bytes], FileResult]) -> _State | str:
+    """The file with the fixes of ``batch``, or the reason why they must not be applied together."""
+    replacements = [replacement for candidate in batch for replacement in candidate.replacements]
+    text = applied(state.source.text, replacements)
+    if text == state.source.text:
+        return "the fix changes nothing"
+    try:
+        data = state.source.encode(text)
+        libcst.parse_module(text)
+    except SourceError as error:
+        return f"the fixed file cannot be written: {error}"
+    except (libcst.ParserSyntaxError, RecursionError):
+        return "the fixed file would not parse"
+    result = check(data)
+    if result.error:
+        return f"the fixed file cannot be checked: {result.error.message}"
+    after = _State(state.path, data, result)
+    origins = _origins(state, after, replacements, {candidate.index for candidate in batch})
+    for index, diagnostic in enumerate(result.diagnostics):
+        if index not in origins:
+            return _complaint(diagnostic, [candidate.diagnostic for candidate in batch])
+    after.refused = {index for index, origin in origins.items() if origin in state.refused}
+    return after
+
+
+def _complaint(found: Diagnostic, fixed: Sequence[Diagnostic]) -> str:
+    place = f"row {found.location.row}" if found.cell is None else f"cell {found.cell}, row {found.location.row}"
+    if any(diagnostic.code == found.code for diagnostic in fixed):
+        return f"{found.code} would still be reported ({place})"
+    return f"{found.code} would be new ({place}): {found.message}"
+
+
+def _origins(before: _State, after: _State, replacements: Sequence[Replacement], fixed: set[int]) -> dict[int, int]:
+    """For each diagnostic after a pass that was there before and has not been fixed: its index now, and then.
+
+    A diagnostic is the same if its code is, and it stands where the edits have moved it, or (what was cut and
+    inserted elsewhere) on a row with the same text.
+    """
+    left = {index: each for index, each in enumerate(before.result.diagnostics) if index not in fixed}
+    origins: dict[int, int] = {}
+
+    def match(same: Callable[[Diagnostic, Diagnostic], bool]) -> None:
+        for index, found in enumerate(after.result.diagnostics):
+            if index in origins:
+                continue
+            origin = next((old for old, each in left.items() if each.code == found.code and same(each, found)), None)
+            if origin is not None:
+                origins[index] = origin
+                del left[origin]
+
+    def in_place(old: Diagnostic, new: Diagnostic) -> bool:
+        first, last = moved(before.offset(old), replacements)
+        return first <= after.offset(new) <= last
+
+    match(in_place)
+    match(lambda old, new: before.row_text(old) == after.row_text(new))
+    return origins
+
+
+def unified_diff(path: Path, name: str, before: bytes, after: bytes) -> bytes:
+    """The changes of one file as a unified diff; empty if there are none.
+
+    ``name`` is the path to show, with forward slashes, relative to where the diff is to be applied (``git apply``,
+    ``patch -p1``). The bytes are those of the file, whatever its encoding. A notebook's diff shows its cells, for
+    reading, not for applying.
+    """
+    if path.suffix == ".ipynb":
+        return "".join(_cell_diffs(name, before, after)).encode("utf-8", "surrogateescape")
+    old, new = (data.decode("utf-8", "surrogateescape") for data in (before, after))
+    return "".join(_diff(_quoted(f"a/{name}"), _quoted(f"b/{name}"), old, new)).encode("utf-8", "surrogateescape")
+
+
+def _cell_diffs(name: str, before: bytes, after: bytes) -> Iterator[str]:
+    old, new = Notebook.decode(before), Notebook.decode(after)
+    for number in old.cell_numbers:
+        label = f"{name}:cell {number}"
+        yield from _diff(label, label, old.cell_text(number), new.cell_text(number))
+
+
+def _diff(old_name: str, new_name: str, old: str, new: str) -> Iterator[str]:
+    # Not splitlines(): a form feed or a lone \r ends no row of a patch.
+    for row in difflib.unified_diff(_ROW.findall(old), _ROW.findall(new), old_name, new_name):
+        yield row if row.endswith("\n") else f"{row}\n\\ No newline at end of file\n"
+
+
+def _quoted(name: str) -> str:
+    """A file name as git writes it in the head of a diff."""
+    if any(character in '"\\' or ord(character) < 32 for character in name):
+        escaped = "".join(_ESCAPES.get(character, character) for character in name)
+        return f'"{escaped}"'
+    return f"{name}\t" if " " in name else name
+
+
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+
+
+def write_atomically(path: Path, data: bytes, expected: bytes | None = None) -> None:
+    """Makes the file at ``path`` hold ``data``: at every moment, whatever happens, it is the old file or the new one.
+
+    Mode bits are kept, and the owner where the system allows it; a symbolic link stays one, and the file that it
+    leads to is written. ``expected`` is what the file is believed to hold. Raises :class:`WriteError` if it holds
+    something else by now, if it is read-only, or if it cannot be written for any other reason.
+    """
+    try:
+        _replace(Path(os.path.realpath(path)), data, expected)
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except _Unwritable as error:
+        raise WriteError(f"{path}: {error}") from error
+
+
+class _Unwritable(Exception):
+    """Why a file must not be written."""
+
+
+def _replace(path: Path, data: bytes, expected: bytes | None) -> None:
+    status = path.stat()
+    # The directory decides whether a file can be replaced, so the file's own mode has to be asked for.
+    if not status.st_mode & 0o222 or not os.access(path, os.W_OK):
+        raise _Unwritable("is read-only and was not changed")
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:32]}.", suffix=".tmp", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        _keep_status(temporary, status)
+        if expected is not None and path.read_bytes() != expected:
+            raise _Unwritable("has changed since it was read and was not overwritten")
+        temporary.replace(path)
+    except BaseException:
+        # Also after Ctrl-C: the old file is whole, and nothing is left beside it.
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _keep_status(path: Path, status: os.stat_result) -> None:
+    if hasattr(os, "chown"):
+        # Only the superuser may give files away; a file of one's own in a foreign group keeps its group if possible.
+        with suppress(OSError):
+            os.chown(path, -1, status.st_gid)
+        with suppress(OSError):
+            os.chown(path, status.st_uid, -1)
+    path.chmod(stat.S_IMODE(status.st_mode))
