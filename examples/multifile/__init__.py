@@ -1,0 +1,1 @@
+"""The training program in several files."""

@@ -1,0 +1,146 @@
+"""The scripts in ``examples/`` hold the hazards that memlint reports, no others, and they run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.programs import ROOT, output, run
+
+EXAMPLES = ROOT / "examples"
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+EXPECTED = {
+    "hazards.py": [
+        ("MEM103", "self.feature_spread = 0.9 * self.feature_spread.to(spread.device) + 0.1 * spread"),
+        ("MEM202", "optimizer.zero_grad(set_to_none=False)"),
+        ("MEM801", "state = torch.load(checkpoint)"),
+        ("MEM603", "teacher_logits = teacher(signal)"),
+        ("MEM203", "optimizer.zero_grad()"),
+        ("MEM104", "soft_loss.backward(retain_graph=True)"),
+        ("MEM101", "epoch_loss += hard_loss + soft_loss"),
+        ("MEM102", "epoch_logits.append(student_logits.cpu())"),
+        ("MEM601", "logits = model(signal.to(device))"),
+        ("MEM604", "predictions.append(model(signal.to(device)).softmax(dim=1))"),
+        ("MEM602", "torch.no_grad()"),
+        ("MEM201", "optimizer.step()"),
+        ("MEM107", "logits, state = detector(chunk, state)"),
+    ],
+    "clean.py": [],
+    "signals.py": [],
+    "lightning_module.py": [
+        ("MEM607", "self.train_logits.append(logits)"),
+        ("MEM607", "self.validation_logits.append(logits)"),
+    ],
+    "accelerate_loop.py": [
+        ("MEM101", "smoothed_loss = 0.9 * smoothed_loss + 0.1 * loss"),
+        ("MEM604", "probabilities.append(probability)"),
+        ("MEM801", "model.load_state_dict(torch.load(checkpoint))"),
+    ],
+    "hf_trainer.py": [
+        ("MEM603", 'teacher_logits = self.teacher(input_ids=inputs["input_ids"]).logits'),
+        ("MEM102", 'self.batch_losses.append(F.cross_entropy(outputs.logits, inputs["labels"], reduction="none"))'),
+    ],
+    "multifile/models.py": [],
+    "multifile/meters.py": [],
+    "multifile/train.py": [
+        ("MEM101", "losses.update(loss, len(regime))"),
+        ("MEM102", 'run.add("feature norm", features.norm(dim=1))'),
+        ("MEM601", "logits, _ = model(signal)"),
+    ],
+}
+"""The findings of each example: the code, and the line that it is reported in."""
+
+PROGRAMS = {
+    "hazards.py": ["torch"],
+    "clean.py": ["torch"],
+    "lightning_module.py": ["torch", "lightning"],
+    "accelerate_loop.py": ["torch", "accelerate"],
+    "hf_trainer.py": ["torch", "accelerate", "transformers"],
+    "multifile/train.py": ["torch"],
+}
+"""The packages that each program needs."""
+
+
+def check(*arguments: str | Path, cwd: Path) -> list[tuple[str, str, str]]:
+    """File, code and reported line of each finding."""
+    command = [sys.executable, "-m", "memlint", "check", "--isolated", "--no-cache", "--output-format", "json"]
+    process = run(*command, *arguments, cwd=cwd)
+    assert process.returncode in (0, 1), process.stderr
+    findings = []
+    for finding in json.loads(process.stdout):
+        path = Path(finding["filename"])
+        line = path.read_text(encoding="utf-8").splitlines()[finding["location"]["row"] - 1]
+        findings.append((path.relative_to(cwd.resolve()).as_posix(), finding["code"], line.strip()))
+    return findings
+
+
+def run_example(name: str, examples: Path = EXAMPLES) -> str:
+    """What the program prints; skips where its packages are missing."""
+    for package in PROGRAMS[name]:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    module = name.removesuffix(".py").replace("/", ".")
+    return output(sys.executable, "-m", module, cwd=examples, **ONE_THREAD)
+
+
+def without_retrained(printed: str) -> list[str]:
+    """The lines that a hazard cannot change: those of the temperature and of the detector are trained wrongly."""
+    return [line for line in printed.splitlines() if not line.startswith(("temperature", "detector"))]
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A copy of the examples that a test may repair."""
+    return Path(shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__")))
+
+
+def test_every_example_has_expectations() -> None:
+    files = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py")}
+    assert files - {"multifile/__init__.py"} == EXPECTED.keys()
+
+
+def test_findings_are_the_hazards_of_the_examples() -> None:
+    expected = Counter((name, *finding) for name, findings in EXPECTED.items() for finding in findings)
+    assert Counter(check(".", cwd=EXAMPLES)) == expected
+
+
+@pytest.mark.parametrize("name", [name for name, findings in EXPECTED.items() if findings])
+def test_unsafe_fixes_leave_no_finding_that_has_a_fix(name: str, copied: Path) -> None:
+    check("--fix", "--unsafe-fixes", name, cwd=copied)
+    assert check(name, cwd=copied) == []
+
+
+def test_safe_fixes_keep_the_numbers(copied: Path) -> None:
+    check("--fix", "hazards.py", cwd=copied)
+    assert without_retrained(run_example("hazards.py", copied)) == without_retrained(run_example("hazards.py"))
+
+
+def test_repaired_program_prints_the_numbers_of_its_clean_twin(copied: Path) -> None:
+    check("--fix", "--unsafe-fixes", "hazards.py", cwd=copied)
+    assert run_example("hazards.py", copied) == run_example("clean.py")
+
+
+def test_hazards_do_not_change_what_is_learnt() -> None:
+    assert without_retrained(run_example("hazards.py")) == without_retrained(run_example("clean.py"))
+
+
+@pytest.mark.parametrize("name", sorted(PROGRAMS.keys() - {"hazards.py", "clean.py"}))
+def test_program_runs(name: str) -> None:
+    assert re.search(r"\d\.\d", run_example(name))
+
+
+def test_memory_figures_of_the_readme_are_measured() -> None:
+    pytest.importorskip("torch")
+    printed = output(sys.executable, "bench/example_memory.py", cwd=ROOT, **ONE_THREAD)
+    measured = [float(figure) for figure in re.findall(r"whole run.*?([\d.]+).*?([\d.]+)", printed)[0]]
+    quoted = re.search(r"([\d.]+) MiB to ([\d.]+) MiB", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert quoted is not None
+    assert measured == pytest.approx([float(figure) for figure in quoted.groups()], rel=0.05)
