@@ -1,0 +1,156 @@
+"""Lays files of a commit out as a user has them, in their whole tree, and checks them there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from command import MemlintFailed, Reported, check
+from mirrors import Mirrors, flat_rows
+
+NEAR = 3
+"""A finding this many rows from a labelled row still speaks about it."""
+
+
+class Site(NamedTuple):
+    """A file at a commit."""
+
+    repo: str
+    commit: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What memlint said about one file; notebooks count rows in their flat form."""
+
+    findings: tuple[Reported, ...]
+    lines: tuple[str, ...]
+    complaints: tuple[str, ...] = ()
+
+    def near(self, rows: Iterable[int], codes: frozenset[str] | None = None) -> list[Reported]:
+        """The findings of ``codes`` that start within :data:`NEAR` rows of one of ``rows``."""
+        rows = tuple(rows)
+        return [
+            finding
+            for finding in self.findings
+            if (codes is None or finding.code in codes) and any(abs(finding.row - row) <= NEAR for row in rows)
+        ]
+
+    def on(self, row: int, codes: frozenset[str]) -> list[Reported]:
+        """The findings of ``codes`` whose own rows hold ``row``."""
+        return [finding for finding in self.findings if finding.code in codes and finding.row <= row <= finding.end_row]
+
+    def text(self, row: int) -> str:
+        """The stripped line at ``row``."""
+        return self.lines[row - 1].strip() if 0 < row <= len(self.lines) else ""
+
+
+Results = Mapping[Site, Checked]
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Lays trees out under ``folder`` and runs memlint in them."""
+
+    mirrors: Mirrors
+    folder: Path
+    alone: bool
+    """Whether each file stands alone, without the rest of its repository."""
+
+    def check(self, sites: Sequence[Site]) -> dict[Site, Checked]:
+        """Checks files of one commit (a single file when ``alone``); absent ones are left out of the answer."""
+        first = sites[0]
+        root = self._root(first)
+        if not self.alone:
+            self._lay_out_tree(first, root)
+        present = [site for site in sites if self._lay_out_file(site, root)]
+        if not present:
+            return {}
+        try:
+            run = check([site.path for site in present], cwd=root)
+        except MemlintFailed as error:
+            return {site: replace(_unchecked(root / site.path), complaints=(str(error),)) for site in present}
+        return {site: _checked(root / site.path, run.findings, run.complaints) for site in present}
+
+    def _root(self, site: Site) -> Path:
+        place = self.folder / site.repo.replace("/", "+")
+        if self.alone:
+            return place / f"{site.commit[:12]}-alone" / re.sub(r"\W", "_", site.path)
+        return place / site.commit[:12]
+
+    def _lay_out_tree(self, site: Site, root: Path) -> None:
+        if root.exists():
+            return
+        # Renamed when complete, so that an interrupted run leaves no half tree behind.
+        part = root.with_name(root.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for path, data in self.mirrors.python_files(site.repo, site.commit):
+            _write(part / path, data)
+        part.rename(root)
+
+    def _lay_out_file(self, site: Site, root: Path) -> bool:
+        target = root / site.path
+        if not target.is_file():
+            data = self.mirrors.read(site.repo, f"{site.commit}:{site.path}")
+            if data is None:
+                return False
+            _write(target, data)
+        (root / "pyproject.toml").touch()  # marks the root of the project
+        return True
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def _unchecked(path: Path) -> Checked:
+    data = path.read_bytes()
+    if path.suffix == ".ipynb":
+        return Checked((), _flat_lines(data))
+    return Checked((), tuple(data.decode("utf-8", "replace").splitlines()))
+
+
+def _flat_lines(notebook: bytes) -> tuple[str, ...]:
+    lines: list[str] = []
+    cells = json.loads(notebook)["cells"]
+    for number in flat_rows(notebook):
+        lines.append(f"# cell {number}")
+        lines += "".join(cells[number - 1]["source"]).split("\n")
+    return tuple(lines)
+
+
+def _checked(path: Path, findings: Iterable[Reported], complaints: Iterable[str]) -> Checked:
+    """What a run over several files said about ``path``."""
+    checked = _unchecked(path)
+    here = [finding for finding in findings if finding.path == path.resolve()]
+    if path.suffix == ".ipynb":
+        markers = flat_rows(path.read_bytes())
+        here = [_flattened(finding, markers[finding.cell]) for finding in here if finding.cell is not None]
+    mine = tuple(line for line in complaints if path.name in line)
+    return replace(checked, findings=tuple(here), complaints=mine)
+
+
+def _flattened(finding: Reported, marker: int) -> Reported:
+    return replace(finding, row=finding.row + marker, end_row=finding.end_row + marker)
+
+
+def check_all(workshop: Workshop, sites: Iterable[Site], jobs: int) -> dict[Site, Checked]:
+    """Checks every site, the files of one commit in one run."""
+    groups: dict[object, list[Site]] = defaultdict(list)
+    for site in sorted(set(sites)):
+        groups[site if workshop.alone else (site.repo, site.commit)].append(site)
+    results: dict[Site, Checked] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        for part in pool.map(workshop.check, groups.values()):
+            results |= part
+    return results
