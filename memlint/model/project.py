@@ -1,25 +1,207 @@
-"""The files that belong together: what an import resolves to, and who calls a function."""
+"""The files that belong together: what an import resolves to, and who mentions a function."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import libcst
+import libcst as cst
 
 from memlint.model.program import Program
+from memlint.model.scopes import Function, Module
+from memlint.model.values import ClassValue, External, FunctionValue, ModuleValue, Value
+
+_MAX_CALLER_FILES = 40
+"""Files that mention a function's name and are read in search of its callers; more than this and it is taken as
+called from everywhere."""
 
 
 class Project:
-    """Files that are checked together. ``files`` are the absolute paths of its Python files."""
+    """Files that are checked together. ``files`` are the absolute paths of its Python files.
+
+    ``root`` is the folder that imports are resolved against, besides the folder of the importing file and the folder
+    that holds its top-level package. Other modules are parsed only when a question leads to them.
+    """
 
     def __init__(self, root: Path, files: Sequence[Path] = ()) -> None:
         self.root = root
         self.files = tuple(files)
+        self._modules: dict[Path, Module | None] = {}
+        self._found: dict[tuple[Path, str], Path | None] = {}
+        self._bytes: dict[Path, bytes] = {}
+        self._mentions: dict[str, tuple[Module, ...] | None] = {}
+        self._resolved: dict[tuple[Path, str], Value | None] = {}
+        self.memo: dict[Any, Any] = {}
+        """Answers of the analyses, dropped when a file changes."""
 
-    def program(self, path: Path, text: str) -> Program:
-        """The program of ``text``, which stands (or will stand) at ``path``.
+    # ------------------------------------------------------------------ modules
+
+    def module(self, path: Path, text: str) -> Module:
+        """The module of ``text``, which stands (or will stand) at ``path``, replacing what was known of that file.
 
         Raises ``libcst.ParserSyntaxError`` for a text that does not parse.
         """
-        return Program(path, libcst.parse_module(text))
+        module = Module(path, module_name(path), cst.parse_module(text), self, path.name == "__init__.py")
+        if self._modules.get(path) is not None:
+            self._resolved.clear()
+        self.memo.clear()
+        self._modules[path] = module
+        self._bytes[path] = text.encode("utf-8", "replace")
+        self._mentions.clear()
+        return module
+
+    def program(self, path: Path, text: str) -> Program:
+        """What the rules see of ``text``; see :meth:`module`."""
+        return Program(self.module(path, text))
+
+    def load(self, path: Path) -> Module | None:
+        """The module at ``path``; None if it cannot be read or parsed."""
+        if path not in self._modules:
+            self._modules[path] = None
+            try:
+                tree = cst.parse_module(self.read(path))
+            except (cst.ParserSyntaxError, RecursionError, UnicodeError, SyntaxError):
+                return None
+            self._modules[path] = Module(path, module_name(path), tree, self, path.name == "__init__.py")
+        return self._modules[path]
+
+    def read(self, path: Path) -> bytes:
+        """The bytes of a file of the project; empty if it cannot be read."""
+        if path not in self._bytes:
+            try:
+                self._bytes[path] = path.read_bytes()
+            except OSError:
+                self._bytes[path] = b""
+        return self._bytes[path]
+
+    # ------------------------------------------------------------------ imports
+
+    def resolve(self, origin: Module, qualified_name: str) -> Value | None:
+        """What ``qualified_name`` means when imported in ``origin``, if the project defines it.
+
+        A :class:`FunctionValue`, :class:`ClassValue` or :class:`ModuleValue`, or the value that a module-level
+        variable was bound to last; None for everything outside the project.
+        """
+        key = (origin.path.parent, qualified_name)
+        if key not in self._resolved:
+            self._resolved[key] = None
+            self._resolved[key] = self._resolve(origin, qualified_name, depth=0)
+        return self._resolved[key]
+
+    def _resolve(self, origin: Module, qualified_name: str, depth: int) -> Value | None:
+        parts = qualified_name.split(".")
+        if depth > 8:
+            return None
+        for count in range(len(parts), 0, -1):
+            path = self._locate(origin, ".".join(parts[:count]))
+            if path is None:
+                continue
+            module = self.load(path)
+            if module is None:
+                return None
+            return self._member(module, parts[count:], depth)
+        return None
+
+    def _member(self, module: Module, names: list[str], depth: int) -> Value | None:
+        body = module.body.lower()
+        value: Value = ModuleValue(module.tree, body.body, 0, module)
+        for position, name in enumerate(names):
+            if isinstance(value, ModuleValue):
+                found = self._binding(value.target, name, depth)
+            elif isinstance(value, ClassValue):
+                method = value.target.methods.get(name)
+                found = FunctionValue(method.node, body.body, 0, method) if method is not None else None
+            else:
+                return None
+            if isinstance(found, External):
+                rest = ".".join([found.qualified_name, *names[position + 1 :]])
+                return self._resolve(module, rest, depth + 1) or External(module.tree, body.body, 0, rest)
+            if found is None:
+                return None
+            value = found
+        return value
+
+    def _binding(self, module: Module, name: str, depth: int) -> Value | None:
+        bound = module.body.lower().bindings.get(name)
+        if bound:
+            return bound[-1]
+        for star in module.star_imports:
+            found = self._resolve(module, f"{star}.{name}", depth + 1)
+            if found is not None:
+                return found
+        submodule = self._locate(module, f"{module.name}.{name}") if module.is_package else None
+        loaded = self.load(submodule) if submodule is not None else None
+        return ModuleValue(loaded.tree, loaded.body.body, 0, loaded) if loaded is not None else None
+
+    def star_import(self, module: Module, name: str) -> str | None:
+        """The qualified name of ``name`` if one of the ``from m import *`` of ``module`` provides it."""
+        for star in module.star_imports:
+            if self._locate(module, star) is None:
+                if len(module.star_imports) == 1:
+                    return f"{star}.{name}"
+            elif self.resolve(module, f"{star}.{name}") is not None:
+                return f"{star}.{name}"
+        return None
+
+    def _locate(self, origin: Module, name: str) -> Path | None:
+        key = (origin.path.parent, name)
+        if key not in self._found:
+            self._found[key] = self._search(origin, name)
+        return self._found[key]
+
+    def _search(self, origin: Module, name: str) -> Path | None:
+        relative = Path(*name.split("."))
+        for base in self._roots(origin):
+            for candidate in (base / relative.with_suffix(".py"), base / relative / "__init__.py"):
+                if candidate.is_file():
+                    return candidate
+        return None
+
+    def _roots(self, origin: Module) -> Iterator[Path]:
+        seen: set[Path] = set()
+        for base in (package_root(origin.path), origin.path.parent, self.root, self.root / "src"):
+            if base not in seen:
+                seen.add(base)
+                yield base
+
+    # ------------------------------------------------------------------ callers
+
+    def mentions(self, function: Function) -> tuple[Module, ...] | None:
+        """The modules of the project in which the name of ``function`` occurs, its own included.
+
+        None when there are too many to read: the name is then too common to tell who calls it.
+        """
+        name = function.name
+        if function.owner is not None and name in {"__call__", "__init__", "forward"}:
+            name = function.owner.name
+        if name not in self._mentions:
+            self._mentions[name] = self._search_mentions(name)
+        known = self._mentions[name]
+        if known is not None and function.module not in known:
+            return (function.module, *known)
+        return known
+
+    def _search_mentions(self, name: str) -> tuple[Module, ...] | None:
+        pattern = re.compile(rb"\b" + re.escape(name.encode()) + rb"\b")
+        paths = [path for path in self.files if path.suffix == ".py" and pattern.search(self.read(path))]
+        if len(paths) > _MAX_CALLER_FILES:
+            return None
+        modules = [self.load(path) for path in paths]
+        return tuple(module for module in modules if module is not None)
+
+
+def package_root(path: Path) -> Path:
+    """The folder that holds the top-level package of the file at ``path``; its own folder for a plain script."""
+    folder = path.parent
+    while (folder / "__init__.py").is_file() and folder.parent != folder:
+        folder = folder.parent
+    return folder
+
+
+def module_name(path: Path) -> str:
+    """The dotted name under which the file at ``path`` is imported."""
+    relative = path.relative_to(package_root(path)).with_suffix("")
+    parts = relative.parts[:-1] if path.name == "__init__.py" else relative.parts
+    return ".".join(parts) or path.stem

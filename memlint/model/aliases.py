@@ -1,0 +1,389 @@
+"""Where a value comes from: through names, attributes, imports, calls and their callers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from memlint.model.scopes import Class, Function, Module
+from memlint.model.values import (
+    Argument,
+    Attribute,
+    Awaited,
+    Call,
+    Choice,
+    ClassValue,
+    Constant,
+    Display,
+    External,
+    Free,
+    FunctionValue,
+    Item,
+    ModuleValue,
+    Parameter,
+    Part,
+    Phi,
+    Value,
+)
+
+_MAX_SOURCES = 64
+
+
+def module_of(value: Value) -> Module:
+    """The file in which ``value`` is computed."""
+    return value.region.function.module
+
+
+def sources(value: Value) -> tuple[Value, ...]:
+    """The values that ``value`` may be another name of, aliases followed until none is left.
+
+    Names joined at branches and loops, attributes of ``self``, imported and module-level names, and components of
+    tuples are followed; calls, parameters and operations end the search.
+    """
+    memo = module_of(value).project.memo
+    key = ("sources", id(value))
+    if key not in memo:
+        found: dict[int, Value] = {}
+        seen: set[int] = set()
+        pending = [value]
+        while pending and len(found) < _MAX_SOURCES:
+            current = pending.pop()
+            if id(current) in seen:
+                continue
+            seen.add(id(current))
+            nearer = aliases(current)
+            if nearer is None:
+                found[id(current)] = current
+            else:
+                pending.extend(nearer)
+        memo[key] = (value, tuple(found.values()))
+    return memo[key][1]  # type: ignore[no-any-return]
+
+
+def aliases(value: Value) -> tuple[Value, ...] | None:
+    """The values that ``value`` is directly another name of; None if it is no mere name."""
+    match value:
+        case Phi():
+            return tuple(value.inputs)
+        case Choice():
+            return value.values
+        case Awaited():
+            return (value.value,)
+        case Free():
+            return tuple(value.scope.lower().bindings.get(value.name, ())) or None
+        case External():
+            found = module_of(value).project.resolve(module_of(value), value.qualified_name)
+            return (found,) if found is not None and found is not value and not isinstance(found, ModuleValue) else None
+        case Attribute():
+            return _attribute_aliases(value)
+        case Part() if value.index is not None:
+            return _part_aliases(value)
+        case Item() if len(value.index) == 1:
+            return _item_aliases(value)
+    return None
+
+
+def _attribute_aliases(value: Attribute) -> tuple[Value, ...] | None:
+    owner = instance_class(value.base)
+    if owner is not None:
+        return attribute_values(owner, value.name) or None
+    if isinstance(value.base, ModuleValue):
+        found = value.base.target.body.lower().bindings.get(value.name)
+        return tuple(found) if found else None
+    return None
+
+
+def attribute_values(owner: Class, name: str) -> tuple[Value, ...]:
+    """What the class (or one of its bases) stores in ``self.name`` or binds to ``name`` in its body."""
+    for cls in mro(owner):
+        stored = tuple(store.value for store in cls.instance_stores.get(name, ()))
+        declared = tuple(cls.attributes.get(name, ()))
+        if stored or declared:
+            return (*stored, *declared)
+    return ()
+
+
+def _part_aliases(value: Part) -> tuple[Value, ...] | None:
+    assert value.index is not None
+    found: list[Value] = []
+    for source in sources(value.base):
+        if isinstance(source, Display) and not source.starred and len(source.elements) == value.of:
+            found.append(source.elements[value.index])
+        else:
+            return None
+    return tuple(found) or None
+
+
+def _item_aliases(value: Item) -> tuple[Value, ...] | None:
+    index = value.index[0]
+    if not isinstance(index, Constant):
+        return None
+    found: list[Value] = []
+    for source in sources(value.base):
+        element = display_element(source, index.constant)
+        if element is None:
+            return None
+        found.append(element)
+    return tuple(found) or None
+
+
+def display_element(source: Value, index: object) -> Value | None:
+    """The element of a literal list, tuple or dict at a constant index or key."""
+    if not isinstance(source, Display) or source.starred:
+        return None
+    if source.kind == "dict":
+        for key, element in zip(source.keys, source.elements, strict=True):
+            if isinstance(key, Constant) and key.constant == index:
+                return element
+        return None
+    if isinstance(index, int) and -len(source.elements) <= index < len(source.elements):
+        return source.elements[index]
+    return None
+
+
+# ---------------------------------------------------------------------- classes
+
+
+def instance_class(value: Value) -> Class | None:
+    """The class of the project on whose instance a method runs, if ``value`` is that instance (``self``)."""
+    if isinstance(value, Phi) and value.loop is not None:
+        return instance_class(value.inputs[0])
+    if isinstance(value, Free):
+        bound = value.scope.bindings.get(value.name, ())
+        return instance_class(bound[0]) if len(bound) == 1 else None
+    if isinstance(value, Parameter) and value.index == 0 and value.function.is_method:
+        return value.function.owner
+    return None
+
+
+def mro(owner: Class) -> Iterator[Class]:
+    """The class and its bases within the project, nearest first."""
+    seen: set[int] = set()
+    pending = [owner]
+    while pending:
+        current = pending.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        for base in current.bases:
+            pending.extend(source.target for source in sources(base) if isinstance(source, ClassValue))
+
+
+def external_bases(owner: Class) -> frozenset[str]:
+    """Qualified names of the base classes that the project does not define, those of its bases included."""
+    return frozenset(
+        name for cls in mro(owner) for base in cls.bases for name in qualified_names(base) if not _is_local(base)
+    )
+
+
+def _is_local(base: Value) -> bool:
+    return all(isinstance(source, ClassValue) for source in sources(base))
+
+
+def find_method(owner: Class, name: str) -> Function | None:
+    """The method ``name`` of the class or its nearest base in the project."""
+    for cls in mro(owner):
+        if name in cls.methods:
+            return cls.methods[name]
+    return None
+
+
+def qualified_names(value: Value) -> frozenset[str]:
+    """The qualified names that ``value`` may have: of an import, a builtin, or something that the project defines."""
+    found: set[str] = set()
+    if isinstance(value, External):
+        found.add(value.qualified_name)
+    for source in sources(value):
+        match source:
+            case External():
+                found.add(source.qualified_name)
+            case FunctionValue() | ClassValue():
+                found.add(source.target.qualified_name)
+            case Call():
+                found.update(_partial_names(source))
+            case Attribute():
+                found.update(f"{name}.{source.name}" for name in qualified_names(source.base))
+    return frozenset(found)
+
+
+def _partial_names(call: Call) -> frozenset[str]:
+    """``functools.partial(f, ...)`` goes by the name of ``f``."""
+    if isinstance(call.callee, External) and call.callee.qualified_name == "functools.partial" and call.arguments:
+        return qualified_names(call.arguments[0].value)
+    return frozenset()
+
+
+# ------------------------------------------------------------------------ calls
+
+
+def callees(call: Call) -> tuple[Function, ...]:
+    """The functions of the project that ``call`` may run; for a class its ``__init__`` is not meant."""
+    memo = module_of(call).project.memo
+    key = ("callees", id(call))
+    if key not in memo:
+        memo[key] = (call, ())
+        memo[key] = (call, tuple(dict.fromkeys(_callees(call))))
+    return memo[key][1]  # type: ignore[no-any-return]
+
+
+def _callees(call: Call) -> Iterator[Function]:
+    from memlint.model.kinds import class_of  # noqa: PLC0415 - classes of receivers are inferred from sources
+
+    callee = call.callee
+    for source in sources(callee):
+        match source:
+            case FunctionValue():
+                yield source.target.lower()
+            case Call() if _partial_names(source):
+                for inner in sources(source.arguments[0].value):
+                    if isinstance(inner, FunctionValue):
+                        yield inner.target.lower()
+            case Attribute():
+                yield from _method_callees(source, class_of(source.base))
+            case ClassValue():
+                pass
+            case _:
+                owner = class_of(source)
+                method = _calling_method(owner) if owner is not None else None
+                if method is not None:
+                    yield method.lower()
+
+
+def _calling_method(owner: Class) -> Function | None:
+    return find_method(owner, "__call__") or find_method(owner, "forward")
+
+
+def _method_callees(callee: Attribute, owner: Class | None) -> Iterator[Function]:
+    if owner is None:
+        owner = _super_class(callee.base)
+    if owner is not None:
+        method = find_method(owner, callee.name)
+        if method is not None:
+            yield method.lower()
+
+
+def _super_class(base: Value) -> Class | None:
+    """The nearest base of the project for ``super()``."""
+    if isinstance(base, Call) and isinstance(base.callee, External) and base.callee.qualified_name == "builtins.super":
+        owner = base.function.owner
+        if owner is not None:
+            following = list(mro(owner))[1:]
+            return following[0] if following else None
+    return None
+
+
+def bound_arguments(call: Call, function: Function) -> dict[str, Value]:
+    """Parameters of ``function`` by name, with the values that ``call`` passes for them."""
+    bound: dict[str, Value] = {}
+    parameters = [p for p in function.parameters if not p.star and not p.keyword_only]
+    offset = 1 if function.is_method and not _called_on_class(call, function) else 0
+    if offset and call.receiver is not None:
+        bound[parameters[0].name] = call.receiver
+    place = offset
+    names = {parameter.name for parameter in function.parameters if not parameter.star}
+    for argument in call.arguments:
+        if argument.star:
+            if argument.star == "*":
+                place = len(parameters)
+        elif argument.keyword is not None:
+            if argument.keyword in names:
+                bound[argument.keyword] = argument.value
+        elif place < len(parameters):
+            bound[parameters[place].name] = argument.value
+            place += 1
+    return bound
+
+
+def _called_on_class(call: Call, function: Function) -> bool:
+    receiver = call.receiver
+    return receiver is not None and any(
+        isinstance(source, ClassValue) and source.target is function.owner for source in sources(receiver)
+    )
+
+
+def argument_parameters(call: Call, argument: Argument) -> tuple[Parameter, ...]:
+    """The parameters of the project's functions that ``argument`` is passed for."""
+    found: list[Parameter] = []
+    for function in callees(call):
+        bound = bound_arguments(call, function)
+        found.extend(
+            parameter
+            for parameter in function.parameters
+            if bound.get(parameter.name) is argument.value
+            and (argument.keyword is None or argument.keyword == parameter.name)
+        )
+    return tuple(found)
+
+
+def call_sites(function: Function) -> tuple[Call, ...] | None:
+    """The calls of ``function`` in the project; None if its name is too common to tell.
+
+    A method call counts when the class of its receiver is known to be right, or is not known at all and no other
+    class of the project's files that mention it has a method of that name.
+    """
+    memo = function.module.project.memo
+    key = ("call_sites", id(function))
+    if key not in memo:
+        memo[key] = (function, ())
+        memo[key] = (function, _call_sites(function))
+    return memo[key][1]  # type: ignore[no-any-return]
+
+
+def _call_sites(function: Function) -> tuple[Call, ...] | None:
+    modules = function.module.project.mentions(function)
+    if modules is None:
+        return None
+    found: list[Call] = []
+    for module in modules:
+        for name in _call_names(function):
+            found.extend(call for call in module.calls_by_name.get(name, ()) if _may_call(call, function))
+        if function.owner is not None and function.name in {"__call__", "forward"}:
+            found.extend(_instance_calls(module, function))
+    return tuple(dict.fromkeys(found))
+
+
+def _call_names(function: Function) -> tuple[str, ...]:
+    return (function.name,)
+
+
+def _may_call(call: Call, function: Function) -> bool:
+    from memlint.model.kinds import class_of  # noqa: PLC0415
+
+    known = callees(call)
+    if known:
+        return any(target is function for target in known)
+    if function.owner is None or call.receiver is None:
+        return False
+    return class_of(call.receiver) is None and not isinstance(call.callee, External)
+
+
+def _instance_calls(module: Module, function: Function) -> Iterator[Call]:
+    for caller in module.functions:
+        for call in caller.calls:
+            if call.method is None and function in callees(call):
+                yield call
+
+
+def passed_arguments(parameter: Parameter) -> tuple[Value, ...] | None:
+    """What the project's calls pass for ``parameter``; None if the callers are not known."""
+    memo = module_of(parameter).project.memo
+    key = ("passed", id(parameter))
+    if key not in memo:
+        memo[key] = (parameter, None)
+        memo[key] = (parameter, _passed_arguments(parameter))
+    return memo[key][1]  # type: ignore[no-any-return]
+
+
+def _passed_arguments(parameter: Parameter) -> tuple[Value, ...] | None:
+    function = parameter.function
+    sites = call_sites(function)
+    if not sites:
+        return None
+    found: list[Value] = []
+    for call in sites:
+        value = bound_arguments(call, function).get(parameter.name)
+        if value is not None:
+            found.append(value)
+        elif parameter.name in function.defaults:
+            found.append(function.defaults[parameter.name])
+    return tuple(found)

@@ -1,0 +1,819 @@
+"""The autograd graph, read from the source: which values carry one, whether a backward has freed what it saves.
+
+``attachment`` answers the first question with a degree of certainty. ``is_drained`` answers the second: a backward
+without ``retain_graph`` frees the saved tensors of every node that it runs over, and only those, so a value is *drained*
+when everything that it was computed from lies upstream of such a backward; what is kept alive by it is then graph nodes
+(host memory), not activations. ``reaches_gradient`` says whether a value is later differentiated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+from memlint.findings import Confidence
+from memlint.model.aliases import (
+    aliases,
+    argument_parameters,
+    bound_arguments,
+    call_sites,
+    callees,
+    find_method,
+    instance_class,
+    module_of,
+    passed_arguments,
+    qualified_names,
+    sources,
+)
+from memlint.model.containers import GROWING_METHODS, elements, insertions_of, names_of
+from memlint.model.effects import backward_of, backward_roots, returns_loss_to_framework
+from memlint.model.gradmode import GradMode, grad_mode
+from memlint.model.kinds import Role, class_of, kinds, role
+from memlint.model.knowledge import frameworks, torch
+from memlint.model.scopes import Function
+from memlint.model.values import (
+    Attribute,
+    Awaited,
+    Binary,
+    Call,
+    Choice,
+    ClassValue,
+    Comparison,
+    Comprehension,
+    Constant,
+    Display,
+    Element,
+    Entered,
+    Exit,
+    External,
+    Formatted,
+    Free,
+    FunctionValue,
+    Item,
+    Narrowed,
+    Opaque,
+    Parameter,
+    Part,
+    Phi,
+    Store,
+    Unary,
+    Unbound,
+    Value,
+)
+
+
+class Attachment(IntEnum):
+    """How sure it is that a value carries a graph."""
+
+    DETACHED = 0
+    UNKNOWN = 1
+    LIKELY = 2
+    CERTAIN = 3
+
+
+_MAX_FRAMES = 5
+"""Calls that are followed into the functions of the project, one inside the other."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a call passes for the parameters of a function that is looked into."""
+
+    function: Function
+    bound: dict[str, Value]
+    outer: _Frame | None
+    depth: int
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+# -------------------------------------------------------------------- attachment
+
+
+def attachment(value: Value) -> Attachment:
+    """How sure it is that ``value`` carries a graph where it is computed."""
+    memo = module_of(value).project.memo
+    key = ("attachment", id(value))
+    if key not in memo:
+        memo[key] = (value, _Attachment().of(value, None))
+    return memo[key][1]  # type: ignore[no-any-return]
+
+
+def is_attached(value: Value) -> bool:
+    """Whether ``value`` carries a graph, certainly or likely."""
+    return attachment(value) >= Attachment.LIKELY
+
+
+def certainty(value: Value) -> Confidence:
+    """The attachment of ``value`` as the confidence of a finding that rests on it."""
+    level = attachment(value)
+    if level is Attachment.CERTAIN:
+        return Confidence.CERTAIN
+    return Confidence.LIKELY if level is Attachment.LIKELY else Confidence.POSSIBLE
+
+
+class _Attachment:
+    """One question; values that are being answered count as detached, so that loops reach their least solution."""
+
+    def __init__(self) -> None:
+        self.active: set[tuple[int, int]] = set()
+        self.known: dict[tuple[int, int], Attachment] = {}
+
+    def of(self, value: Value, frame: _Frame | None) -> Attachment:
+        key = (id(value), id(frame))
+        if key in self.known:
+            return self.known[key]
+        if key in self.active:
+            return Attachment.DETACHED
+        self.active.add(key)
+        result = self.evaluate(value, frame)
+        self.active.discard(key)
+        self.known[key] = result
+        return result
+
+    def most(self, values: object, frame: _Frame | None) -> Attachment:
+        best = Attachment.DETACHED
+        for value in values:  # type: ignore[attr-defined]
+            best = max(best, self.of(value, frame))
+            if best is Attachment.CERTAIN:
+                break
+        return best
+
+    def evaluate(self, value: Value, frame: _Frame | None) -> Attachment:
+        match value:
+            case Constant() | Formatted() | Comparison() | FunctionValue() | ClassValue() | Narrowed():
+                return Attachment.DETACHED
+            case Parameter():
+                return self.parameter(value, frame)
+            case Phi() | Choice() | Awaited() | Free() | External():
+                return self.renamed(value, frame)
+            case Binary():
+                return self.arithmetic(value, frame)
+            case Unary():
+                return Attachment.DETACHED if value.operator == "not" else self.of(value.operand, frame)
+            case Display():
+                return self.most(value.elements, frame)
+            case Comprehension():
+                return self.of(value.element, frame)
+            case Entered():
+                return self.of(value.context, frame)
+            case Call():
+                return self.call(value, frame)
+            case Attribute():
+                return self.attribute(value, frame)
+            case Item() | Part() | Element():
+                return self.component(value, frame)
+        return Attachment.UNKNOWN
+
+    def renamed(self, value: Value, frame: _Frame | None) -> Attachment:
+        nearer = aliases(value)
+        if nearer is None:
+            return Attachment.DETACHED if isinstance(value, External) else Attachment.UNKNOWN
+        best = self.most(nearer, frame)
+        if best is Attachment.UNKNOWN and _runs_backward(value):
+            return Attachment.CERTAIN
+        return best
+
+    def parameter(self, value: Parameter, frame: _Frame | None) -> Attachment:
+        if _runs_backward(value):
+            return Attachment.CERTAIN
+        current = frame
+        while current is not None:
+            if current.function is value.function:
+                bound = current.bound.get(value.name)
+                if bound is not None:
+                    return self.of(bound, current.outer)
+                if value.name in value.function.defaults:
+                    return self.of(value.function.defaults[value.name], None)
+                break
+            current = current.outer
+        if _known_plain(value):
+            return Attachment.DETACHED
+        passed = passed_arguments(value)
+        if passed:
+            return self.most(passed, None)
+        return Attachment.UNKNOWN
+
+    def arithmetic(self, value: Binary, frame: _Frame | None) -> Attachment:
+        if role(value.left, Role.TEXT) or grad_mode(value.region) is GradMode.DISABLED:
+            return Attachment.DETACHED
+        best = self.most(value.operands(), frame)
+        if best is Attachment.UNKNOWN and _runs_backward(value):
+            return Attachment.CERTAIN
+        return best
+
+    def attribute(self, value: Attribute, frame: _Frame | None) -> Attachment:
+        if value.name in torch.DETACHING_ATTRIBUTES or value.name in torch.INDEX_PARTS:
+            return Attachment.DETACHED
+        nearer = aliases(value)
+        if nearer is not None:
+            return self.most(nearer, frame)
+        if _runs_backward(value):
+            return Attachment.CERTAIN
+        if role(value.base, Role.OUTPUT, Role.TENSOR):
+            return self.of(value.base, frame)
+        if role(value.base, Role.MODULE):
+            return Attachment.UNKNOWN
+        return min(self.of(value.base, frame), Attachment.LIKELY)
+
+    def component(self, value: Item | Part | Element, frame: _Frame | None) -> Attachment:
+        if _runs_backward(value):
+            return Attachment.CERTAIN
+        if role(value, Role.BATCH):
+            return Attachment.DETACHED
+        nearer = aliases(value)
+        if nearer is not None:
+            return self.most(nearer, frame)
+        base = value.iterable if isinstance(value, Element) else value.base
+        if is_index_component(value):
+            return Attachment.DETACHED
+        found = [self.returned_component(source, value, frame) for source in sources(base)]
+        if found and all(level is not None for level in found):
+            return max(level for level in found if level is not None)
+        if role(base, Role.CONTAINER):
+            inside = elements(base)
+            if inside:
+                return self.most(inside, frame)
+        return self.of(base, frame)
+
+    def returned_component(self, source: Value, value: Item | Part | Element, frame: _Frame | None) -> Attachment | None:
+        """The component of the tuple or dict that a function of the project returns."""
+        if not isinstance(source, Call) or isinstance(value, Element):
+            return None
+        functions = callees(source)
+        index = component_index(value)
+        if not functions or index is None or grad_mode(source.region) is GradMode.DISABLED:
+            return None
+        best = Attachment.DETACHED
+        for function in functions:
+            inner = self.enter(source, function, frame)
+            if inner is None:
+                return None
+            for exit in function.returns:
+                for returned in sources(exit.value):
+                    element = _display_component(returned, index)
+                    best = max(best, self.of(element if element is not None else returned, inner))
+        return best
+
+    def enter(self, call: Call, function: Function, frame: _Frame | None) -> _Frame | None:
+        depth = frame.depth + 1 if frame is not None else 1
+        if depth > _MAX_FRAMES:
+            return None
+        return _Frame(function, bound_arguments(call, function), frame, depth)
+
+    # ------------------------------------------------------------------- calls
+
+    def call(self, call: Call, frame: _Frame | None) -> Attachment:
+        if _runs_backward(call):
+            return Attachment.CERTAIN
+        names = qualified_names(call.callee)
+        if any(name in torch.DETACHING_FUNCTIONS or name.startswith(torch.DETACHING_ROOTS) for name in names):
+            return Attachment.CERTAIN if _requests_grad(call) else Attachment.DETACHED
+        if names & torch.CREATORS_WITH_GRAD:
+            return Attachment.CERTAIN
+        mode = grad_mode(call.region)
+        level = self.call_under_grad(call, names, frame) if mode is not GradMode.DISABLED else self.lookup(call, names, frame)
+        return min(level, Attachment.LIKELY) if mode is GradMode.UNKNOWN else level
+
+    def lookup(self, call: Call, names: frozenset[str], frame: _Frame | None) -> Attachment:
+        """Without gradients a call can only hand back what was attached before."""
+        if names & torch.PASSING_BUILTINS:
+            return self.arguments(call, frame)
+        if call.method in {"pop", "popleft", "get"} and call.receiver is not None:
+            return self.most(elements(call.receiver), frame)
+        return Attachment.DETACHED
+
+    def call_under_grad(self, call: Call, names: frozenset[str], frame: _Frame | None) -> Attachment:
+        module = role(call.callee, Role.MODULE, Role.ENGINE)
+        if module is not None and not any(isinstance(s, ClassValue) for s in sources(call.callee)):
+            return self.module_call(call, module.value == "certain", frame)
+        if role(call.callee, Role.LOSS_FUNCTION):
+            return self.loss_call(call, frame)
+        if names & torch.PASSING_BUILTINS or any(_is_differentiable(name) for name in names):
+            return self.arguments(call, frame)
+        functions = callees(call)
+        if functions:
+            return self.project_call(call, functions, frame)
+        if call.receiver is not None:
+            return self.method_call(call, call.receiver, frame)
+        if any(isinstance(source, ClassValue) for source in sources(call.callee)):
+            return min(self.arguments(call, frame), Attachment.LIKELY)
+        return self.unknown_call(call, frame)
+
+    def arguments(self, call: Call, frame: _Frame | None) -> Attachment:
+        return self.most((argument.value for argument in call.arguments), frame)
+
+    def unknown_call(self, call: Call, frame: _Frame | None) -> Attachment:
+        level = self.arguments(call, frame)
+        if level is Attachment.DETACHED:
+            return Attachment.UNKNOWN
+        return min(level, Attachment.LIKELY)
+
+    def module_call(self, call: Call, certain: bool, frame: _Frame | None) -> Attachment:
+        if is_frozen(call.callee):
+            return self.arguments(call, frame)
+        functions = callees(call)
+        if functions:
+            inside = self.project_call(call, functions, frame)
+            if inside is Attachment.DETACHED or inside is Attachment.CERTAIN:
+                return inside
+            return Attachment.LIKELY
+        return Attachment.CERTAIN if certain else Attachment.LIKELY
+
+    def loss_call(self, call: Call, frame: _Frame | None) -> Attachment:
+        functions = callees(call)
+        level = self.arguments(call, frame)
+        if functions and level is not Attachment.CERTAIN:
+            return max(level, self.project_call(call, functions, frame))
+        return level
+
+    def project_call(self, call: Call, functions: tuple[Function, ...], frame: _Frame | None) -> Attachment:
+        best = Attachment.DETACHED
+        for function in functions:
+            inner = self.enter(call, function, frame)
+            if inner is None:
+                return max(best, self.unknown_call(call, frame))
+            if declared_without_grad(function):
+                continue
+            best = max(best, self.most((exit.value for exit in function.exits), inner))
+        return best
+
+    def method_call(self, call: Call, receiver: Value, frame: _Frame | None) -> Attachment:
+        method = call.method or ""
+        owner = class_of(receiver)
+        if owner is None or find_method(owner, method) is None:
+            if method in torch.DETACHING_METHODS or method in torch.IN_PLACE_DETACH:
+                return Attachment.DETACHED
+            if method in {"requires_grad_"}:
+                return Attachment.CERTAIN if not _turns_off(call) else Attachment.DETACHED
+        if method == "scale" and call.arguments and role(receiver, Role.SCALER):
+            return self.arguments(call, frame)
+        if role(receiver, Role.MODULE, Role.ENGINE):
+            return self.module_method(call, receiver, method, frame)
+        if role(receiver, Role.ACCELERATOR):
+            return self.arguments(call, frame)
+        if role(receiver, Role.TENSOR, Role.OUTPUT, Role.BATCH) or method in torch.TENSOR_EVIDENCE:
+            return max(self.of(receiver, frame), self.arguments(call, frame))
+        if method in {"pop", "popleft", "get", "values", "items", "copy"}:
+            inside = elements(receiver)
+            if inside:
+                return self.most(inside, frame)
+        level = max(self.of(receiver, frame), self.arguments(call, frame))
+        if level is Attachment.DETACHED and not kinds(receiver):
+            return Attachment.UNKNOWN
+        return min(level, Attachment.LIKELY)
+
+    def module_method(self, call: Call, receiver: Value, method: str, frame: _Frame | None) -> Attachment:
+        if method in torch.GENERATED_WITHOUT_GRAD or method in {"named_modules", "modules", "children"}:
+            return Attachment.DETACHED
+        if method in {"parameters", "named_parameters"}:
+            return Attachment.DETACHED if is_frozen(receiver) else Attachment.CERTAIN
+        if method in {"log", "log_dict", "print"}:
+            return Attachment.DETACHED
+        if method in {"forward", "forward_features", "forward_head", "__call__"}:
+            return Attachment.LIKELY if not is_frozen(receiver) else self.arguments(call, frame)
+        held = role(call.callee, Role.MODULE, Role.LOSS_FUNCTION)
+        return self.unknown_call(call, frame) if held is None else Attachment.LIKELY
+
+
+def _is_differentiable(name: str) -> bool:
+    last = name.rsplit(".", 1)[-1]
+    return name.startswith(torch.FUNCTION_MODULES) and (not last[:1].isupper() or ".distributions." in name or last == "Variable")
+
+
+def _requests_grad(call: Call) -> bool:
+    value = call.argument("requires_grad")
+    return isinstance(value, Constant) and value.constant is True
+
+
+def _turns_off(call: Call) -> bool:
+    value = call.argument("requires_grad", 0)
+    return isinstance(value, Constant) and value.constant is False
+
+
+def declared_without_grad(function: Function) -> bool:
+    """Whether decorators or a framework disable gradients for the function."""
+    from memlint.model.gradmode import declared_mode  # noqa: PLC0415
+
+    return declared_mode(function) is GradMode.DISABLED
+
+
+def _known_plain(value: Value) -> bool:
+    """Whether ``value`` is known to be something that carries no graph."""
+    known = kinds(value)
+    plain = {Role.NUMBER, Role.TEXT, Role.NONE, Role.LOADER, Role.BATCH, Role.DATASET, Role.OPTIMIZER, Role.SCHEDULER, Role.MODULE}
+    return bool(known) and all(kind.role in plain for kind in known) and any(kind.role is not Role.NONE for kind in known)
+
+
+def _runs_backward(value: Value) -> bool:
+    """Whether ``backward()`` is called on this very value under one of its later names."""
+    for alias in _direct_names(value):
+        for use in alias.uses:
+            if isinstance(use, Attribute) and use.name == "backward":
+                for user in use.uses:
+                    if isinstance(user, Call) and user.callee is use and not user.positional():
+                        return True
+    return False
+
+
+def _direct_names(value: Value) -> Iterator[Value]:
+    yield value
+    for use in value.uses:
+        if isinstance(use, Phi) and use.loop is not None and use.inputs and use.inputs[0] is value and len(use.inputs) == 1:
+            yield use
+
+
+def is_frozen(module: Value) -> bool:
+    """Whether all parameters of a module are set to require no gradient, and never to require one again."""
+    memo = module_of(module).project.memo
+    key = ("frozen", id(module))
+    if key not in memo:
+        memo[key] = (module, False)
+        found = [_freezing(name) for name in _module_names(module)]
+        memo[key] = (module, any(f is True for f in found) and not any(f is False for f in found))
+    return memo[key][1]  # type: ignore[no-any-return]
+
+
+def _module_names(module: Value) -> Iterator[Value]:
+    yield from names_of(module)
+    for source in sources(module):
+        if isinstance(source, Parameter):
+            for passed in passed_arguments(source) or ():
+                yield from names_of(passed)
+
+
+def _freezing(name: Value) -> bool | None:
+    """True if gradients are switched off for all parameters of the module ``name``, False if on, None if neither."""
+    result: bool | None = None
+    for use in name.uses:
+        if not isinstance(use, Attribute):
+            continue
+        for user in use.uses:
+            if not isinstance(user, Call) or user.callee is not use:
+                continue
+            switched = _switches(user)
+            if switched is False:
+                return False
+            result = result or switched
+    return result
+
+
+def _switches(call: Call) -> bool | None:
+    if call.method == "requires_grad_":
+        return _turns_off(call)
+    if call.method != "parameters":
+        return None
+    for use in call.uses:
+        if isinstance(use, Element):
+            for user in use.uses:
+                if isinstance(user, Store) and user.attribute == "requires_grad" and isinstance(user.value, Constant):
+                    return not user.value.constant
+                if isinstance(user, Attribute) and user.name == "requires_grad_":
+                    for inner in user.uses:
+                        if isinstance(inner, Call):
+                            return _turns_off(inner)
+    return None
+
+
+def is_index_component(value: Item | Part | Element) -> bool:
+    """Whether the component is the index half of ``max(dim)``, ``topk``, ``sort`` and their like."""
+    if component_index(value) != 1 or isinstance(value, Element):
+        return False
+    with_indices = {"max", "min", "topk", "sort", "kthvalue", "mode", "median", "cummax", "cummin"}
+    for source in sources(value.base):
+        if isinstance(source, Call) and source.name in with_indices:
+            names = qualified_names(source.callee)
+            if source.receiver is not None or any(name.startswith("torch.") for name in names):
+                return True
+    return False
+
+
+def component_index(value: Item | Part | Element) -> object:
+    """The constant index or key of a component; None if there is none."""
+    if isinstance(value, Part):
+        return value.index
+    if isinstance(value, Item) and len(value.index) == 1 and isinstance(value.index[0], Constant):
+        return value.index[0].constant
+    return None
+
+
+def _display_component(returned: Value, index: object) -> Value | None:
+    from memlint.model.aliases import display_element  # noqa: PLC0415
+
+    return display_element(returned, index)
+
+
+# ------------------------------------------------------------------- flow backward
+
+
+def differentiable_operands(value: Value) -> tuple[Value, ...]:
+    """The operands through which a gradient flows from ``value`` to what it was computed from."""
+    match value:
+        case Binary():
+            return value.operands()
+        case Unary():
+            return (value.operand,) if value.operator != "not" else ()
+        case Phi() | Choice() | Display() | Comprehension() | Item() | Part() | Element() | Awaited() | Entered():
+            return value.operands() if not (isinstance(value, (Item, Part)) and is_index_component(value)) else ()
+        case Attribute():
+            return () if value.name in torch.DETACHING_ATTRIBUTES else (value.base,)
+        case Call():
+            return _call_operands(value)
+    return ()
+
+
+def _call_operands(call: Call) -> tuple[Value, ...]:
+    names = qualified_names(call.callee)
+    if any(name in torch.DETACHING_FUNCTIONS or name.startswith(torch.DETACHING_ROOTS) for name in names):
+        return ()
+    if call.method in torch.DETACHING_METHODS and call.receiver is not None and class_of(call.receiver) is None:
+        return ()
+    receiver = () if call.receiver is None else (call.receiver,)
+    return (*receiver, *(argument.value for argument in call.arguments))
+
+
+def ancestors(root: Value) -> tuple[Value, ...]:
+    """``root`` and everything that a backward from it runs over, as far as it can be followed.
+
+    Crosses attributes of ``self``, containers, and calls of the project's functions into what they return.
+    """
+    memo = module_of(root).project.memo
+    key = ("ancestors", id(root))
+    if key not in memo:
+        memo[key] = (root, ())
+        memo[key] = (root, tuple(_walk_ancestors(root)))
+    return memo[key][1]  # type: ignore[no-any-return]
+
+
+_MAX_ANCESTORS = 4000
+
+
+def _walk_ancestors(root: Value) -> Iterator[Value]:
+    seen: set[int] = set()
+    pending = [root]
+    while pending and len(seen) < _MAX_ANCESTORS:
+        value = pending.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        yield value
+        if _is_graph_free(value):
+            continue
+        pending.extend(differentiable_operands(value))
+        pending.extend(aliases(value) or ())
+        if isinstance(value, Call):
+            for function in callees(value):
+                pending.extend(exit.value for exit in function.exits)
+        elif isinstance(value, (Item, Element)) or (isinstance(value, Call) and value.method in {"pop", "get"}):
+            base = value.iterable if isinstance(value, Element) else value.base
+            if role(base, Role.CONTAINER):
+                pending.extend(elements(base))
+        elif isinstance(value, Parameter):
+            pending.extend(passed_arguments(value) or ())
+        if isinstance(value, (Display, Phi, Attribute)) and role(value, Role.CONTAINER):
+            pending.extend(elements(value))
+
+
+def _is_graph_free(value: Value) -> bool:
+    return isinstance(value, (Constant, Formatted, Comparison, Unbound, Opaque)) or bool(role(value, Role.BATCH))
+
+
+def graph_sources(value: Value) -> tuple[Value, ...]:
+    """The calls of modules upstream of ``value`` that save activations."""
+    return tuple(
+        ancestor
+        for ancestor in ancestors(value)
+        if isinstance(ancestor, Call)
+        and role(ancestor.callee, Role.MODULE, Role.ENGINE)
+        and grad_mode(ancestor.region) is not GradMode.DISABLED
+    )
+
+
+# -------------------------------------------------------------------------- drained
+
+
+class Drain(str, Enum):
+    """Whether a backward has freed what a value's graph saves."""
+
+    DRAINED = "drained"
+    UNDRAINED = "undrained"
+    UNKNOWN = "unknown"
+
+
+def drain(value: Value) -> Drain:
+    """Whether a freeing backward runs over everything that ``value`` was computed from."""
+    freed = _freed(value.function)
+    if id(value) in freed:
+        return Drain.DRAINED
+    upstream = graph_sources(value)
+    if upstream:
+        return Drain.DRAINED if all(id(call) in freed for call in upstream) else Drain.UNDRAINED
+    nearer = [ancestor for ancestor in ancestors(value) if id(ancestor) in freed and attachment(ancestor) > Attachment.UNKNOWN]
+    if nearer:
+        return Drain.DRAINED
+    return Drain.UNDRAINED if not freed and not _escapes_to_caller(value.function) else Drain.UNKNOWN
+
+
+def _escapes_to_caller(function: Function) -> bool:
+    return bool(function.returns) and function.parent is not None and not call_sites(function)
+
+
+def _freed(function: Function) -> frozenset[int]:
+    """Ids of the values that a freeing backward of the file, or of a caller that gets what is returned, runs over."""
+    memo = function.module.project.memo
+    key = ("freed", id(function.module))
+    if key not in memo:
+        memo[key] = (function.module, frozenset())
+        found: set[int] = set()
+        for inner in function.module.functions:
+            for root in (*backward_roots(inner, freeing=True), *_returned_roots(inner)):
+                found.update(id(ancestor) for ancestor in ancestors(root))
+        memo[key] = (function.module, frozenset(found))
+    return memo[key][1]  # type: ignore[no-any-return]
+
+
+def _returned_roots(function: Function) -> Iterator[Value]:
+    """Returned values that a caller in another file runs a backward over."""
+    if not function.returns or function.parent is None:
+        return
+    for call in call_sites(function) or ():
+        if call.function.module is function.module:
+            continue
+        for root in backward_roots(call.function, freeing=True):
+            if any(ancestor is call for ancestor in ancestors(root)):
+                yield from (exit.value for exit in function.returns)
+                return
+
+
+# --------------------------------------------------------------------- flow forward
+
+
+class Reach(str, Enum):
+    """Whether a value is differentiated later."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+    """It leaves what can be seen: returned to unknown callers, handed to unknown code."""
+
+
+_MAX_FLOW = 3000
+
+
+def reaches_gradient(value: Value, ignoring: Value | None = None) -> Reach:
+    """Whether a backward or ``autograd.grad`` starts from something computed from ``value``.
+
+    Follows names, containers, attributes of the class, calls into the project's functions, and returns to their
+    callers. ``ignoring`` names a value that is not followed.
+    """
+    memo = module_of(value).project.memo
+    key = ("reaches", id(value), id(ignoring))
+    if key not in memo:
+        memo[key] = (value, Reach.UNKNOWN, ignoring)
+        memo[key] = (value, _Flow(ignoring).run(value), ignoring)
+    return memo[key][1]  # type: ignore[no-any-return]
+
+
+class _Flow:
+    def __init__(self, ignoring: Value | None) -> None:
+        self.seen: set[int] = set() if ignoring is None else {id(ignoring)}
+        self.pending: list[Value] = []
+        self.escaped = False
+
+    def run(self, start: Value) -> Reach:
+        self.pending.append(start)
+        while self.pending:
+            value = self.pending.pop()
+            if id(value) in self.seen:
+                continue
+            self.seen.add(id(value))
+            if len(self.seen) > _MAX_FLOW:
+                return Reach.UNKNOWN
+            for use in value.uses:
+                if self.follow(value, use):
+                    return Reach.YES
+        return Reach.UNKNOWN if self.escaped else Reach.NO
+
+    def follow(self, value: Value, use: Value | Store | Exit) -> bool:
+        """Follows one use; True if it is a gradient."""
+        match use:
+            case Store():
+                self.store(value, use)
+            case Exit():
+                return self.exit(use)
+            case Attribute():
+                if use.name == "backward":
+                    return any(isinstance(user, Call) and backward_of(user) for user in use.uses)
+                self.attribute(use)
+            case Call():
+                return self.call(value, use)
+            case Comparison() | Formatted():
+                pass
+            case Opaque():
+                self.pending.append(use)
+            case _:
+                if not (isinstance(use, (Item, Part)) and is_index_component(use)):
+                    self.pending.append(use)
+        return False
+
+    def attribute(self, use: Attribute) -> None:
+        if use.name in torch.DETACHING_ATTRIBUTES:
+            return
+        for user in use.uses:
+            if not (isinstance(user, Call) and user.callee is use):
+                self.pending.append(use)
+            elif user.method not in torch.DETACHING_METHODS and user.method not in GROWING_METHODS:
+                self.pending.append(user)
+
+    def store(self, value: Value, store: Store) -> None:
+        if store.value is not value or store.base is None:
+            return
+        if store.attribute is not None:
+            self.stored_attribute(store.base, store.attribute)
+        else:
+            self.into_container(store.base)
+
+    def stored_attribute(self, base: Value, name: str) -> None:
+        owner = instance_class(base) or class_of(base)
+        module = owner.module if owner is not None else module_of(base)
+        loads = module.loads.get(name, ())
+        self.pending.extend(loads)
+        if module is not module_of(base):
+            self.pending.extend(module_of(base).loads.get(name, ()))
+        if not loads:
+            self.escaped = True
+
+    def into_container(self, container: Value) -> None:
+        self.pending.extend(names_of(container))
+
+    def exit(self, exit: Exit) -> bool:
+        function = exit.function
+        if returns_loss_to_framework(function):
+            return True
+        if function.parent is None:
+            return False
+        sites = call_sites(function)
+        if function.name == "<lambda>" or not sites:
+            self.escaped = True
+            return False
+        self.pending.extend(sites)
+        return False
+
+    def call(self, value: Value, call: Call) -> bool:
+        if call.callee is value:
+            return False
+        backward = backward_of(call)
+        if backward is not None:
+            return any(root is value for root in backward.roots)
+        names = qualified_names(call.callee)
+        if any(name in torch.DETACHING_FUNCTIONS or name.startswith(torch.DETACHING_ROOTS) for name in names):
+            return False
+        if call.receiver is not None and any(insertion.value is value for insertion in insertions_of(call)):
+            self.into_container(call.receiver)
+            return False
+        if call.method in frameworks.DETACHING_SINK_METHODS:
+            return False
+        return self.argument(value, call, names)
+
+    def argument(self, value: Value, call: Call, names: frozenset[str]) -> bool:
+        functions = callees(call)
+        for argument in call.arguments:
+            if argument.value is value:
+                parameters = argument_parameters(call, argument)
+                self.pending.extend(parameters)
+        if functions:
+            self.pending.append(call)
+            return False
+        if any(isinstance(source, ClassValue) for source in sources(call.callee)):
+            self.constructor(value, call)
+            return False
+        self.pending.append(call)
+        if not names and not kinds(call.callee) and call.method is None:
+            self.escaped = True
+        return False
+
+    def constructor(self, value: Value, call: Call) -> None:
+        """An object of a project's class keeps what it is built from."""
+        for source in sources(call.callee):
+            if not isinstance(source, ClassValue):
+                continue
+            init = find_method(source.target, "__init__")
+            if init is None:
+                self.pending.append(call)
+                continue
+            bound = bound_arguments_of_constructor(call, init)
+            self.pending.extend(p for p in init.parameters if bound.get(p.name) is value)
+
+
+def bound_arguments_of_constructor(call: Call, init: Function) -> dict[str, Value]:
+    """Parameters of ``__init__`` with what a call of the class passes for them."""
+    bound: dict[str, Value] = {}
+    parameters = [p for p in init.lower().parameters if not p.star and not p.keyword_only][1:]
+    for parameter, passed in zip(parameters, call.positional(), strict=False):
+        bound[parameter.name] = passed
+    for argument in call.arguments:
+        if argument.keyword is not None:
+            bound[argument.keyword] = argument.value
+    return bound

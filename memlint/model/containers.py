@@ -1,0 +1,151 @@
+"""Containers: where they are made, what is put into them, and who takes it out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import libcst as cst
+
+from memlint.model.aliases import instance_class, sources
+from memlint.model.values import (
+    Attribute,
+    Binary,
+    Call,
+    Choice,
+    Comprehension,
+    Constant,
+    Display,
+    Element,
+    External,
+    Item,
+    Phi,
+    Store,
+    Value,
+)
+
+GROWING_METHODS = frozenset({"append", "appendleft", "add", "put", "put_nowait", "insert", "extend", "extendleft", "update"})
+"""Methods of lists, deques, sets, dicts and queues that keep what they are given."""
+
+FACTORIES = frozenset(
+    {
+        "builtins.list",
+        "builtins.dict",
+        "builtins.set",
+        "collections.deque",
+        "collections.defaultdict",
+        "collections.OrderedDict",
+        "queue.Queue",
+        "queue.SimpleQueue",
+        "multiprocessing.Queue",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """``container`` keeps ``value`` from ``event`` on."""
+
+    container: Value
+    value: Value
+    event: Call | Store | Binary
+    node: cst.CSTNode
+
+
+def insertions_of(call: Call) -> Iterator[Insertion]:
+    """What a call such as ``container.append(value)`` puts where."""
+    receiver = call.receiver
+    if receiver is None or call.method not in GROWING_METHODS or not call.arguments:
+        return
+    position = 1 if call.method == "insert" and len(call.arguments) > 1 else 0
+    for argument in call.arguments if call.method == "update" else call.arguments[position : position + 1]:
+        yield Insertion(receiver, argument.value, call, argument.node.value)
+
+
+def is_container(value: Value) -> bool:
+    """Whether every known origin of ``value`` is a list, dict, set, deque or queue made in Python."""
+    origins = container_origins(value)
+    return bool(origins)
+
+
+def container_origins(value: Value) -> tuple[Value, ...]:
+    """The displays, comprehensions and calls that made the container ``value``; empty if one of them is unknown."""
+    found: list[Value] = []
+    for source in sources(value):
+        match source:
+            case Display(kind="list" | "dict" | "set") | Comprehension():
+                found.append(source)
+            case Call() if isinstance(source.callee, External) and source.callee.qualified_name in FACTORIES:
+                found.append(source)
+            case Binary(operator="+" | "*") if is_container(source.left) or is_container(source.right):
+                found.append(source)
+            case Item() if container_origins(source.base):
+                found.extend(container_origins(source.base))
+            case Call() if source.method in {"setdefault", "get"} and source.receiver is not None:
+                found.extend(container_origins(source.receiver))
+            case Constant():
+                continue
+            case _:
+                return ()
+    return tuple(dict.fromkeys(found))
+
+
+def names_of(value: Value) -> Iterator[Value]:
+    """The values by which the object ``value`` is known: its names at later points, its attribute in other methods."""
+    seen: set[int] = set()
+    pending: list[Value] = [value, *sources(value)]
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        for use in current.uses:
+            if isinstance(use, (Phi, Choice)):
+                pending.append(use)
+            elif isinstance(use, Store) and use.attribute is not None and use.value is current and use.base is not None:
+                pending.extend(_loads(use.base, use.attribute))
+        if isinstance(current, Attribute):
+            pending.extend(_loads(current.base, current.name))
+
+
+def _loads(base: Value, name: str) -> Iterator[Value]:
+    owner = instance_class(base)
+    if owner is None:
+        return
+    for load in owner.module.loads.get(name, ()):
+        if instance_class(load.base) is owner:
+            yield load
+
+
+def elements(container: Value) -> tuple[Value, ...]:
+    """The values that are known to be put into ``container``."""
+    found: list[Value] = []
+    for name in names_of(container):
+        match name:
+            case Display():
+                found.extend(name.elements)
+            case Comprehension():
+                found.append(name.element)
+            case Binary(operator="+"):
+                found.extend(e for side in (name.left, name.right) if isinstance(side, Display) for e in side.elements)
+        for use in name.uses:
+            if isinstance(use, Attribute):
+                for user in use.uses:
+                    if isinstance(user, Call) and user.callee is use:
+                        found.extend(insertion.value for insertion in insertions_of(user))
+            elif isinstance(use, Store) and use.base is name and use.index is not None:
+                found.append(use.value)
+    return tuple(dict.fromkeys(found))
+
+
+def takers(container: Value) -> Iterator[Value]:
+    """The values that come out of ``container`` or are made of all that it holds: items, elements, sums, stacks."""
+    for name in names_of(container):
+        for use in name.uses:
+            if isinstance(use, (Item, Element)):
+                yield use
+            elif isinstance(use, Attribute):
+                for user in use.uses:
+                    if isinstance(user, Call) and user.callee is use and user.method not in GROWING_METHODS:
+                        yield user

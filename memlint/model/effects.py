@@ -1,0 +1,252 @@
+"""What calling something does to gradients: run a backward, step an optimizer, clear gradients; itself or further down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Flag, auto
+
+from memlint.model.aliases import (
+    argument_parameters,
+    callees,
+    external_bases,
+    qualified_names,
+    sources,
+)
+from memlint.model.gradmode import is_hf_trainer, is_lightning_module
+from memlint.model.kinds import Role, is_known_other, role
+from memlint.model.knowledge import frameworks, torch
+from memlint.model.scopes import Function
+from memlint.model.values import (
+    Call,
+    Constant,
+    Element,
+    FunctionValue,
+    Loop,
+    Parameter,
+    Region,
+    Store,
+    Value,
+)
+
+
+class Effect(Flag):
+    """What happens to gradients."""
+
+    NONE = 0
+    BACKWARD = auto()
+    STEP = auto()
+    ZERO = auto()
+
+
+@dataclass(frozen=True)
+class Backward:
+    """A backward pass that a call starts: over ``roots``, keeping the graph or not (None: not known)."""
+
+    call: Call
+    roots: tuple[Value, ...]
+    retains: bool | None
+    creates_graph: bool | None
+
+
+_GRADIENT_ENTRY = frozenset({"backward", "manual_backward"})
+
+
+def backward_of(call: Call) -> Backward | None:
+    """The backward pass that ``call`` itself starts."""
+    name = call.name
+    if name in _GRADIENT_ENTRY and call.receiver is not None and not _is_backward_definition(call):
+        return Backward(call, _backward_roots(call), _flag(call, "retain_graph"), _flag(call, "create_graph"))
+    if name in {"grad", "backward"} and qualified_names(call.callee) & torch.GRADIENT_FUNCTIONS and call.arguments:
+        outputs = call.argument("outputs", 0) or call.argument("tensors", 0) or call.arguments[0].value
+        return Backward(call, (outputs,), _flag(call, "retain_graph"), _flag(call, "create_graph"))
+    return None
+
+
+def _backward_roots(call: Call) -> tuple[Value, ...]:
+    """The loss: the receiver of ``loss.backward()``, the argument of ``accelerator.backward(loss)``; both if unsure."""
+    receiver = call.receiver
+    assert receiver is not None
+    given = call.argument("loss", 0)
+    if call.name == "manual_backward" or role(receiver, Role.ACCELERATOR, Role.ENGINE, Role.OPTIMIZER, Role.MODULE):
+        return (given,) if given is not None else (receiver,)
+    if given is None or role(receiver, Role.OUTPUT):
+        return (receiver,)
+    return (receiver, given)
+
+
+def _is_backward_definition(call: Call) -> bool:
+    """``SomeFunction.backward(ctx, grad)`` calls a formula, it does not traverse a graph."""
+    receiver = call.receiver
+    if receiver is None:
+        return False
+    if any(source.__class__.__name__ == "ClassValue" for source in sources(receiver)):
+        return True
+    owner = call.function.owner
+    return owner is not None and bool(external_bases(owner) & frameworks.GRADIENT_FREE_CLASSES)
+
+
+def _flag(call: Call, keyword: str) -> bool | None:
+    """The constant value of a boolean argument; False if it is not given, None if it is not constant."""
+    value = call.argument(keyword)
+    if value is None:
+        return None if call.is_open else False
+    constants = [source.constant for source in sources(value) if isinstance(source, Constant)]
+    if len(constants) == len(sources(value)) == 1:
+        return bool(constants[0])
+    return None
+
+
+def optimizers_stepped(call: Call) -> tuple[Value, ...]:
+    """The optimizers that ``call`` itself steps: ``optimizer.step()``, ``scaler.step(optimizer)``, ``engine.step()``."""
+    if call.name != "step" or call.receiver is None:
+        return ()
+    receiver = call.receiver
+    given = call.argument("optimizer", 0)
+    if role(receiver, Role.SCALER) or (given is not None and role(given, Role.OPTIMIZER)):
+        return (given,) if given is not None else ()
+    if role(receiver, Role.OPTIMIZER, Role.ENGINE):
+        return (receiver,)
+    if is_known_other(receiver, Role.OPTIMIZER) or given is not None:
+        return ()
+    return (receiver,) if _is_only_stepper(call) else ()
+
+
+def _is_only_stepper(call: Call) -> bool:
+    """An object of unknown origin whose ``step()`` is the only one in a function that runs a backward steps that optimizer."""
+    steps = [
+        other
+        for other in call.function.calls
+        if other.name == "step" and other.receiver is not None and not is_known_other(other.receiver, Role.OPTIMIZER)
+    ]
+    receivers = {frozenset(map(id, sources(other.receiver))) for other in steps if other.receiver is not None}
+    return len(receivers) == 1 and any(backward_of(other) for other in call.function.calls)
+
+
+def cleared_by(call: Call) -> Value | None:
+    """The optimizer or module whose gradients ``call`` itself clears."""
+    if call.name == "zero_grad" and call.receiver is not None:
+        return call.receiver
+    return None
+
+
+def clears_gradient(store: Store) -> bool:
+    """Whether the store is ``p.grad = None``."""
+    return store.attribute == "grad" and isinstance(store.value, Constant) and store.value.constant is None
+
+
+def direct_effects(call: Call) -> Effect:
+    """What ``call`` itself does, callees in the project left out."""
+    effect = Effect.NONE
+    if backward_of(call) is not None:
+        effect |= Effect.BACKWARD
+    if optimizers_stepped(call):
+        effect |= Effect.STEP
+        if call.receiver is not None and role(call.receiver, Role.ENGINE):
+            effect |= Effect.ZERO
+    if cleared_by(call) is not None:
+        effect |= Effect.ZERO
+    if call.name == "zero_" and call.receiver is not None and getattr(call.receiver, "name", "") == "grad":
+        effect |= Effect.ZERO
+    return effect
+
+
+def effects(call: Call) -> Effect:
+    """What ``call`` does, the functions of the project that it runs included."""
+    effect = direct_effects(call)
+    for function in callees(call):
+        effect |= function_effects(function)
+    for argument in call.arguments:
+        for source in sources(argument.value):
+            if isinstance(source, FunctionValue) and call.name == "step":
+                effect |= function_effects(source.target.lower())
+    return effect
+
+
+def function_effects(function: Function) -> Effect:
+    """What running ``function`` does."""
+    memo = function.module.project.memo
+    key = ("effects", id(function))
+    if key not in memo:
+        memo[key] = (function, Effect.NONE)
+        effect = Effect.NONE
+        for call in function.lower().calls:
+            effect |= effects(call)
+        if any(clears_gradient(store) for store in function.stores):
+            effect |= Effect.ZERO
+        memo[key] = (function, effect)
+    return memo[key][1]  # type: ignore[no-any-return]
+
+
+def region_effects(region: Region) -> Effect:
+    """What running the code inside ``region`` once does."""
+    effect = Effect.NONE
+    for call in calls_in(region):
+        effect |= effects(call)
+    if any(clears_gradient(store) for store in region.function.stores if store.region.within(region)):
+        effect |= Effect.ZERO
+    return effect
+
+
+def calls_in(region: Region) -> Iterator[Call]:
+    """The calls inside ``region``, nested regions included."""
+    for call in region.function.calls:
+        if region.first <= call.order <= region.last and call.region.within(region):
+            yield call
+
+
+def runs_backward_on(function: Function) -> frozenset[str]:
+    """The parameters of ``function`` that it (or what it calls) runs a backward over."""
+    from memlint.model.autograd import ancestors  # noqa: PLC0415
+
+    memo = function.module.project.memo
+    key = ("runs_backward_on", id(function))
+    if key not in memo:
+        memo[key] = (function, frozenset())
+        found: set[str] = set()
+        for root in backward_roots(function.lower()):
+            found.update(v.name for v in ancestors(root) if isinstance(v, Parameter) and v.function is function)
+        memo[key] = (function, frozenset(found))
+    return memo[key][1]  # type: ignore[no-any-return]
+
+
+def backward_roots(function: Function, freeing: bool = False) -> Iterator[Value]:
+    """Values in ``function`` that a backward starts from, here or in a function of the project that gets them.
+
+    ``freeing``: only backwards that do not keep the graph.
+    """
+    for call in function.calls:
+        backward = backward_of(call)
+        if backward is not None:
+            if not (freeing and (backward.retains or (backward.creates_graph and backward.retains is not False))):
+                yield from backward.roots
+            continue
+        for argument in call.arguments:
+            for parameter in argument_parameters(call, argument):
+                if parameter.function is not function and parameter.name in runs_backward_on(parameter.function):
+                    yield argument.value
+    if returns_loss_to_framework(function):
+        for exit in function.returns:
+            yield exit.value
+
+
+def returns_loss_to_framework(function: Function) -> bool:
+    """Whether a framework runs a backward on what the method returns (``training_step``, ``compute_loss``)."""
+    owner = function.owner
+    if owner is None:
+        return False
+    bases = external_bases(owner)
+    if function.name in frameworks.LIGHTNING_TRAINING_HOOKS and is_lightning_module(bases):
+        return True
+    return function.name in frameworks.HF_LOSS_HOOKS and is_hf_trainer(bases)
+
+
+def loop_over_data(loop: Loop) -> bool:
+    """Whether the loop iterates over something of the size of a data set: a loader, or anything but a short literal."""
+    if loop.iterable is None:
+        return True
+    for source in sources(loop.iterable):
+        name = getattr(source, "kind", "")
+        if name in {"tuple", "list"}:
+            return False
+    return not isinstance(loop.element, Element) or role(loop.iterable, Role.MODULE, Role.PARAMETERS) is None

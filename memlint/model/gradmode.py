@@ -1,0 +1,227 @@
+"""Whether operations record a graph at some place: contexts, decorators, framework hooks and callers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+
+from memlint.model.aliases import call_sites, external_bases, qualified_names, sources
+from memlint.model.knowledge import frameworks, torch
+from memlint.model.scopes import Function
+from memlint.model.values import Call, Constant, External, FunctionValue, Region, Value, With
+
+
+class GradMode(str, Enum):
+    """Gradient mode of a place."""
+
+    ENABLED = "enabled"
+    DISABLED = "disabled"
+    UNKNOWN = "unknown"
+    """Depends on a value that is only known when the program runs."""
+
+
+def grad_mode(region: Region) -> GradMode:
+    """The mode in which code in ``region`` runs, callers included."""
+    memo = region.function.module.project.memo
+    key = ("grad_mode", id(region))
+    if key not in memo:
+        memo[key] = (region, GradMode.ENABLED)
+        local = local_grad_mode(region)
+        memo[key] = (region, local if local is not None else entry_mode(region.function))
+    return memo[key][1]  # type: ignore[no-any-return]
+
+
+def local_grad_mode(region: Region) -> GradMode | None:
+    """The mode that contexts within the function itself set; None if none does."""
+    for ancestor in region.ancestors():
+        if isinstance(ancestor, With):
+            for context in reversed(ancestor.contexts):
+                mode = context_mode(context)
+                if mode is not None:
+                    return mode
+    return None
+
+
+def context_mode(context: Value) -> GradMode | None:
+    """The mode inside ``with context:``; None if the context leaves it as it is."""
+    modes = {_source_mode(source) for source in sources(context)}
+    if len(modes) == 1:
+        return modes.pop()
+    return GradMode.UNKNOWN if modes else None
+
+
+def _source_mode(source: Value) -> GradMode | None:
+    if not isinstance(source, Call):
+        return None
+    names = qualified_names(source.callee)
+    if names & torch.NO_GRAD:
+        if names & torch.INFERENCE_MODE and source.arguments:
+            return _switched(source, disabled_by=True)
+        return GradMode.DISABLED
+    if names & torch.ENABLE_GRAD:
+        return GradMode.ENABLED
+    if names & torch.SET_GRAD_ENABLED:
+        return _switched(source, disabled_by=False)
+    return _manager_mode(source)
+
+
+def _switched(call: Call, *, disabled_by: bool) -> GradMode | None:
+    argument = call.arguments[0].value if call.arguments else None
+    values = sources(argument) if argument is not None else ()
+    constants = {value.constant for value in values if isinstance(value, Constant)}
+    if len(values) == 1 and len(constants) == 1:
+        disabled = bool(constants.pop()) is disabled_by
+        if disabled:
+            return GradMode.DISABLED
+        return None if disabled_by else GradMode.ENABLED
+    return GradMode.UNKNOWN
+
+
+def _manager_mode(call: Call) -> GradMode | None:
+    """A context manager of the project, written as a generator: the mode in which it yields."""
+    from memlint.model.aliases import callees  # noqa: PLC0415
+
+    for function in callees(call):
+        for exit in function.exits:
+            if exit.kind == "yield":
+                return local_grad_mode(exit.region)
+    return None
+
+
+def entry_mode(function: Function) -> GradMode:
+    """The mode in which the body of ``function`` starts."""
+    memo = function.module.project.memo
+    key = ("entry_mode", id(function))
+    if key not in memo:
+        memo[key] = (function, None)
+        memo[key] = (function, _entry_mode(function))
+    return memo[key][1] or GradMode.ENABLED
+
+
+def _entry_mode(function: Function) -> GradMode:
+    declared = declared_mode(function)
+    if declared is not None:
+        return declared
+    modes = [mode for mode in _caller_modes(function) if mode is not None]
+    if modes and all(mode is GradMode.DISABLED for mode in modes):
+        return GradMode.DISABLED
+    return GradMode.ENABLED
+
+
+def _caller_modes(function: Function) -> Iterator[GradMode | None]:
+    if function.parent is not None and function.name == "<lambda>":
+        yield grad_mode(_definition_region(function))
+        return
+    memo = function.module.project.memo
+    for call in call_sites(function) or ():
+        caller = ("entry_mode", id(call.function))
+        in_progress = caller in memo and memo[caller][1] is None
+        if call.function is function or in_progress:
+            continue
+        yield grad_mode(call.region)
+
+
+def _definition_region(function: Function) -> Region:
+    assert function.parent is not None
+    for value in _function_values(function.parent):
+        if value.target is function:
+            return value.region
+    return function.parent.body
+
+
+def _function_values(scope: Function) -> Iterator[FunctionValue]:
+    for call in scope.calls:
+        for operand in call.operands():
+            if isinstance(operand, FunctionValue):
+                yield operand
+    for bound in scope.bindings.values():
+        for value in bound:
+            if isinstance(value, FunctionValue):
+                yield value
+
+
+def declared_mode(function: Function) -> GradMode | None:
+    """The mode that decorators or the framework set for ``function``; None if its callers decide."""
+    for decorator in function.decorators:
+        mode = _decorator_mode(decorator)
+        if mode is not None:
+            return mode
+    if function.parent is None:
+        return GradMode.ENABLED
+    if runs_without_gradients(function):
+        return GradMode.DISABLED
+    return None
+
+
+def _decorator_mode(decorator: Value) -> GradMode | None:
+    for source in sources(decorator):
+        if isinstance(source, Call):
+            mode = _source_mode(source)
+            if mode is not None:
+                return mode
+        names = qualified_names(source)
+        if names & torch.NO_GRAD:
+            return GradMode.DISABLED
+        if names & torch.ENABLE_GRAD:
+            return GradMode.ENABLED
+        if isinstance(source, FunctionValue):
+            return _wrapper_mode(source.target.lower())
+    return None
+
+
+def _wrapper_mode(decorator: Function) -> GradMode | None:
+    """A decorator of the project: the mode in which its wrapper calls the decorated function."""
+    if not decorator.parameters:
+        return None
+    decorated = decorator.parameters[0].name
+    for inner in decorator.walk():
+        for call in inner.calls:
+            if call.name == decorated and inner is not decorator:
+                return local_grad_mode(call.region) or (declared_mode(inner) if inner.decorators else None)
+    return None
+
+
+def runs_without_gradients(function: Function) -> bool:
+    """Whether a framework runs the method under ``no_grad`` or ``inference_mode``."""
+    owner = function.owner
+    if owner is None:
+        return False
+    name = function.name
+    bases = external_bases(owner)
+    if name in frameworks.LIGHTNING_GRADIENT_FREE_HOOKS and _is_lightning(bases):
+        return True
+    if name in frameworks.HF_GRADIENT_FREE_HOOKS and is_hf_trainer(bases):
+        return True
+    if name in frameworks.KERAS_GRADIENT_FREE_HOOKS and bases & frameworks.KERAS_MODELS:
+        return True
+    return name in frameworks.GRADIENT_FREE_METHODS and bool(bases & frameworks.GRADIENT_FREE_CLASSES)
+
+
+def _is_lightning(bases: frozenset[str]) -> bool:
+    return any(
+        base in frameworks.LIGHTNING_MODULES
+        or (base.startswith(frameworks.LIGHTNING_ROOTS) and base.endswith(("LightningModule", "Callback")))
+        or base.endswith(".LightningModule")
+        for base in bases
+    )
+
+
+def is_lightning_module(function_owner_bases: frozenset[str]) -> bool:
+    """Whether a class with these external bases is a LightningModule."""
+    return any(
+        base in frameworks.LIGHTNING_MODULES or base.endswith(".LightningModule") for base in function_owner_bases
+    )
+
+
+def is_hf_trainer(bases: frozenset[str]) -> bool:
+    """Whether a class with these external bases is a Trainer of transformers or of a library built on it."""
+    return any(
+        base in frameworks.HF_TRAINER_CLASSES
+        or (base.startswith(("transformers.", "trl.")) and base.endswith("Trainer"))
+        for base in bases
+    )
+
+
+def is_external(value: Value, names: frozenset[str]) -> bool:
+    """Whether ``value`` is a name that an import provides and that is one of ``names``."""
+    return any(isinstance(source, External) and source.qualified_name in names for source in (value, *sources(value)))

@@ -1,0 +1,94 @@
+"""Facts about the libraries that run training loops: who zeroes, who disables gradients, who detaches.
+
+Sources: lightning 2.6.6, transformers 5.23.0, accelerate 1.15.0, ignite 0.5.5, DeepSpeed's documentation, read in their
+sources; Keras 3's torch trainer.
+"""
+
+from __future__ import annotations
+
+LIGHTNING_MODULES = frozenset(
+    {
+        "lightning.LightningModule",
+        "lightning.pytorch.LightningModule",
+        "lightning.pytorch.core.LightningModule",
+        "lightning.pytorch.core.module.LightningModule",
+        "pytorch_lightning.LightningModule",
+        "pytorch_lightning.core.LightningModule",
+        "pytorch_lightning.core.lightning.LightningModule",
+        "pytorch_lightning.core.module.LightningModule",
+    }
+)
+LIGHTNING_ROOTS = ("lightning.", "pytorch_lightning.", "lightning_fabric.")
+
+LIGHTNING_GRADIENT_FREE_HOOKS = frozenset(
+    """
+    validation_step test_step predict_step validation_step_end test_step_end validation_epoch_end test_epoch_end
+    on_validation_epoch_end on_test_epoch_end on_predict_epoch_end on_validation_start on_validation_end on_test_start
+    on_test_end on_predict_start on_predict_end on_validation_epoch_start on_test_epoch_start on_predict_epoch_start
+    on_validation_batch_start on_validation_batch_end on_test_batch_start on_test_batch_end on_predict_batch_start
+    on_predict_batch_end
+    """.split()
+)
+"""Hooks that the Trainer runs under ``inference_mode`` (``Trainer(inference_mode=True)`` is the default)."""
+
+LIGHTNING_TRAINING_HOOKS = frozenset({"training_step", "training_step_end"})
+"""Hooks whose returned loss the Trainer runs backward on."""
+
+LIGHTNING_EPOCH_HOOKS = frozenset(
+    """
+    on_train_epoch_end on_train_epoch_start on_validation_epoch_end on_validation_epoch_start on_test_epoch_end
+    on_test_epoch_start on_predict_epoch_end on_predict_epoch_start on_train_start on_train_end on_validation_start
+    on_validation_end on_test_start on_test_end on_fit_start on_fit_end on_train_batch_end on_train_batch_start
+    on_validation_batch_start on_validation_batch_end training_epoch_end validation_epoch_end test_epoch_end
+    on_epoch_end on_epoch_start on_predict_start on_predict_end
+    """.split()
+)
+"""Hooks in which what the steps collected is read and dropped."""
+
+HF_TRAINER_CLASSES = frozenset(
+    {
+        "transformers.Trainer",
+        "transformers.Seq2SeqTrainer",
+        "transformers.trainer.Trainer",
+        "transformers.trainer_seq2seq.Seq2SeqTrainer",
+        "trl.SFTTrainer",
+        "trl.DPOTrainer",
+        "trl.PPOTrainer",
+        "trl.GRPOTrainer",
+        "trl.RewardTrainer",
+        "trl.ORPOTrainer",
+        "trl.KTOTrainer",
+        "sentence_transformers.SentenceTransformerTrainer",
+    }
+)
+HF_GRADIENT_FREE_HOOKS = frozenset({"prediction_step", "compute_metrics", "preprocess_logits_for_metrics"})
+HF_LOSS_HOOKS = frozenset({"compute_loss", "training_step"})
+
+KERAS_GRADIENT_FREE_HOOKS = frozenset({"test_step", "predict_step"})
+KERAS_MODELS = frozenset({"keras.Model", "keras.models.Model"})
+
+GRADIENT_FREE_CLASSES = frozenset(
+    {"torch.autograd.Function", "torch.autograd.function.Function", "torch.optim.Optimizer", "torch.optim.optimizer.Optimizer", "torchmetrics.Metric", "torchmetrics.metric.Metric"}
+)
+"""Base classes whose methods the library runs with gradients disabled (``Function.forward``, ``Metric.update``)."""
+GRADIENT_FREE_METHODS = frozenset({"forward", "backward", "setup_context", "jvp", "vjp", "update", "compute"})
+
+ACCELERATORS = frozenset({"accelerate.Accelerator", "accelerate.accelerator.Accelerator"})
+FABRICS = frozenset({"lightning.Fabric", "lightning.fabric.Fabric", "lightning_fabric.Fabric", "lightning.fabric.fabric.Fabric"})
+ENGINE_FACTORIES = frozenset({"deepspeed.initialize"})
+"""Functions that return ``(engine, optimizer, loader, scheduler)``; ``engine.step()`` zeroes the gradients itself."""
+AMP_INITIALIZERS = frozenset({"apex.amp.initialize"})
+"""Functions that return ``(model, optimizer)``."""
+
+PRETRAINED_ROOTS = ("transformers.", "diffusers.", "sentence_transformers.", "peft.", "pytorch_transformers.", "pytorch_pretrained_bert.", "adapters.")
+PRETRAINED_NOT_MODULES = (
+    "Tokenizer", "TokenizerFast", "Config", "Processor", "Extractor", "Scheduler", "Arguments", "Trainer", "Pipeline",
+    "Collator", "Callback", "TokenizerBase", "Dataset",
+)
+"""Endings of class names under PRETRAINED_ROOTS that are no modules."""
+
+METRIC_ROOTS = ("torchmetrics.", "evaluate.", "ignite.metrics.", "sklearn.metrics.")
+"""Objects that detach what they are given, or work under no_grad."""
+
+DETACHING_SINK_METHODS = frozenset({"log", "log_dict", "log_metrics", "add_scalar", "add_scalars", "add_histogram", "add_image", "set_postfix", "set_description", "info", "debug", "warning", "error", "write", "set_postfix_str"})
+"""Methods of loggers and progress bars: they format their arguments and keep no tensor."""

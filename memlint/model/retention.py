@@ -1,0 +1,404 @@
+"""What outlives the iteration or the call that made it: running sums, containers, attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+import libcst as cst
+
+from memlint.findings import Applicability, Fix
+from memlint.model.aliases import argument_parameters, instance_class, qualified_names, sources
+from memlint.model.autograd import Attachment, attachment, differentiable_operands
+from memlint.model.containers import Insertion, container_origins, insertions_of
+from memlint.model.scopes import Function
+from memlint.model.source_text import code
+from memlint.model.values import (
+    Argument,
+    Attribute,
+    Binary,
+    Call,
+    Choice,
+    Constant,
+    Display,
+    Item,
+    Loop,
+    Occurrence,
+    Parameter,
+    Phi,
+    Region,
+    Store,
+    Unary,
+    Value,
+    operand_occurrences,
+)
+
+
+class Span(str, Enum):
+    """What a holder outlives."""
+
+    ITERATION = "iteration"
+    """The iterations of a loop in the same function."""
+    CALL = "call"
+    """The calls of the function: it is an attribute, or belongs to the module or an enclosing function."""
+
+
+@dataclass(frozen=True)
+class Accumulation:
+    """A holder that is replaced by a function of its old value and of ``addends``, time after time.
+
+    ``total += loss``, ``avg = 0.9 * avg + 0.1 * loss``, ``self.sum += x``, ``d[k] = d.get(k, 0) + x``.
+    """
+
+    store: Store
+    value: Value
+    """The new value of the holder."""
+    addends: tuple[Occurrence, ...]
+    """What is combined with the old value."""
+    span: Span
+    loop: Loop | None
+    """For Span.ITERATION the loop over whose iterations the holder lives; else the loop around the store, if any."""
+
+    @property
+    def holder(self) -> cst.CSTNode:
+        """The expression that names the holder."""
+        return self.store.target
+
+
+_ARITHMETIC_CALLS = frozenset({"torch.add", "torch.sub", "torch.mul", "torch.lerp", "torch.cat", "torch.concat", "torch.vstack", "torch.hstack"})
+
+
+_ARITHMETIC_METHODS = frozenset(
+    {"add", "sub", "mul", "div", "lerp", "add_", "sub_", "mul_", "div_", "lerp_", "detach", "clone"}
+)
+
+
+def accumulations(function: Function) -> Iterator[Accumulation]:
+    """The accumulations in one function, in the order of their stores."""
+    for store in function.stores:
+        found = _accumulation(store)
+        if found is not None:
+            yield found
+
+
+def _accumulation(store: Store) -> Accumulation | None:
+    if not isinstance(store.value, (Binary, Call, Phi, Choice)):
+        return None
+    span_loop = _carrying_loop(store)
+    if span_loop is not None:
+        return _build(store, lambda value: _is_head(value, store.key), Span.ITERATION, span_loop)
+    if store.attribute is not None and store.base is not None and instance_class(store.base) is not None:
+        return _build(store, lambda value: _reads_attribute(value, store), Span.CALL, store.region.loop)
+    if store.index is not None and store.base is not None:
+        span, loop = container_span(store.base, store.region)
+        if span is not None:
+            return _build(store, lambda value: _reads_item(value, store), span, loop)
+    return None
+
+
+def _build(store: Store, is_old: Callable[[Value], bool], span: Span, loop: Loop | None) -> Accumulation | None:
+    addends: list[Occurrence] = []
+    if not _split(store.value, is_old, addends, set()) or not addends:
+        return None
+    return Accumulation(store, store.value, tuple(addends), span, loop)
+
+
+def _split(value: Value, is_old: Callable[[Value], bool], addends: list[Occurrence], seen: set[int]) -> bool:
+    """Whether ``value`` combines the old value with others, which are collected in ``addends``."""
+    if id(value) in seen:
+        return False
+    seen.add(id(value))
+    if is_old(value):
+        return True
+    parts = _combined(value)
+    old = [_split(part.value, is_old, addends, seen) for part in parts]
+    if any(old):
+        addends.extend(part for part, is_part_old in zip(parts, old, strict=True) if not is_part_old)
+    return any(old)
+
+
+def _combined(value: Value) -> tuple[Occurrence, ...]:
+    """The operands of an operation that merges old and new."""
+    match value:
+        case Binary() | Choice() | Item():
+            return operand_occurrences(value)
+        case Phi() if value.loop is None:
+            return operand_occurrences(value)
+        case Call():
+            names = qualified_names(value.callee)
+            if names & _ARITHMETIC_CALLS:
+                first = value.arguments[0].value if value.arguments else None
+                if isinstance(first, Display):
+                    return operand_occurrences(first)
+                return operand_occurrences(value)
+            if value.method in _ARITHMETIC_METHODS and value.receiver is not None:
+                return operand_occurrences(value)
+    return ()
+
+
+def _carrying_loop(store: Store) -> Loop | None:
+    """The outermost loop that hands the stored value on to its next iteration without a fresh start."""
+    if store.key is None:
+        return None
+    found: Loop | None = None
+    for loop in store.region.loops():
+        phi = loop.phis.get(store.key)
+        if phi is None or len(phi.inputs) < 2:
+            break
+        if _passes_on(phi, store.value):
+            found = found or loop
+    return found
+
+
+def _passes_on(phi: Phi, value: Value) -> bool:
+    pending = list(phi.inputs[1:])
+    seen: set[int] = set()
+    while pending:
+        current = pending.pop()
+        if current is value:
+            return True
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, Phi):
+            pending.extend(current.inputs)
+    return False
+
+
+def _is_head(value: Value, key: str | None) -> bool:
+    return isinstance(value, Phi) and value.loop is not None and value.key == key
+
+
+def _reads_attribute(value: Value, store: Store) -> bool:
+    if isinstance(value, Phi) and value.key == store.key:
+        return True
+    return isinstance(value, Attribute) and value.name == store.attribute and instance_class(value.base) is not None
+
+
+def _reads_item(value: Value, store: Store) -> bool:
+    base: Value | None = None
+    if isinstance(value, Item):
+        base = value.base
+    elif isinstance(value, Call) and value.method in {"get", "setdefault", "pop"}:
+        base = value.receiver
+    elif isinstance(value, Phi) and value.key == store.key:
+        return True
+    return base is not None and store.base is not None and same_object(base, store.base)
+
+
+def same_object(one: Value, other: Value) -> bool:
+    """Whether two values are known to name the same object."""
+    if one is other:
+        return True
+    mine, theirs = sources(one), sources(other)
+    return any(a is b for a in mine for b in theirs)
+
+
+# ------------------------------------------------------------------------ containers
+
+
+def container_span(container: Value, region: Region) -> tuple[Span | None, Loop | None]:
+    """What a container outlives that is filled in ``region``, and the loop over whose iterations it is filled.
+
+    (None, None) if it is made anew for every iteration of the loops around, or if there is no loop and it is local.
+    """
+    origins = container_origins(container)
+    here = [origin for origin in origins if origin.region.function is region.function]
+    outside = _belongs_outside(container, region.function)
+    loops = [loop for loop in region.loops()]
+    if here and not outside:
+        outlived = [loop for loop in loops if not all(origin.region.within(loop) for origin in here)]
+        return (Span.ITERATION, outlived[0]) if outlived else (None, None)
+    if outside or any(origin.region.function is not region.function for origin in origins):
+        return Span.CALL, loops[0] if loops else None
+    parameter = _parameter_behind(container)
+    if parameter is not None and loops:
+        return Span.ITERATION, loops[0]
+    return None, None
+
+
+def _belongs_outside(container: Value, function: Function) -> bool:
+    """Whether the container is an attribute of the instance, or a variable of the module or an enclosing function."""
+    value = container
+    while isinstance(value, (Phi, Item)):
+        value = value.inputs[0] if isinstance(value, Phi) else value.base
+    if isinstance(value, Attribute):
+        return instance_class(value.base) is not None
+    return value.__class__.__name__ == "Free"
+
+
+def _parameter_behind(container: Value) -> Parameter | None:
+    value = container
+    while isinstance(value, (Phi, Item)):
+        value = value.inputs[0] if isinstance(value, Phi) else value.base
+    return value if isinstance(value, Parameter) and value.index is not None else None
+
+
+@dataclass(frozen=True)
+class Stash:
+    """A container that outlives the iteration or call gets ``value``."""
+
+    insertion: Insertion
+    span: Span
+    loop: Loop | None
+
+    @property
+    def value(self) -> Value:
+        """What is put in."""
+        return self.insertion.value
+
+
+def stashes(function: Function) -> Iterator[Stash]:
+    """What one function puts into containers that outlive the iteration (or, without a loop, the call)."""
+    for insertion in _insertions(function):
+        span, loop = container_span(insertion.container, insertion.event.region)
+        if span is not None:
+            yield Stash(insertion, span, loop)
+
+
+def _insertions(function: Function) -> Iterator[Insertion]:
+    for call in function.calls:
+        yield from insertions_of(call)
+    for store in function.stores:
+        if store.index is not None and store.base is not None and not isinstance(store.index, Constant):
+            yield Insertion(store.base, store.value, store, store.node)
+    for binary in function.sums:
+        # ``losses += [loss]`` and ``losses = losses + [loss]``
+        if binary.operator == "+" and isinstance(binary.right, Display) and binary.right.kind == "list":
+            for element in binary.right.elements:
+                yield Insertion(binary.left, element, binary, element.node)
+
+
+# ------------------------------------------------------------------------- summaries
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """A function keeps what is passed for ``parameter`` beyond the call: summed up, or in a container."""
+
+    parameter: Parameter
+    summed: bool
+    node: cst.CSTNode
+    holder: cst.CSTNode
+
+
+def keepings(function: Function) -> tuple[Keeping, ...]:
+    """Parameters that ``function`` keeps with their graph in attributes of its instance or outer variables."""
+    memo = function.module.project.memo
+    key = ("keepings", id(function))
+    if key not in memo:
+        memo[key] = (function, ())
+        memo[key] = (function, tuple(_keepings(function.lower())))
+    return memo[key][1]  # type: ignore[no-any-return]
+
+
+def _keepings(function: Function) -> Iterator[Keeping]:
+    for accumulation in accumulations(function):
+        if accumulation.span is Span.CALL:
+            for addend in accumulation.addends:
+                for parameter in _parameters_in(addend.value, function):
+                    yield Keeping(parameter, True, accumulation.store.node, accumulation.holder)
+    for stash in stashes(function):
+        if stash.span is Span.CALL:
+            for parameter in _parameters_in(stash.value, function):
+                yield Keeping(parameter, False, stash.insertion.node, stash.insertion.container.node)
+    for call in function.calls:
+        for argument in call.arguments if _kept_beyond(call, function) else ():
+            for keeping in kept_arguments(call, argument):
+                for parameter in _parameters_in(argument.value, function):
+                    yield Keeping(parameter, keeping.summed, call.node, call.node)
+
+
+def _kept_beyond(call: Call, function: Function) -> bool:
+    """Whether the object whose method is called outlives ``function``."""
+    receiver = call.receiver
+    if receiver is None:
+        return True
+    return _belongs_outside(receiver, function) or isinstance(receiver, Parameter) or instance_class(receiver) is not None
+
+
+def _parameters_in(value: Value, function: Function) -> Iterator[Parameter]:
+    """Parameters of ``function`` whose graph reaches ``value``, those of the instance left out."""
+    found: set[str] = set()
+    for ancestor in local_ancestors(value):
+        if isinstance(ancestor, Parameter) and ancestor.function is function and ancestor is not function.instance:
+            if ancestor.name not in found:
+                found.add(ancestor.name)
+                yield ancestor
+
+
+def local_ancestors(value: Value) -> Iterator[Value]:
+    """Like :func:`~memlint.model.autograd.ancestors`, within the function of ``value``."""
+    seen: set[int] = set()
+    pending = [value]
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        pending.extend(differentiable_operands(current))
+
+
+# --------------------------------------------------------------------------- queries
+
+
+def made_within(value: Value, loop: Loop) -> bool:
+    """Whether the graph of ``value`` is built in each iteration of ``loop`` (or in a function called there)."""
+    calls = [a for a in local_ancestors(value) if isinstance(a, Call) and attachment(a) > Attachment.UNKNOWN]
+    if calls:
+        return any(call.region.within(loop) for call in calls)
+    return any(a.region.within(loop) and not isinstance(a, Phi) for a in local_ancestors(value) if attachment(a) > Attachment.UNKNOWN)
+
+
+def attached_leaves(where: Occurrence) -> tuple[Occurrence, ...]:
+    """The operands of an arithmetic expression that carry the graph into it; the expression itself if it is no arithmetic.
+
+    An expression that stands behind a name is not taken apart: the name is where it is used.
+    """
+    value = where.value
+    if isinstance(value, (Binary, Unary)) and value.node is where.node:
+        return tuple(leaf for operand in operand_occurrences(value) for leaf in attached_leaves(operand))
+    return (where,) if attachment(value) > Attachment.UNKNOWN else ()
+
+
+_TRANSFERS = frozenset({"cpu", "to", "cuda", "numpy", "clone", "float", "half", "double", "bfloat16", "contiguous", "tolist"})
+
+
+def detach_point(where: Occurrence) -> Occurrence:
+    """Where ``.detach()`` belongs: before a transfer such as ``.cpu()``, whose result would keep the graph."""
+    value = where.value
+    while isinstance(value, Call) and value.node is where.node and value.method in _TRANSFERS:
+        receiver = operand_occurrences(value)[0]
+        if attachment(receiver.value) <= Attachment.UNKNOWN:
+            break
+        where, value = receiver, receiver.value
+    return where
+
+
+def attached_members(where: Occurrence) -> tuple[Occurrence, ...]:
+    """The attached values in a literal that is kept: each element of ``(a, b)`` or ``{"x": a}``; else ``value``."""
+    value = where.value
+    if isinstance(value, Display) and value.node is where.node:
+        return tuple(member for operand in operand_occurrences(value) for member in attached_members(operand))
+    return (where,) if attachment(value) > Attachment.UNKNOWN else ()
+
+
+def detach_fix(target: cst.CSTNode) -> Fix:
+    """The safe fix for an attached value that is kept: same value, type and device, no graph, no synchronisation."""
+    return Fix(
+        "call_method",
+        f"Keep `{code(target)}.detach()`",
+        Applicability.SAFE,
+        {"expression": target},
+        {"method": "detach"},
+    )
+
+
+def kept_arguments(call: Call, argument: Argument) -> Iterator[Keeping]:
+    """How the functions of the project that ``call`` runs keep ``argument`` beyond the call."""
+    for parameter in argument_parameters(call, argument):
+        for keeping in keepings(parameter.function):
+            if keeping.parameter is parameter:
+                yield keeping

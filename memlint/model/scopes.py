@@ -1,0 +1,237 @@
+"""Modules, classes and functions of a project, with what lowering found in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import libcst as cst
+
+from memlint.model.values import Attribute, Binary, Call, Deletion, Exit, Loop, Parameter, Region, Store, Value
+
+if TYPE_CHECKING:
+    from memlint.model.project import Project
+
+
+class Function:
+    """A body of code that runs as one: a ``def``, a ``lambda``, or the top level of a module.
+
+    The body is lowered when it is first asked for, so that a file which is only consulted for one of its functions
+    costs no more than that function.
+    """
+
+    __slots__ = (
+        "_lowered",
+        "attributes",
+        "bindings",
+        "body",
+        "calls",
+        "classes",
+        "decorators",
+        "defaults",
+        "deletions",
+        "exits",
+        "functions",
+        "global_names",
+        "loops",
+        "module",
+        "name",
+        "node",
+        "owner",
+        "parameters",
+        "parent",
+        "statements",
+        "stores",
+        "sums",
+    )
+
+    def __init__(
+        self,
+        node: cst.FunctionDef | cst.Lambda | cst.Module,
+        name: str,
+        module: Module,
+        parent: Function | None,
+        owner: Class | None,
+    ) -> None:
+        self.node = node
+        self.name = name
+        self.module = module
+        self.parent = parent
+        self.owner = owner
+        self.decorators: list[Value] = []
+        self.defaults: dict[str, Value] = {}
+        """What the enclosing scope evaluates parameters' defaults to, by parameter name."""
+        self.parameters: list[Parameter] = []
+        self.body = Region(None, self, node, 0)
+        self.bindings: dict[str, list[Value]] = {}
+        self.calls: list[Call] = []
+        self.attributes: list[Attribute] = []
+        self.stores: list[Store] = []
+        self.sums: list[Binary] = []
+        self.exits: list[Exit] = []
+        self.loops: list[Loop] = []
+        self.deletions: list[Deletion] = []
+        self.statements: list[Value] = []
+        self.functions: list[Function] = []
+        self.classes: list[Class] = []
+        self.global_names: set[str] = set()
+        self._lowered = False
+
+    def __repr__(self) -> str:
+        return f"<Function {self.qualified_name}>"
+
+    @property
+    def qualified_name(self) -> str:
+        """Dotted name from the module down."""
+        if self.parent is None:
+            return self.module.name
+        outer = self.owner.qualified_name if self.owner else self.parent.qualified_name
+        return f"{outer}.{self.name}"
+
+    @property
+    def is_method(self) -> bool:
+        """Whether the first parameter is the instance (or the class)."""
+        return self.owner is not None and bool(self.parameters) and not self.is_static
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the function is declared ``@staticmethod``."""
+        node = self.node
+        return isinstance(node, cst.FunctionDef) and any(
+            isinstance(d.decorator, cst.Name) and d.decorator.value == "staticmethod" for d in node.decorators
+        )
+
+    @property
+    def is_generator(self) -> bool:
+        """Whether the body yields."""
+        return any(exit.kind != "return" for exit in self.exits)
+
+    @property
+    def instance(self) -> Parameter | None:
+        """The parameter that a method is called on."""
+        return self.parameters[0] if self.is_method else None
+
+    @property
+    def returns(self) -> list[Exit]:
+        """The ``return`` statements (for a lambda, its expression)."""
+        return [exit for exit in self.exits if exit.kind == "return"]
+
+    def lower(self) -> Function:
+        """Lowers the body unless that has been done; returns the function itself."""
+        if not self._lowered:
+            self._lowered = True
+            from memlint.model.lowering import lower  # noqa: PLC0415 - the two modules need each other
+
+            lower(self)
+        return self
+
+    def walk(self) -> Iterator[Function]:
+        """This function, those defined in it, and the methods of classes defined in it; all lowered."""
+        self.lower()
+        yield self
+        for function in self.functions:
+            yield from function.walk()
+
+
+class Class:
+    """A class statement."""
+
+    def __init__(self, node: cst.ClassDef, name: str, module: Module, scope: Function) -> None:
+        self.node = node
+        self.name = name
+        self.module = module
+        self.scope = scope
+        self.bases: list[Value] = []
+        self.decorators: list[Value] = []
+        self.methods: dict[str, Function] = {}
+        self.attributes: dict[str, list[Value]] = {}
+        """Class-level assignments by name."""
+        self.annotations: dict[str, cst.BaseExpression] = {}
+
+    def __repr__(self) -> str:
+        return f"<Class {self.qualified_name}>"
+
+    @property
+    def qualified_name(self) -> str:
+        """Dotted name from the module down."""
+        return f"{self.scope.qualified_name}.{self.name}"
+
+    @cached_property
+    def instance_stores(self) -> dict[str, list[Store]]:
+        """Stores to ``self.name`` in the methods of this class, by name."""
+        found: dict[str, list[Store]] = {}
+        for method in self.methods.values():
+            for function in method.walk():
+                for store in function.stores:
+                    if store.attribute is not None and store.base is not None and refers_to_instance(store.base, self):
+                        found.setdefault(store.attribute, []).append(store)
+        return found
+
+    def initial_stores(self, name: str) -> list[Store]:
+        """Stores to ``self.name`` in ``__init__`` and its equals in the frameworks."""
+        starting = {"__init__", "__post_init__", "setup", "build", "configure_model"}
+        return [store for store in self.instance_stores.get(name, []) if store.function.name in starting]
+
+
+def refers_to_instance(value: Value, owner: Class) -> bool:
+    """Whether ``value`` is the instance on which a method of ``owner`` runs."""
+    from memlint.model.values import Free, Phi  # noqa: PLC0415
+
+    if isinstance(value, Phi):
+        return bool(value.inputs) and refers_to_instance(value.inputs[0], owner)
+    if isinstance(value, Free):
+        bound = value.scope.bindings.get(value.name, [])
+        return len(bound) == 1 and refers_to_instance(bound[0], owner)
+    if not isinstance(value, Parameter) or value.index != 0:
+        return False
+    return value.function.owner is owner and value.function.is_method
+
+
+class Module:
+    """A parsed file of the project."""
+
+    def __init__(self, path: Path, name: str, tree: cst.Module, project: Project, is_package: bool) -> None:
+        self.path = path
+        self.name = name
+        self.tree = tree
+        self.project = project
+        self.is_package = is_package
+        self.star_imports: list[str] = []
+        self.body = Function(tree, "<module>", self, None, None)
+
+    def __repr__(self) -> str:
+        return f"<Module {self.name}>"
+
+    @cached_property
+    def functions(self) -> tuple[Function, ...]:
+        """The top level and every function, method and lambda of the file, lowered."""
+        return tuple(self.body.walk())
+
+    @cached_property
+    def calls_by_name(self) -> dict[str, list[Call]]:
+        """Calls in the file by the last component of what is called (``f`` for ``f()``, ``m.f()``, ``a.b.f()``)."""
+        found: dict[str, list[Call]] = {}
+        for function in self.functions:
+            for call in function.calls:
+                found.setdefault(call.name, []).append(call)
+        return found
+
+    @cached_property
+    def loads(self) -> dict[str, list[Attribute]]:
+        """Reads of the form ``x.name`` in the file, by ``name``."""
+        found: dict[str, list[Attribute]] = {}
+        for function in self.functions:
+            for value in function.attributes:
+                found.setdefault(value.name, []).append(value)
+        return found
+
+    def absolute(self, relative: str, dots: int) -> str:
+        """The absolute name of the module ``relative`` that stands behind ``dots`` dots in an import."""
+        if dots == 0:
+            return relative
+        parts = self.name.split(".")
+        keep = len(parts) - dots + (1 if self.is_package else 0)
+        base = ".".join(parts[: max(keep, 0)])
+        return ".".join(part for part in (base, relative) if part)

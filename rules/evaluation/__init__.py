@@ -1,0 +1,1 @@
+"""Family 6xx: evaluation and inference."""

@@ -1,0 +1,1 @@
+"""Family 2xx: gradients and step hygiene."""

@@ -1,0 +1,1 @@
+"""Family 1xx: graphs that outlive their step."""

@@ -1,0 +1,1 @@
+"""Family 8xx: loading, distribution, allocator."""
