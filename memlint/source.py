@@ -16,12 +16,14 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import libcst
 from libcst._nodes.internal import CodegenState
 
 from memlint.diagnostics import Diagnostic, Edit, Location
+
+_Node = TypeVar("_Node", bound=libcst.CSTNode)
 
 Statement = libcst.BaseSmallStatement | libcst.BaseCompoundStatement | libcst.SimpleStatementLine
 
@@ -215,9 +217,10 @@ class Source:
     @cached_property
     def _joined_rows(self) -> list[tuple[int, int]]:
         """Ranges of rows that a string or a continuation joins, sorted, merged where they share a row."""
-        spans = [span for node in self._nodes.parents if _joins_rows(node) for span in [self.span(node)]]
+        continuations = (self.span(node) for node in self._nodes.of_kind(libcst.SimpleWhitespace) if "\\" in node.value)
         joined: list[tuple[int, int]] = []
-        for first, last in sorted((self.place(start).row, self.place(end).row) for start, end in spans):
+        for start, end in sorted([*self._multi_line_strings, *continuations]):
+            first, last = self.place(start).row, self.place(end).row
             if joined and first <= joined[-1][1]:
                 joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
             elif first < last:
@@ -231,15 +234,22 @@ class Source:
 
     @cached_property
     def _multi_line_strings(self) -> list[Span]:
-        spans = (self.span(node) for node in self._nodes.parents if isinstance(node, _STRINGS))
+        spans = (self.span(node) for kind in _STRINGS for node in self._nodes.of_kind(kind))
         return [span for span in spans if _NEWLINE.search(self.text, span.start, span.end)]
 
+    def has_comment(self, start: int, end: int) -> bool:
+        """Whether a comment starts between two offsets."""
+        return any(start <= comment < end for comment in self._comments)
 
-_STRINGS = (libcst.SimpleString, libcst.FormattedString, libcst.TemplatedString)
+    @cached_property
+    def _comments(self) -> list[int]:
+        return [self.span(comment).start for comment in self._nodes.of_kind(libcst.Comment)]
 
 
-def _joins_rows(node: libcst.CSTNode) -> bool:
-    return isinstance(node, _STRINGS) or (isinstance(node, libcst.SimpleWhitespace) and "\\" in node.value)
+# Template strings came with Python 3.14 and later versions of libcst.
+_STRINGS: tuple[type[libcst.CSTNode], ...] = tuple(
+    getattr(libcst, kind) for kind in ("SimpleString", "FormattedString", "TemplatedString") if hasattr(libcst, kind)
+)
 
 
 def _encoding(data: bytes) -> str:
@@ -280,6 +290,10 @@ class _Nodes:
         self._spans = recorder.spans
         generated = "".join(recorder.tokens)
         self._offsets = None if generated == text else _align(generated, text)
+
+    def of_kind(self, kind: type[_Node]) -> Iterator[_Node]:
+        """The nodes of one type, in the order of the text."""
+        return (node for node in self.parents if isinstance(node, kind))
 
     def span(self, node: libcst.CSTNode) -> Span:
         start, end = self._spans[node]

@@ -12,9 +12,7 @@ from memlint.registry import fixer
 from memlint.source import Source
 
 
-def locate(
-    findings: Iterable[Finding], source: Source, path: Path, url_of: Callable[[str], str]
-) -> list[Diagnostic]:
+def locate(findings: Iterable[Finding], source: Source, path: Path, url_of: Callable[[str], str]) -> list[Diagnostic]:
     """The diagnostics of ``findings`` in ``source``, in the order of their places.
 
     ``url_of`` gives the documentation page of a rule's code. A fix that its fixer cannot make here is left out.

@@ -1,0 +1,68 @@
+"""What the fixers' tests share: asking for a fix in a few words, and applying it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import libcst
+import pytest
+
+from memlint.edits import Replacement, applied, merged
+from memlint.findings import Applicability, Fix
+from memlint.source import Source
+
+KINDS: dict[str, tuple[type[libcst.CSTNode], ...]] = {
+    "expression": (libcst.BaseExpression, libcst.StarredElement),
+    "statement": (libcst.BaseSmallStatement, libcst.BaseCompoundStatement),
+    "anchor": (libcst.BaseSmallStatement, libcst.BaseCompoundStatement),
+    "function": (libcst.FunctionDef,),
+    "call": (libcst.Call,),
+    "argument": (libcst.Arg,),
+}
+
+
+class Repair(Protocol):
+    def __call__(self, before: str, targets: dict[str, str | tuple[str, ...]], **options: str) -> str: ...
+
+
+def located(source: Source, kind: str, code: str) -> libcst.CSTNode:
+    """The first of the largest nodes of this kind whose text is, or for a function begins with, ``code``."""
+    fitting = (node for node in walk(source.tree) if isinstance(node, KINDS[kind]))
+    for node in fitting:
+        text = source.code(node)
+        if text == code or (isinstance(node, libcst.BaseCompoundStatement) and text.startswith(code)):
+            return node
+    raise AssertionError(f"{code!r} is no {kind} of the program")
+
+
+def walk(node: libcst.CSTNode) -> Iterator[libcst.CSTNode]:
+    yield node
+    for child in node.children:
+        yield from walk(child)
+
+
+@pytest.fixture
+def repair(request: pytest.FixtureRequest) -> Callable[..., str]:
+    """Applies the fixer that the test module is named after; targets are given by their text."""
+    fixer = request.module.__name__.rpartition("test_")[2]
+
+    def apply(before: str, targets: dict[str, str | tuple[str, ...]], **options: str) -> str:
+        source = Source(before)
+        source.attach(libcst.parse_module(before))
+        nodes = {
+            kind: tuple(located(source, kind, code) for code in ([codes] if isinstance(codes, str) else codes))
+            for kind, codes in targets.items()
+        }
+        fix = Fix(
+            fixer, "message", Applicability.SAFE, nodes, {name.rstrip("_"): text for name, text in options.items()}
+        )
+        edits = merged(importlib.import_module(f"memlint.fixers.{fixer}").edits(fix, source))
+        after = applied(
+            before, [Replacement(source.offset(e.location), source.offset(e.end_location), e.content) for e in edits]
+        )
+        libcst.parse_module(after)
+        return after
+
+    return apply
