@@ -27,7 +27,7 @@ from memlint.model.aliases import (
     sources,
 )
 from memlint.model.containers import GROWING_METHODS, elements, insertions_of, names_of
-from memlint.model.effects import backward_of, backward_roots, returns_loss_to_framework
+from memlint.model.effects import backward_of, backward_roots, freeing_roots, returns_loss_to_framework
 from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.kinds import Role, class_of, kinds, role
 from memlint.model.knowledge import frameworks, torch
@@ -56,6 +56,7 @@ from memlint.model.values import (
     Parameter,
     Part,
     Phi,
+    Region,
     Store,
     Unary,
     Unbound,
@@ -531,7 +532,52 @@ def _call_operands(call: Call) -> tuple[Value, ...]:
     if call.method in torch.DETACHING_METHODS and call.receiver is not None and class_of(call.receiver) is None:
         return ()
     receiver = () if call.receiver is None else (call.receiver,)
+    functions = callees(call)
+    if functions and not any(isinstance(source, ClassValue) for source in sources(call.callee)):
+        passing = _passing_arguments(call, functions)
+        if passing is not None:
+            return passing
     return (*receiver, *(argument.value for argument in call.arguments))
+
+
+def _passing_arguments(call: Call, functions: tuple[Function, ...]) -> tuple[Value, ...] | None:
+    """The arguments whose gradient the called functions of the project let through; None if not all are in sight."""
+    if call.is_open:
+        return None
+    found: list[Value] = []
+    for function in functions:
+        bound = bound_arguments(call, function)
+        if any(parameter.star for parameter in function.parameters):
+            return None
+        found.extend(bound[name] for name in gradient_parameters(function) if name in bound)
+    return tuple(found)
+
+
+def gradient_parameters(function: Function) -> frozenset[str]:
+    """The parameters of ``function`` from which a gradient flows to what it returns or yields."""
+    memo = function.module.project.memo
+    key = ("gradient_parameters", id(function))
+    if key not in memo:
+        memo[key] = (function, frozenset())
+        names: set[str] = set()
+        if not declared_without_grad(function):
+            for exit in function.exits:
+                names.update(v.name for v in local_ancestors(exit.value) if isinstance(v, Parameter) and v.function is function)
+        memo[key] = (function, frozenset(names))
+    return memo[key][1]  # type: ignore[no-any-return]
+
+
+def local_ancestors(value: Value) -> Iterator[Value]:
+    """Like :func:`ancestors`, within the function of ``value``."""
+    seen: set[int] = set()
+    pending = [value]
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        pending.extend(differentiable_operands(current))
 
 
 def ancestors(root: Value) -> tuple[Value, ...]:
@@ -614,6 +660,21 @@ def drain(value: Value) -> Drain:
     if nearer:
         return Drain.DRAINED
     return Drain.UNDRAINED if not freed and not _escapes_to_caller(value.function) else Drain.UNKNOWN
+
+
+def drained_within(value: Value, region: Region) -> bool:
+    """Whether a freeing backward inside ``region`` runs over all that ``value`` was computed from.
+
+    A later backward through ``value`` would then raise, so nothing that keeps it can be there for one.
+    """
+    upstream = graph_sources(value) or (value,)
+    freed: set[int] = set()
+    for call in region.function.calls:
+        if not call.region.within(region):
+            continue
+        for root in freeing_roots(call):
+            freed.update(id(ancestor) for ancestor in ancestors(root))
+    return id(value) in freed or all(id(call) in freed for call in upstream)
 
 
 def _escapes_to_caller(function: Function) -> bool:

@@ -216,18 +216,30 @@ def backward_roots(function: Function, freeing: bool = False) -> Iterator[Value]
     ``freeing``: only backwards that do not keep the graph.
     """
     for call in function.calls:
-        backward = backward_of(call)
-        if backward is not None:
-            if not (freeing and (backward.retains or (backward.creates_graph and backward.retains is not False))):
-                yield from backward.roots
-            continue
-        for argument in call.arguments:
-            for parameter in argument_parameters(call, argument):
-                if parameter.function is not function and parameter.name in runs_backward_on(parameter.function):
-                    yield argument.value
+        yield from freeing_roots(call) if freeing else started_roots(call)
     if returns_loss_to_framework(function):
         for exit in function.returns:
             yield exit.value
+
+
+def started_roots(call: Call) -> Iterator[Value]:
+    """The values over which ``call`` starts a backward, itself or in the function of the project that it calls."""
+    backward = backward_of(call)
+    if backward is not None:
+        yield from backward.roots
+        return
+    for argument in call.arguments:
+        for parameter in argument_parameters(call, argument):
+            if parameter.function is not call.function and parameter.name in runs_backward_on(parameter.function):
+                yield argument.value
+
+
+def freeing_roots(call: Call) -> Iterator[Value]:
+    """Like :func:`started_roots`, without backwards that keep the graph."""
+    backward = backward_of(call)
+    keeps = backward is not None and (backward.retains or (backward.creates_graph and backward.retains is not False))
+    if not keeps:
+        yield from started_roots(call)
 
 
 def returns_loss_to_framework(function: Function) -> bool:

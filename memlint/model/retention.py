@@ -10,7 +10,7 @@ import libcst as cst
 
 from memlint.findings import Applicability, Fix
 from memlint.model.aliases import argument_parameters, instance_class, qualified_names, sources
-from memlint.model.autograd import Attachment, attachment, differentiable_operands
+from memlint.model.autograd import Attachment, attachment, local_ancestors
 from memlint.model.containers import Insertion, container_origins, insertions_of
 from memlint.model.scopes import Function
 from memlint.model.source_text import code
@@ -48,10 +48,14 @@ class Span(str, Enum):
 class Accumulation:
     """A holder that is replaced by a function of its old value and of ``addends``, time after time.
 
-    ``total += loss``, ``avg = 0.9 * avg + 0.1 * loss``, ``self.sum += x``, ``d[k] = d.get(k, 0) + x``.
+    ``total += loss``, ``avg = 0.9 * avg + 0.1 * loss``, ``self.sum += x``, ``d[k] = d.get(k, 0) + x``, ``self.sum.add_(x)``.
     """
 
-    store: Store
+    holder: cst.CSTNode
+    """The expression that names the holder."""
+    attribute: str | None
+    """The attribute of the instance that is the holder, if it is one."""
+    statement: cst.CSTNode
     value: Value
     """The new value of the holder."""
     addends: tuple[Occurrence, ...]
@@ -59,11 +63,6 @@ class Accumulation:
     span: Span
     loop: Loop | None
     """For Span.ITERATION the loop over whose iterations the holder lives; else the loop around the store, if any."""
-
-    @property
-    def holder(self) -> cst.CSTNode:
-        """The expression that names the holder."""
-        return self.store.target
 
 
 _ARITHMETIC_CALLS = frozenset({"torch.add", "torch.sub", "torch.mul", "torch.lerp", "torch.cat", "torch.concat", "torch.vstack", "torch.hstack"})
@@ -75,15 +74,19 @@ _ARITHMETIC_METHODS = frozenset(
 
 
 def accumulations(function: Function) -> Iterator[Accumulation]:
-    """The accumulations in one function, in the order of their stores."""
+    """The accumulations in one function: by assignment, then by in-place methods."""
     for store in function.stores:
-        found = _accumulation(store)
+        found = _assigned(store)
+        if found is not None:
+            yield found
+    for call in function.calls:
+        found = _in_place(call)
         if found is not None:
             yield found
 
 
-def _accumulation(store: Store) -> Accumulation | None:
-    if not isinstance(store.value, (Binary, Call, Phi, Choice)):
+def _assigned(store: Store) -> Accumulation | None:
+    if not isinstance(store.value, (Binary, Call, Phi, Choice, Item)):
         return None
     span_loop = _carrying_loop(store)
     if span_loop is not None:
@@ -101,7 +104,39 @@ def _build(store: Store, is_old: Callable[[Value], bool], span: Span, loop: Loop
     addends: list[Occurrence] = []
     if not _split(store.value, is_old, addends, set()) or not addends:
         return None
-    return Accumulation(store, store.value, tuple(addends), span, loop)
+    attribute = store.attribute if store.base is not None and instance_class(store.base) is not None else None
+    return Accumulation(store.target, attribute, store.node, store.value, tuple(addends), span, loop)
+
+
+_IN_PLACE = frozenset({"add_", "sub_", "lerp_", "addcmul_", "addcdiv_"})
+
+
+def _in_place(call: Call) -> Accumulation | None:
+    """``holder.add_(x)`` or ``holder.mul_(m).add_(x)`` on something that outlives the iteration or the call."""
+    if call.method not in _IN_PLACE or not call.arguments:
+        return None
+    holder = operand_occurrences(call)[0]
+    while isinstance(holder.value, Call) and (holder.value.method or "").endswith("_") and holder.value.receiver is not None:
+        holder = operand_occurrences(holder.value)[0]
+    addends = tuple(o for o in operand_occurrences(call)[1:] if not isinstance(o.value, Constant))
+    if not addends:
+        return None
+    span, loop, attribute = _lifetime(holder.value, call.region)
+    if span is None:
+        return None
+    return Accumulation(holder.node, attribute, call.node, call, addends, span, loop)
+
+
+def _lifetime(holder: Value, region: Region) -> tuple[Span | None, Loop | None, str | None]:
+    value = holder
+    while isinstance(value, Phi) and value.loop is not None:
+        value = value.inputs[0]
+    if isinstance(value, Attribute) and instance_class(value.base) is not None:
+        return Span.CALL, region.loop, value.name
+    outlived = [loop for loop in region.loops() if not value.region.within(loop)]
+    if outlived and value.function is region.function:
+        return Span.ITERATION, outlived[0], None
+    return None, None, None
 
 
 def _split(value: Value, is_old: Callable[[Value], bool], addends: list[Occurrence], seen: set[int]) -> bool:
@@ -298,7 +333,7 @@ def _keepings(function: Function) -> Iterator[Keeping]:
         if accumulation.span is Span.CALL:
             for addend in accumulation.addends:
                 for parameter in _parameters_in(addend.value, function):
-                    yield Keeping(parameter, True, accumulation.store.node, accumulation.holder)
+                    yield Keeping(parameter, True, accumulation.statement, accumulation.holder)
     for stash in stashes(function):
         if stash.span is Span.CALL:
             for parameter in _parameters_in(stash.value, function):
@@ -326,19 +361,6 @@ def _parameters_in(value: Value, function: Function) -> Iterator[Parameter]:
             if ancestor.name not in found:
                 found.add(ancestor.name)
                 yield ancestor
-
-
-def local_ancestors(value: Value) -> Iterator[Value]:
-    """Like :func:`~memlint.model.autograd.ancestors`, within the function of ``value``."""
-    seen: set[int] = set()
-    pending = [value]
-    while pending:
-        current = pending.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        pending.extend(differentiable_operands(current))
 
 
 # --------------------------------------------------------------------------- queries
