@@ -25,6 +25,7 @@ from memlint.model.aliases import (
     sources,
 )
 from memlint.model.knowledge import frameworks, torch
+from memlint.model.memo import query
 from memlint.model.scopes import Class, Function
 from memlint.model.values import (
     Attribute,
@@ -94,17 +95,14 @@ class Kind:
     cls: Class | None = None
 
 
+@query(on_cycle=True)
+@query(on_cycle=())
 def kinds(value: Value) -> tuple[Kind, ...]:
     """The kinds that ``value`` may have, one for each source that says something; empty if nothing is known."""
-    memo = module_of(value).project.memo
-    key = ("kinds", id(value))
-    if key not in memo:
-        memo[key] = (value, ())
-        found = dict.fromkeys(kind for source in sources(value) for kind in _source_kinds(source))
-        if not any(kind.role is not Role.NONE for kind in found):
-            found.update(dict.fromkeys(_evidence(value)))
-        memo[key] = (value, tuple(found))
-    return memo[key][1]  # type: ignore[no-any-return]
+    found = dict.fromkeys(kind for source in sources(value) for kind in _source_kinds(source))
+    if not any(kind.role is not Role.NONE for kind in found):
+        found.update(dict.fromkeys(_evidence(value)))
+    return tuple(found)
 
 
 def role(value: Value, *wanted: Role) -> Confidence | None:
@@ -374,12 +372,7 @@ def instance_kind(owner: Class) -> Kind:
 
 def _holds_parameters(owner: Class) -> bool:
     """Whether a module of the project may have parameters of its own: False only if all that it holds has none."""
-    memo = owner.module.project.memo
-    key = ("parameters", id(owner))
-    if key not in memo:
-        memo[key] = (owner, True)
-        memo[key] = (owner, _finds_parameters(owner))
-    return memo[key][1]  # type: ignore[no-any-return]
+    return _finds_parameters(owner)
 
 
 def _finds_parameters(owner: Class) -> bool:
@@ -871,6 +864,8 @@ def _judge(methods: set[str], attributes: set[str], called: bool, iterated: bool
     elif methods & {"eval", "train"} and (called or methods & {"to", "cuda", "forward", "state_dict"}):
         yield Kind(Role.MODULE, Confidence.CERTAIN)
     elif methods & {"eval", "gradient_checkpointing_enable", "save_pretrained"}:
+        yield Kind(Role.MODULE, Confidence.LIKELY)
+    elif called and attributes & {"eval", "training"}:
         yield Kind(Role.MODULE, Confidence.LIKELY)
     elif "zero_grad" in methods:
         yield Kind(Role.OPTIMIZER, Confidence.LIKELY)

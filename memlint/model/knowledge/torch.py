@@ -36,6 +36,8 @@ AUTOCAST = frozenset({"torch.autocast", "torch.amp.autocast", "torch.cuda.amp.au
 GRADIENT_CONTEXTS = NO_GRAD | ENABLE_GRAD | AUTOCAST
 """Context managers that do nothing until they are entered."""
 
+VARIABLES = frozenset({"torch.autograd.Variable", "torch.autograd.variable.Variable"})
+
 DETACHING_METHODS = frozenset(
     """
     detach item tolist numpy argmax argmin argsort bool int long short byte char size dim numel element_size nelement
