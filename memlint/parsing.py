@@ -1,0 +1,86 @@
+"""Parsing that cannot take the process down: libcst's native parser overflows the stack on deep nesting."""
+
+from __future__ import annotations
+
+import re
+
+import libcst
+
+# libcst 1.9 with the usual stack of 8 MiB dies from 1100 open brackets, 3100 calls in a chain or 8000 elif on.
+MAX_BRACKETS = 200
+"""Brackets open at once; CPython's own limit (``MAXLEVEL`` in ``Parser/lexer/state.h``)."""
+MAX_NESTING = 1000
+"""Brackets, operators, attributes, calls and joined strings around one expression."""
+MAX_BRANCHES = 4000
+"""``elif`` in one file, each of which libcst nests in the one before."""
+TOO_DEEP = "nested too deeply"
+_DEEP = 50
+
+_TOKEN = re.compile(
+    r"""
+      (?P<skipped>\#[^\r\n]*|\\\r?\n)
+    | (?P<operator>[-+*/%@&|^~.]+|\b(?:not|lambda|if|else|and|or|await)\b
+        |\"{3}(?:[^"\\]|\\.|\"(?!\"\"))*\"{3}|'{3}(?:[^'\\]|\\.|'(?!''))*'{3}
+        |"(?:[^"\\\r\n]|\\.)*"|'(?:[^'\\\r\n]|\\.)*')
+    | (?P<open>[(\[{])
+    | (?P<close>[)\]}])
+    | (?P<comma>,)
+    | (?P<branch>[\r\n][ \t\f]*elif\b)
+    | (?P<statement>[\r\n][ \t\f]*(?:def|class|import|return|raise|while|try|pass|del|assert)\b)
+    | (?P<row>[\r\n])
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+
+
+def parse(text: str) -> libcst.Module:
+    """The tree of ``text``. Raises ``libcst.ParserSyntaxError``, also for a text that is nested too deeply."""
+    expect_shallow(text)
+    return libcst.parse_module(text)
+
+
+def expect_shallow(text: str) -> None:
+    """Raises ``libcst.ParserSyntaxError`` if ``text`` is nested too deeply for libcst."""
+    excess = _excess(text, MAX_NESTING)
+    if excess is not None:
+        start = text.rfind("\n", 0, excess) + 1
+        row = text.count("\n", 0, start) + 1
+        raise libcst.ParserSyntaxError(TOO_DEEP, lines=[text[start:]], raw_line=row, raw_column=excess - start)
+
+
+def is_deep(text: str) -> bool:
+    """Whether ``text`` has expressions so deep that code which follows them recursively may give up."""
+    return _excess(text, _DEEP) is not None
+
+
+def _excess(text: str, limit: int) -> int | None:
+    """The offset at which ``text`` becomes nested more than ``limit`` deep, or more than libcst can bear.
+
+    An upper bound of the depth: every operator counts as a level until a comma or the end of the row ends its
+    expression. Words that only start statements close all brackets, so that an odd string cannot hold one open.
+    """
+    branches = operators = depth = 0
+    outer: list[int] = []
+    """For each open bracket, the operators beside it; ``depth`` is their sum, plus ``operators``, plus brackets."""
+    for token in _TOKEN.finditer(text):
+        kind = token.lastgroup
+        if kind == "operator":
+            operators += 1
+            depth += 1
+        elif kind == "open":
+            outer.append(operators)
+            operators = 0
+            depth += 1
+        elif kind == "close" and outer:
+            depth -= operators
+            operators = outer.pop() + 1
+        elif kind == "comma":
+            depth -= operators
+            operators = 0
+        elif kind in ("statement", "branch") or (kind == "row" and not outer):
+            outer.clear()
+            operators = depth = 0
+            branches += kind == "branch"
+        if depth > limit or len(outer) > MAX_BRACKETS or branches > MAX_BRANCHES:
+            return token.start()
+    return None
