@@ -95,7 +95,6 @@ class Kind:
     cls: Class | None = None
 
 
-@query(on_cycle=True)
 @query(on_cycle=())
 def kinds(value: Value) -> tuple[Kind, ...]:
     """The kinds that ``value`` may have, one for each source that says something; empty if nothing is known."""
@@ -264,8 +263,10 @@ def _returned_kinds(functions: Iterable[Function]) -> Iterator[Kind]:
 
 def _constructor_kinds(name: str, call: Call) -> Iterator[Kind]:
     """What calling the external function or class ``name`` returns."""
-    last = name.rsplit(".", 1)[-1]
-    if name in frameworks.ENGINE_FACTORIES or name in frameworks.AMP_INITIALIZERS:
+    owner, _, last = name.rpartition(".")
+    if last in _LOADING_METHODS and owner.rpartition(".")[2][:1].isupper():
+        yield from _class_method(Kind(Role.CLASS, name=owner), last)
+    elif name in frameworks.ENGINE_FACTORIES or name in frameworks.AMP_INITIALIZERS:
         yield Kind(Role.PREPARED, name=name)
     elif name in frameworks.ACCELERATORS or name in frameworks.FABRICS:
         yield Kind(Role.ACCELERATOR, name=name)
@@ -370,6 +371,7 @@ def instance_kind(owner: Class) -> Kind:
     return Kind(Role.OBJECT, Confidence.CERTAIN, owner.qualified_name, owner)
 
 
+@query(on_cycle=True)
 def _holds_parameters(owner: Class) -> bool:
     """Whether a module of the project may have parameters of its own: False only if all that it holds has none."""
     return _finds_parameters(owner)
@@ -549,8 +551,14 @@ def _known_method(call: Call, receiver: Value, kind: Kind, method: str) -> Itera
             yield from _container_method(call, receiver, method)
 
 
+_LOADING_METHODS = frozenset(
+    {"from_pretrained", "from_config", "load_from_checkpoint", "from_name", "_from_config", "load"}
+)
+"""Class methods that return an instance."""
+
+
 def _class_method(kind: Kind, method: str) -> Iterator[Kind]:
-    if method in {"from_pretrained", "from_config", "load_from_checkpoint", "from_name", "_from_config", "load"}:
+    if method in _LOADING_METHODS:
         if kind.cls is not None:
             yield instance_kind(kind.cls)
         elif _is_module_class(kind.name) or kind.name in torch.MODULE_CLASSES:

@@ -15,7 +15,10 @@ from memlint.rule import Rule
 
 _ACTIVATIONS = "the activations of every forward pass that follows, until its output is dropped"
 _CALLED_FOR_EFFECT = {
-    "eval": ("nothing more, but layers such as dropout and batch normalisation stay in training mode", Severity.WARNING),
+    "eval": (
+        "nothing more, but layers such as dropout and batch normalisation stay in training mode",
+        Severity.WARNING,
+    ),
     "zero_grad": ("gradients: those of all earlier steps are added to those of the next one", Severity.ERROR),
     "backward": ("the activations of the forward pass, which no backward frees", Severity.ERROR),
     "empty_cache": ("the blocks that the allocator caches", Severity.WARNING),
@@ -24,7 +27,9 @@ _CALLED_FOR_EFFECT = {
     "inference_mode": (_ACTIVATIONS, Severity.WARNING),
 }
 """Names that do their work when they are called: what stays alive if they are not, and how bad that is."""
-_FUNCTIONS = frozenset({"torch.cuda.empty_cache", "torch.accelerator.empty_cache", "torch.mps.empty_cache", "gc.collect"})
+_FUNCTIONS = frozenset(
+    {"torch.cuda.empty_cache", "torch.accelerator.empty_cache", "torch.mps.empty_cache", "gc.collect"}
+)
 _METHODS = {
     "eval": (Role.MODULE, Role.ENGINE),
     "zero_grad": (Role.OPTIMIZER, Role.MODULE, Role.ENGINE),
