@@ -664,6 +664,8 @@ class _Lowering:
     def outside(self, node: cst.CSTNode, name: str) -> Value:
         """A name that this function does not bind (so far): an enclosing scope's, the module's, a builtin."""
         value = self.from_scopes(node, name)
+        if isinstance(value, Free):
+            value.scope.captures.setdefault(name, []).append(value)
         if name in self.function.global_names or isinstance(value, Free):
             self.root_env.names[name] = value
             return self.find(name)  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
-from memlint.model.values import Attribute, Binary, Call, Deletion, Exit, Loop, Parameter, Region, Store, Value
+from memlint.model.values import Attribute, Binary, Call, Deletion, Exit, Free, Loop, Parameter, Region, Store, Value
 
 if TYPE_CHECKING:
     from memlint.model.project import Project
@@ -28,6 +28,7 @@ class Function:
         "bindings",
         "body",
         "calls",
+        "captures",
         "classes",
         "decorators",
         "defaults",
@@ -67,6 +68,8 @@ class Function:
         self.body = Region(None, self, node, 0)
         self.bindings: dict[str, list[Value]] = {}
         self.calls: list[Call] = []
+        self.captures: dict[str, list[Free]] = {}
+        """Reads of this function's variables in the functions within it, by name, as far as those are lowered."""
         self.attributes: list[Attribute] = []
         self.stores: list[Store] = []
         self.sums: list[Binary] = []
@@ -126,6 +129,13 @@ class Function:
 
             lower(self)
         return self
+
+    def enclosing(self) -> Iterator[Function]:
+        """The functions that this one is defined in, innermost first, the module's top level last."""
+        outer = self.parent
+        while outer is not None:
+            yield outer
+            outer = outer.parent
 
     def walk(self) -> Iterator[Function]:
         """This function, those defined in it, and the methods of classes defined in it; all lowered."""
