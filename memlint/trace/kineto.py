@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from memlint.trace.collection import paused_collection
 from memlint.trace.errors import TraceError
 from memlint.trace.events import HOST, Action, Mark, MemoryEvent, Origin, Phase, Recording
 from memlint.trace.frames import Frame, Stack, StackTable
@@ -67,10 +68,10 @@ MAX_SPANS = 50_000_000
 def read_kineto(path: Path) -> Recording:
     """The recording in a profiler trace. Raises :class:`TraceError`."""
     reader = _KinetoReader(path)
-    stream = EventStream(path)
-    for event in stream:
-        reader.add(event)
-    return reader.recording()
+    with paused_collection():
+        for event in EventStream(path):
+            reader.add(event)
+        return reader.recording()
 
 
 @dataclass(slots=True)

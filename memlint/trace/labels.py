@@ -70,6 +70,8 @@ class _Spans:
 
     def find(self, time: float) -> object:
         """The value of the innermost stretch that contains ``time``, or None."""
+        if not self._spans:
+            return None
         if time < self._time:
             self._next = 0
             self._open.clear()

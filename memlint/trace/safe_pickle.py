@@ -16,7 +16,6 @@ no other.
 
 from __future__ import annotations
 
-import gc
 import mmap
 import pickle
 import pickletools
@@ -74,12 +73,11 @@ def load_plain(path: Path) -> object:
     """
     with _mapped(path) as data:
         _check(path, data)
-        with _without_collection():
-            try:
-                return _PlainUnpickler(data).load()
-            # Broken data surfaces as nearly any exception: a list popped too often, a key that cannot be hashed.
-            except Exception as error:
-                raise TraceError(f"{path}: not a readable pickle ({_one_line(error)})") from error
+        try:
+            return _PlainUnpickler(data).load()
+        # Broken data surfaces as nearly any exception: a list popped too often, a key that cannot be hashed.
+        except Exception as error:
+            raise TraceError(f"{path}: not a readable pickle ({_one_line(error)})") from error
 
 
 @contextmanager
@@ -97,18 +95,6 @@ def _mapped(path: Path) -> Iterator[mmap.mmap]:
                 yield data
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror or error}") from error
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Millions of fresh containers would be traversed again and again for garbage that cannot be there."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _check(path: Path, data: mmap.mmap) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from memlint.trace.allocator_settings import AllocatorSettings
+from memlint.trace.collection import paused_collection
 from memlint.trace.errors import TraceError
 from memlint.trace.events import (
     HOST,
@@ -51,9 +52,9 @@ _MAX_DEVICES = 1024
 
 def read_snapshot(path: Path) -> Recording:
     """The recording in a memory snapshot. Raises :class:`TraceError`."""
-    data = load_plain(path)
     try:
-        return _SnapshotReader().read(data)
+        with paused_collection():
+            return _SnapshotReader().read(load_plain(path))
     except _Malformed as error:
         raise TraceError(f"{path}: not a memory snapshot of PyTorch ({error})") from error
 
