@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from memlint.model.memo import query
 from memlint.model.scopes import Class, Function, Module
 from memlint.model.values import (
     Argument,
@@ -33,30 +34,27 @@ def module_of(value: Value) -> Module:
     return value.region.function.module
 
 
+@query(on_cycle=())
 def sources(value: Value) -> tuple[Value, ...]:
     """The values that ``value`` may be another name of, aliases followed until none is left.
 
     Names joined at branches and loops, attributes of ``self``, imported and module-level names, and components of
     tuples are followed; calls, parameters and operations end the search.
     """
-    memo = module_of(value).project.memo
-    key = ("sources", id(value))
-    if key not in memo:
-        found: dict[int, Value] = {}
-        seen: set[int] = set()
-        pending = [value]
-        while pending and len(found) < _MAX_SOURCES:
-            current = pending.pop()
-            if id(current) in seen:
-                continue
-            seen.add(id(current))
-            nearer = aliases(current)
-            if nearer is None:
-                found[id(current)] = current
-            else:
-                pending.extend(nearer)
-        memo[key] = (value, tuple(found.values()))
-    return memo[key][1]  # type: ignore[no-any-return]
+    found: dict[int, Value] = {}
+    seen: set[int] = set()
+    pending = [value]
+    while pending and len(found) < _MAX_SOURCES:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        nearer = aliases(current)
+        if nearer is None:
+            found[id(current)] = current
+        else:
+            pending.extend(nearer)
+    return tuple(found.values())
 
 
 def aliases(value: Value) -> tuple[Value, ...] | None:
@@ -216,14 +214,13 @@ def _partial_names(call: Call) -> frozenset[str]:
 # ------------------------------------------------------------------------ calls
 
 
+@query(on_cycle=())
 def callees(call: Call) -> tuple[Function, ...]:
-    """The functions of the project that ``call`` may run; for a class its ``__init__`` is not meant."""
-    memo = module_of(call).project.memo
-    key = ("callees", id(call))
-    if key not in memo:
-        memo[key] = (call, ())
-        memo[key] = (call, tuple(dict.fromkeys(_callees(call))))
-    return memo[key][1]  # type: ignore[no-any-return]
+    """The functions of the project that ``call`` may run; for a class its ``__init__`` is not meant.
+
+    A method that only raises stands for those of subclasses, which are not looked for.
+    """
+    return tuple(function for function in dict.fromkeys(_callees(call)) if not function.is_abstract)
 
 
 def _callees(call: Call) -> Iterator[Function]:
@@ -315,21 +312,13 @@ def argument_parameters(call: Call, argument: Argument) -> tuple[Parameter, ...]
     return tuple(found)
 
 
+@query(on_cycle=())
 def call_sites(function: Function) -> tuple[Call, ...] | None:
     """The calls of ``function`` in the project; None if its name is too common to tell.
 
     A method call counts when the class of its receiver is known to be right, or is not known at all and no other
     class of the project's files that mention it has a method of that name.
     """
-    memo = function.module.project.memo
-    key = ("call_sites", id(function))
-    if key not in memo:
-        memo[key] = (function, ())
-        memo[key] = (function, _call_sites(function))
-    return memo[key][1]  # type: ignore[no-any-return]
-
-
-def _call_sites(function: Function) -> tuple[Call, ...] | None:
     modules = function.module.project.mentions(function)
     if modules is None:
         return None
@@ -350,11 +339,15 @@ def _may_call(call: Call, function: Function) -> bool:
     from memlint.model.kinds import class_of  # noqa: PLC0415
 
     known = callees(call)
-    if known:
-        return any(target is function for target in known)
-    if function.owner is None or call.receiver is None:
+    if any(target is function for target in known):
+        return True
+    if function.owner is None or call.receiver is None or call.name != function.name:
         return False
-    return class_of(call.receiver) is None and not isinstance(call.callee, External)
+    owner = class_of(call.receiver)
+    if owner is None:
+        return not known and not isinstance(call.callee, External)
+    # The object may be of a subclass that overrides the method.
+    return owner is not function.owner and owner in mro(function.owner)
 
 
 def _instance_calls(module: Module, function: Function) -> Iterator[Call]:
@@ -364,17 +357,9 @@ def _instance_calls(module: Module, function: Function) -> Iterator[Call]:
                 yield call
 
 
+@query(on_cycle=None)
 def passed_arguments(parameter: Parameter) -> tuple[Value, ...] | None:
     """What the project's calls pass for ``parameter``; None if the callers are not known."""
-    memo = module_of(parameter).project.memo
-    key = ("passed", id(parameter))
-    if key not in memo:
-        memo[key] = (parameter, None)
-        memo[key] = (parameter, _passed_arguments(parameter))
-    return memo[key][1]  # type: ignore[no-any-return]
-
-
-def _passed_arguments(parameter: Parameter) -> tuple[Value, ...] | None:
     function = parameter.function
     sites = call_sites(function)
     if not sites:

@@ -8,7 +8,8 @@ when everything that it was computed from lies upstream of such a backward; what
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
@@ -31,7 +32,8 @@ from memlint.model.effects import backward_of, backward_roots, freeing_roots, re
 from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.kinds import Role, class_of, kinds, role
 from memlint.model.knowledge import frameworks, torch
-from memlint.model.scopes import Function
+from memlint.model.memo import query
+from memlint.model.scopes import Function, Module
 from memlint.model.values import (
     Attribute,
     Awaited,
@@ -93,13 +95,10 @@ class _Frame:
 # -------------------------------------------------------------------- attachment
 
 
+@query(on_cycle=Attachment.DETACHED)
 def attachment(value: Value) -> Attachment:
     """How sure it is that ``value`` carries a graph where it is computed."""
-    memo = module_of(value).project.memo
-    key = ("attachment", id(value))
-    if key not in memo:
-        memo[key] = (value, _Attachment().of(value, None))
-    return memo[key][1]  # type: ignore[no-any-return]
+    return _Attachment().of(value, None)
 
 
 def is_attached(value: Value) -> bool:
@@ -308,8 +307,8 @@ class _Attachment:
 
     def unknown_call(self, call: Call, frame: _Frame | None) -> Attachment:
         level = self.arguments(call, frame)
-        if level is Attachment.DETACHED:
-            return Attachment.UNKNOWN
+        if level <= Attachment.UNKNOWN:
+            return Attachment.LIKELY if _is_handed_in(call.callee) and feeds_backward(call) else Attachment.UNKNOWN
         return min(level, Attachment.LIKELY)
 
     def module_call(self, call: Call, certain: bool, frame: _Frame | None) -> Attachment:
@@ -379,6 +378,13 @@ class _Attachment:
         return self.unknown_call(call, frame) if held is None else Attachment.LIKELY
 
 
+def _is_handed_in(callee: Value) -> bool:
+    """Whether what is called is an object that the function or its instance was given, as models and criteria are."""
+    if isinstance(callee, Attribute):
+        return instance_class(callee.base) is not None
+    return any(isinstance(source, Parameter) for source in sources(callee))
+
+
 def _is_differentiable(name: str) -> bool:
     last = name.rsplit(".", 1)[-1]
     return name.startswith(torch.FUNCTION_MODULES) and (not last[:1].isupper() or ".distributions." in name or last == "Variable")
@@ -409,14 +415,37 @@ def _known_plain(value: Value) -> bool:
 
 
 def _runs_backward(value: Value) -> bool:
-    """Whether ``backward()`` is called on this very value under one of its later names."""
-    for alias in _direct_names(value):
-        for use in alias.uses:
-            if isinstance(use, Attribute) and use.name == "backward":
-                for user in use.uses:
-                    if isinstance(user, Call) and user.callee is use and not user.positional():
-                        return True
+    """Whether a backward starts from this very value under one of its later names, here or in a framework."""
+    return any(_starts_backward(alias, use) for alias in _direct_names(value) for use in alias.uses)
+
+
+def _starts_backward(value: Value, use: Value | Store | Exit) -> bool:
+    match use:
+        case Attribute(name="backward"):
+            return any(isinstance(user, Call) and user.callee is use and not user.positional() for user in use.uses)
+        case Call(name="scale") if use.receiver is not value:
+            return _runs_backward(use)
+        case Call() if use.callee is not value:
+            backward = backward_of(use)
+            return backward is not None and any(root is value for root in backward.roots)
+        case Exit(kind="return"):
+            return returns_loss_to_framework(use.function)
+        case Choice() | Display():
+            return value in (use.values[:1] if isinstance(use, Choice) else use.elements[:1]) and any(
+                isinstance(user, (Choice, Exit)) and _starts_backward(use, user) for user in use.uses
+            ) or (isinstance(use, Choice) and any(isinstance(user, Exit) and _starts_backward(use, user) for user in use.uses))
     return False
+
+
+@query(on_cycle=False)
+def feeds_backward(call: Call) -> bool:
+    """Whether a backward in the same function starts from something computed from ``call``."""
+    return id(call) in _fed(call.function)
+
+
+@query(on_cycle=frozenset())
+def _fed(function: Function) -> frozenset[int]:
+    return frozenset(id(ancestor) for root in backward_roots(function) for ancestor in local_ancestors(root))
 
 
 def _direct_names(value: Value) -> Iterator[Value]:
@@ -426,15 +455,11 @@ def _direct_names(value: Value) -> Iterator[Value]:
             yield use
 
 
+@query(on_cycle=False)
 def is_frozen(module: Value) -> bool:
     """Whether all parameters of a module are set to require no gradient, and never to require one again."""
-    memo = module_of(module).project.memo
-    key = ("frozen", id(module))
-    if key not in memo:
-        memo[key] = (module, False)
-        found = [_freezing(name) for name in _module_names(module)]
-        memo[key] = (module, any(f is True for f in found) and not any(f is False for f in found))
-    return memo[key][1]  # type: ignore[no-any-return]
+    found = [_freezing(name) for name in _module_names(module)]
+    return True in found and False not in found
 
 
 def _module_names(module: Value) -> Iterator[Value]:
@@ -553,18 +578,13 @@ def _passing_arguments(call: Call, functions: tuple[Function, ...]) -> tuple[Val
     return tuple(found)
 
 
+@query(on_cycle=frozenset())
 def gradient_parameters(function: Function) -> frozenset[str]:
     """The parameters of ``function`` from which a gradient flows to what it returns or yields."""
-    memo = function.module.project.memo
-    key = ("gradient_parameters", id(function))
-    if key not in memo:
-        memo[key] = (function, frozenset())
-        names: set[str] = set()
-        if not declared_without_grad(function):
-            for exit in function.exits:
-                names.update(v.name for v in local_ancestors(exit.value) if isinstance(v, Parameter) and v.function is function)
-        memo[key] = (function, frozenset(names))
-    return memo[key][1]  # type: ignore[no-any-return]
+    if declared_without_grad(function):
+        return frozenset()
+    upstream = (value for exit in function.exits for value in local_ancestors(exit.value))
+    return frozenset(v.name for v in upstream if isinstance(v, Parameter) and v.function is function)
 
 
 def local_ancestors(value: Value) -> Iterator[Value]:
@@ -580,17 +600,13 @@ def local_ancestors(value: Value) -> Iterator[Value]:
         pending.extend(differentiable_operands(current))
 
 
+@query(on_cycle=())
 def ancestors(root: Value) -> tuple[Value, ...]:
     """``root`` and everything that a backward from it runs over, as far as it can be followed.
 
     Crosses attributes of ``self``, containers, and calls of the project's functions into what they return.
     """
-    memo = module_of(root).project.memo
-    key = ("ancestors", id(root))
-    if key not in memo:
-        memo[key] = (root, ())
-        memo[key] = (root, tuple(_walk_ancestors(root)))
-    return memo[key][1]  # type: ignore[no-any-return]
+    return tuple(_walk_ancestors(root))
 
 
 _MAX_ANCESTORS = 4000
@@ -650,16 +666,22 @@ class Drain(str, Enum):
 
 def drain(value: Value) -> Drain:
     """Whether a freeing backward runs over everything that ``value`` was computed from."""
-    freed = _freed(value.function)
-    if id(value) in freed:
+    freed = _freed(value.function.module)
+    if _is_covered(value, freed):
         return Drain.DRAINED
+    if graph_sources(value):
+        return Drain.UNDRAINED
+    return Drain.UNDRAINED if not freed and not _escapes_to_caller(value.function) else Drain.UNKNOWN
+
+
+def _is_covered(value: Value, freed: AbstractSet[int]) -> bool:
+    """Whether all that ``value`` was computed from is among ``freed`` (ids of values)."""
+    if id(value) in freed:
+        return True
     upstream = graph_sources(value)
     if upstream:
-        return Drain.DRAINED if all(id(call) in freed for call in upstream) else Drain.UNDRAINED
-    nearer = [ancestor for ancestor in ancestors(value) if id(ancestor) in freed and attachment(ancestor) > Attachment.UNKNOWN]
-    if nearer:
-        return Drain.DRAINED
-    return Drain.UNDRAINED if not freed and not _escapes_to_caller(value.function) else Drain.UNKNOWN
+        return all(id(call) in freed for call in upstream)
+    return any(id(ancestor) in freed and attachment(ancestor) > Attachment.UNKNOWN for ancestor in ancestors(value))
 
 
 def drained_within(value: Value, region: Region) -> bool:
@@ -667,32 +689,30 @@ def drained_within(value: Value, region: Region) -> bool:
 
     A later backward through ``value`` would then raise, so nothing that keeps it can be there for one.
     """
-    upstream = graph_sources(value) or (value,)
-    freed: set[int] = set()
-    for call in region.function.calls:
-        if not call.region.within(region):
-            continue
-        for root in freeing_roots(call):
-            freed.update(id(ancestor) for ancestor in ancestors(root))
-    return id(value) in freed or all(id(call) in freed for call in upstream)
+    return _is_covered(value, _freed_by(call for call in region.function.calls if call.region.within(region)))
+
+
+def drained_outside(value: Value, region: Region) -> bool:
+    """Whether a freeing backward of the same function, outside ``region``, runs over all that ``value`` was computed from."""
+    return _is_covered(value, _freed_by(call for call in region.function.calls if not call.region.within(region)))
+
+
+def _freed_by(calls: Iterable[Call]) -> set[int]:
+    return {id(ancestor) for call in calls for root in freeing_roots(call) for ancestor in ancestors(root)}
 
 
 def _escapes_to_caller(function: Function) -> bool:
     return bool(function.returns) and function.parent is not None and not call_sites(function)
 
 
-def _freed(function: Function) -> frozenset[int]:
+@query(on_cycle=frozenset())
+def _freed(module: Module) -> frozenset[int]:
     """Ids of the values that a freeing backward of the file, or of a caller that gets what is returned, runs over."""
-    memo = function.module.project.memo
-    key = ("freed", id(function.module))
-    if key not in memo:
-        memo[key] = (function.module, frozenset())
-        found: set[int] = set()
-        for inner in function.module.functions:
-            for root in (*backward_roots(inner, freeing=True), *_returned_roots(inner)):
-                found.update(id(ancestor) for ancestor in ancestors(root))
-        memo[key] = (function.module, frozenset(found))
-    return memo[key][1]  # type: ignore[no-any-return]
+    found: set[int] = set()
+    for function in module.functions:
+        for root in (*backward_roots(function, freeing=True), *_returned_roots(function)):
+            found.update(id(ancestor) for ancestor in ancestors(root))
+    return frozenset(found)
 
 
 def _returned_roots(function: Function) -> Iterator[Value]:
@@ -720,42 +740,73 @@ class Reach(str, Enum):
     """It leaves what can be seen: returned to unknown callers, handed to unknown code."""
 
 
+@dataclass(frozen=True)
+class GradientFlow:
+    """Where the graph of a value goes."""
+
+    reach: Reach
+    handed_over: tuple[Call, ...]
+    """Calls of code out of sight that get the value (and would have to run a backward by themselves)."""
+
+
 _MAX_FLOW = 3000
 
 
-def reaches_gradient(value: Value, ignoring: Value | None = None) -> Reach:
+def reaches_gradient(value: Value) -> Reach:
     """Whether a backward or ``autograd.grad`` starts from something computed from ``value``.
 
     Follows names, containers, attributes of the class, calls into the project's functions, and returns to their
-    callers. ``ignoring`` names a value that is not followed.
+    callers.
     """
-    memo = module_of(value).project.memo
-    key = ("reaches", id(value), id(ignoring))
-    if key not in memo:
-        memo[key] = (value, Reach.UNKNOWN, ignoring)
-        memo[key] = (value, _Flow(ignoring).run(value), ignoring)
-    return memo[key][1]  # type: ignore[no-any-return]
+    return gradient_flow(value).reach
+
+
+@query(on_cycle=GradientFlow(Reach.UNKNOWN, ()))
+def gradient_flow(value: Value) -> GradientFlow:
+    """Follows the graph of ``value`` to what it is used for; see :func:`reaches_gradient`."""
+    return _Flow().run(value)
 
 
 class _Flow:
-    def __init__(self, ignoring: Value | None) -> None:
-        self.seen: set[int] = set() if ignoring is None else {id(ignoring)}
-        self.pending: list[Value] = []
-        self.escaped = False
+    """Follows a value along its uses.
 
-    def run(self, start: Value) -> Reach:
-        self.pending.append(start)
+    A function that is entered through an argument returns to the call that entered it, and to no other. The flag that
+    goes with each pending value says whether it lies in such a function.
+    """
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[int, bool]] = set()
+        self.pending: list[tuple[Value, bool]] = []
+        self.entered = False
+        self.entries: dict[Function, list[tuple[Call, bool] | None]] = {}
+        self.returning: set[Function] = set()
+        self.escaped = False
+        self.handed_over: list[Call] = []
+
+    def run(self, start: Value) -> GradientFlow:
+        self.push(*(names_of(start) if role(start, Role.CONTAINER) else (start,)))
         while self.pending:
-            value = self.pending.pop()
-            if id(value) in self.seen:
+            value, self.entered = self.pending.pop()
+            if (id(value), self.entered) in self.seen or (id(value), False) in self.seen:
                 continue
-            self.seen.add(id(value))
+            self.seen.add((id(value), self.entered))
             if len(self.seen) > _MAX_FLOW:
-                return Reach.UNKNOWN
+                return self.result(Reach.UNKNOWN)
             for use in value.uses:
                 if self.follow(value, use):
-                    return Reach.YES
-        return Reach.UNKNOWN if self.escaped else Reach.NO
+                    return self.result(Reach.YES)
+        return self.result(Reach.UNKNOWN if self.escaped else Reach.NO)
+
+    def result(self, reach: Reach) -> GradientFlow:
+        return GradientFlow(reach, tuple(self.handed_over))
+
+    def push(self, *values: Value) -> None:
+        """Values of the same run of the function that is looked at."""
+        self.pending.extend((value, self.entered) for value in values)
+
+    def push_elsewhere(self, *values: Value) -> None:
+        """Values of any other run."""
+        self.pending.extend((value, False) for value in values)
 
     def follow(self, value: Value, use: Value | Store | Exit) -> bool:
         """Follows one use; True if it is a gradient."""
@@ -772,11 +823,12 @@ class _Flow:
                 return self.call(value, use)
             case Comparison() | Formatted():
                 pass
-            case Opaque():
-                self.pending.append(use)
+            case Binary() | Unary():
+                if grad_mode(use.region) is not GradMode.DISABLED:
+                    self.push(use)
             case _:
                 if not (isinstance(use, (Item, Part)) and is_index_component(use)):
-                    self.pending.append(use)
+                    self.push(use)
         return False
 
     def attribute(self, use: Attribute) -> None:
@@ -784,30 +836,42 @@ class _Flow:
             return
         for user in use.uses:
             if not (isinstance(user, Call) and user.callee is use):
-                self.pending.append(use)
+                self.push(use)
             elif user.method not in torch.DETACHING_METHODS and user.method not in GROWING_METHODS:
-                self.pending.append(user)
+                self.push(user)
 
     def store(self, value: Value, store: Store) -> None:
-        if store.value is not value or store.base is None:
+        if store.value is not value:
             return
-        if store.attribute is not None:
+        if store.base is None:
+            self.captured(store)
+        elif store.attribute is not None:
             self.stored_attribute(store.base, store.attribute)
         else:
             self.into_container(store.base)
+
+    def captured(self, store: Store) -> None:
+        """Functions defined inside, or the functions of a module, read the name."""
+        for inner in store.function.functions:
+            inner.lower()
+        self.push_elsewhere(*store.function.captures.get(store.key or "", ()))
 
     def stored_attribute(self, base: Value, name: str) -> None:
         owner = instance_class(base) or class_of(base)
         module = owner.module if owner is not None else module_of(base)
         loads = module.loads.get(name, ())
-        self.pending.extend(loads)
+        self.push_elsewhere(*loads)
         if module is not module_of(base):
-            self.pending.extend(module_of(base).loads.get(name, ()))
+            self.push_elsewhere(*module_of(base).loads.get(name, ()))
         if not loads:
             self.escaped = True
 
     def into_container(self, container: Value) -> None:
-        self.pending.extend(names_of(container))
+        for name in names_of(container):
+            if name.function is container.function:
+                self.push(name)
+            else:
+                self.push_elsewhere(name)
 
     def exit(self, exit: Exit) -> bool:
         function = exit.function
@@ -815,11 +879,17 @@ class _Flow:
             return True
         if function.parent is None:
             return False
+        if self.entered and function in self.entries:
+            self.returning.add(function)
+            self.pending.extend(entry for entry in self.entries[function] if entry is not None)
+            return False
         sites = call_sites(function)
         if function.name == "<lambda>" or not sites:
             self.escaped = True
-            return False
-        self.pending.extend(sites)
+        elif self.entered and any(outer in self.entries for outer in function.enclosing()):
+            self.push(*sites)
+        else:
+            self.push_elsewhere(*sites)
         return False
 
     def call(self, value: Value, call: Call) -> bool:
@@ -839,21 +909,36 @@ class _Flow:
         return self.argument(value, call, names)
 
     def argument(self, value: Value, call: Call, names: frozenset[str]) -> bool:
-        functions = callees(call)
-        for argument in call.arguments:
-            if argument.value is value:
-                parameters = argument_parameters(call, argument)
-                self.pending.extend(parameters)
-        if functions:
-            self.pending.append(call)
+        if self.enter(value, call):
             return False
         if any(isinstance(source, ClassValue) for source in sources(call.callee)):
             self.constructor(value, call)
             return False
-        self.pending.append(call)
+        if grad_mode(call.region) is not GradMode.DISABLED or names & torch.PASSING_BUILTINS:
+            self.push(call)
         if not names and not kinds(call.callee) and call.method is None:
             self.escaped = True
+        if _is_out_of_sight(call, names):
+            self.handed_over.append(call)
+            return "backward" in call.name
         return False
+
+    def enter(self, value: Value, call: Call) -> bool:
+        """Follows an argument into the functions of the project that ``call`` runs; False if there are none."""
+        records = grad_mode(call.region) is not GradMode.DISABLED
+        parameters = [
+            parameter
+            for argument in call.arguments
+            if argument.value is value
+            for parameter in argument_parameters(call, argument)
+        ]
+        for parameter in parameters:
+            entry = (call, self.entered) if records else None
+            self.entries.setdefault(parameter.function, []).append(entry)
+            if entry is not None and parameter.function in self.returning:
+                self.pending.append(entry)
+            self.pending.append((parameter, True))
+        return bool(parameters)
 
     def constructor(self, value: Value, call: Call) -> None:
         """An object of a project's class keeps what it is built from."""
@@ -862,10 +947,24 @@ class _Flow:
                 continue
             init = find_method(source.target, "__init__")
             if init is None:
-                self.pending.append(call)
+                self.push(call)
                 continue
             bound = bound_arguments_of_constructor(call, init)
-            self.pending.extend(p for p in init.parameters if bound.get(p.name) is value)
+            self.pending.extend((p, True) for p in init.parameters if bound.get(p.name) is value)
+
+
+_HARMLESS_RECEIVERS = frozenset(Role) - {Role.OBJECT, Role.PREPARED, Role.FUNCTION, Role.CLASS}
+
+
+def _is_out_of_sight(call: Call, names: frozenset[str]) -> bool:
+    """Whether ``call`` runs code that is neither in the project nor known, and that could run a backward."""
+    known = ("builtins.", "copy.", "itertools.", "functools.", "collections.", *torch.FUNCTION_MODULES, *frameworks.METRIC_ROOTS)
+    if names:
+        return not callees(call) and not any(name.startswith(known) for name in names)
+    subject = call.receiver if call.receiver is not None else call.callee
+    if call.method in torch.TENSOR_EVIDENCE:
+        return False
+    return role(subject, *_HARMLESS_RECEIVERS) is None
 
 
 def bound_arguments_of_constructor(call: Call, init: Function) -> dict[str, Value]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import libcst as cst
 
 from memlint.model.aliases import instance_class, sources
+from memlint.model.memo import query
 from memlint.model.values import (
     Attribute,
     Binary,
@@ -20,6 +21,7 @@ from memlint.model.values import (
     External,
     Item,
     Phi,
+    Region,
     Store,
     Value,
 )
@@ -50,16 +52,20 @@ class Insertion:
     value: Value
     event: Call | Store | Binary
     node: cst.CSTNode
+    """The expression that is put in."""
+    holder: cst.CSTNode
+    """The expression that names the container."""
 
 
 def insertions_of(call: Call) -> Iterator[Insertion]:
     """What a call such as ``container.append(value)`` puts where."""
     receiver = call.receiver
-    if receiver is None or call.method not in GROWING_METHODS or not call.arguments:
+    function = call.node.func
+    if receiver is None or not isinstance(function, cst.Attribute) or call.method not in GROWING_METHODS or not call.arguments:
         return
     position = 1 if call.method == "insert" and len(call.arguments) > 1 else 0
     for argument in call.arguments if call.method == "update" else call.arguments[position : position + 1]:
-        yield Insertion(receiver, argument.value, call, argument.node.value)
+        yield Insertion(receiver, argument.value, call, argument.node.value, function.value)
 
 
 def is_container(value: Value) -> bool:
@@ -68,6 +74,7 @@ def is_container(value: Value) -> bool:
     return bool(origins)
 
 
+@query(on_cycle=())
 def container_origins(value: Value) -> tuple[Value, ...]:
     """The displays, comprehensions and calls that made the container ``value``; empty if one of them is unknown."""
     found: list[Value] = []
@@ -118,6 +125,7 @@ def _loads(base: Value, name: str) -> Iterator[Value]:
             yield load
 
 
+@query(on_cycle=())
 def elements(container: Value) -> tuple[Value, ...]:
     """The values that are known to be put into ``container``."""
     found: list[Value] = []
@@ -149,3 +157,26 @@ def takers(container: Value) -> Iterator[Value]:
                 for user in use.uses:
                     if isinstance(user, Call) and user.callee is use and user.method not in GROWING_METHODS:
                         yield user
+
+
+def is_emptied_in(container: Value, region: Region) -> bool:
+    """Whether the container is cleared, or drained by ``pop``, in each run of ``region``."""
+    for name in names_of(container):
+        for use in name.uses:
+            if isinstance(use, Attribute) and use.name in {"clear", "pop", "popleft", "get", "get_nowait"}:
+                if use.region.within(region) and any(isinstance(u, Call) and u.callee is use for u in use.uses):
+                    return True
+    return any(
+        isinstance(deletion.node.target, cst.Subscript) and deletion.region.within(region) and deletion.value is container
+        for deletion in region.function.deletions
+    )
+
+
+def length_limit(container: Value) -> int | None:
+    """The constant ``maxlen`` of a deque."""
+    for origin in container_origins(container):
+        if isinstance(origin, Call):
+            limit = origin.argument("maxlen", 1)
+            if isinstance(limit, Constant) and isinstance(limit.constant, int):
+                return limit.constant
+    return None

@@ -16,6 +16,7 @@ from memlint.model.aliases import (
 from memlint.model.gradmode import is_hf_trainer, is_lightning_module
 from memlint.model.kinds import Role, is_known_other, role
 from memlint.model.knowledge import frameworks, torch
+from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.values import (
     Call,
@@ -163,19 +164,15 @@ def effects(call: Call) -> Effect:
     return effect
 
 
+@query(on_cycle=Effect.NONE)
 def function_effects(function: Function) -> Effect:
     """What running ``function`` does."""
-    memo = function.module.project.memo
-    key = ("effects", id(function))
-    if key not in memo:
-        memo[key] = (function, Effect.NONE)
-        effect = Effect.NONE
-        for call in function.lower().calls:
-            effect |= effects(call)
-        if any(clears_gradient(store) for store in function.stores):
-            effect |= Effect.ZERO
-        memo[key] = (function, effect)
-    return memo[key][1]  # type: ignore[no-any-return]
+    effect = Effect.NONE
+    for call in function.lower().calls:
+        effect |= effects(call)
+    if any(clears_gradient(store) for store in function.stores):
+        effect |= Effect.ZERO
+    return effect
 
 
 def region_effects(region: Region) -> Effect:
@@ -195,19 +192,13 @@ def calls_in(region: Region) -> Iterator[Call]:
             yield call
 
 
+@query(on_cycle=frozenset())
 def runs_backward_on(function: Function) -> frozenset[str]:
     """The parameters of ``function`` that it (or what it calls) runs a backward over."""
     from memlint.model.autograd import ancestors  # noqa: PLC0415
 
-    memo = function.module.project.memo
-    key = ("runs_backward_on", id(function))
-    if key not in memo:
-        memo[key] = (function, frozenset())
-        found: set[str] = set()
-        for root in backward_roots(function.lower()):
-            found.update(v.name for v in ancestors(root) if isinstance(v, Parameter) and v.function is function)
-        memo[key] = (function, frozenset(found))
-    return memo[key][1]  # type: ignore[no-any-return]
+    upstream = (value for root in backward_roots(function.lower()) for value in ancestors(root))
+    return frozenset(v.name for v in upstream if isinstance(v, Parameter) and v.function is function)
 
 
 def backward_roots(function: Function, freeing: bool = False) -> Iterator[Value]:

@@ -7,6 +7,7 @@ from enum import Enum
 
 from memlint.model.aliases import call_sites, external_bases, qualified_names, sources
 from memlint.model.knowledge import frameworks, torch
+from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.values import Call, Constant, External, FunctionValue, Region, Value, With
 
@@ -20,15 +21,10 @@ class GradMode(str, Enum):
     """Depends on a value that is only known when the program runs."""
 
 
+@query(on_cycle=GradMode.ENABLED)
 def grad_mode(region: Region) -> GradMode:
     """The mode in which code in ``region`` runs, callers included."""
-    memo = region.function.module.project.memo
-    key = ("grad_mode", id(region))
-    if key not in memo:
-        memo[key] = (region, GradMode.ENABLED)
-        local = local_grad_mode(region)
-        memo[key] = (region, local if local is not None else entry_mode(region.function))
-    return memo[key][1]  # type: ignore[no-any-return]
+    return local_grad_mode(region) or entry_mode(region.function)
 
 
 def local_grad_mode(region: Region) -> GradMode | None:
@@ -90,35 +86,27 @@ def _manager_mode(call: Call) -> GradMode | None:
 
 def entry_mode(function: Function) -> GradMode:
     """The mode in which the body of ``function`` starts."""
-    memo = function.module.project.memo
-    key = ("entry_mode", id(function))
-    if key not in memo:
-        memo[key] = (function, None)
-        memo[key] = (function, _entry_mode(function))
-    return memo[key][1] or GradMode.ENABLED
+    return _entry_mode(function) or GradMode.ENABLED
 
 
-def _entry_mode(function: Function) -> GradMode:
+@query(on_cycle=None)
+def _entry_mode(function: Function) -> GradMode | None:
+    """The mode that decorators, the framework or all callers set; None while that is being found out."""
     declared = declared_mode(function)
     if declared is not None:
         return declared
-    modes = [mode for mode in _caller_modes(function) if mode is not None]
-    if modes and all(mode is GradMode.DISABLED for mode in modes):
-        return GradMode.DISABLED
-    return GradMode.ENABLED
+    modes = list(_caller_modes(function))
+    return GradMode.DISABLED if modes and all(mode is GradMode.DISABLED for mode in modes) else GradMode.ENABLED
 
 
-def _caller_modes(function: Function) -> Iterator[GradMode | None]:
+def _caller_modes(function: Function) -> Iterator[GradMode]:
     if function.parent is not None and function.name == "<lambda>":
         yield grad_mode(_definition_region(function))
         return
-    memo = function.module.project.memo
     for call in call_sites(function) or ():
-        caller = ("entry_mode", id(call.function))
-        in_progress = caller in memo and memo[caller][1] is None
-        if call.function is function or in_progress:
-            continue
-        yield grad_mode(call.region)
+        mode = local_grad_mode(call.region) or _entry_mode(call.function)
+        if call.function is not function and mode is not None:
+            yield mode
 
 
 def _definition_region(function: Function) -> Region:

@@ -374,10 +374,6 @@ def instance_kind(owner: Class) -> Kind:
 @query(on_cycle=True)
 def _holds_parameters(owner: Class) -> bool:
     """Whether a module of the project may have parameters of its own: False only if all that it holds has none."""
-    return _finds_parameters(owner)
-
-
-def _finds_parameters(owner: Class) -> bool:
     classes = list(mro(owner))
     if not any("__init__" in cls.methods for cls in classes):
         return not all(_plain_module_bases(cls) for cls in classes)

@@ -462,7 +462,7 @@ class _Lowering:
         for branch in (then, other):
             outer, outer_env = self.enter(branch), self.open(owner=self.env.owner)
             branch.first = self.order
-            self.exclude_tensor(test, passed=branch is then)
+            self.narrow_names(test, passed=branch is then)
             if branch is then:
                 self.suite(body)
             elif isinstance(orelse, cst.If):
@@ -484,17 +484,22 @@ class _Lowering:
         if left and open_envs:
             self.narrow(node, then if then.leaves is None else other)
 
-    def exclude_tensor(self, test: Value, *, passed: bool) -> None:
-        """Where a test for being a tensor has failed, the tested name is bound to something that is none."""
+    def narrow_names(self, test: Value, *, passed: bool) -> None:
+        """What a test shows of a name: that it is None, or that it is no tensor."""
         if isinstance(test, Unary) and test.operator == "not":
             test, passed = test.operand, not passed
-        tested = None if passed else _tensor_test(test)
-        if tested is None:
-            return
-        node, value = tested
+        none = _none_test(test, passed=passed)
+        if none is not None:
+            self.rebind(*none, self.none(none[0]))
+        tensor = None if passed else _tensor_test(test)
+        if tensor is not None:
+            node, value = tensor
+            self.rebind(node, value, Narrowed(node, self.region, self.tick(), value))
+
+    def rebind(self, node: cst.CSTNode, known: Value, value: Value) -> None:
         key = path_key(node)
-        if key is not None and self.find(key) is value:
-            self.env.names[key] = Narrowed(node, self.region, self.tick(), value)
+        if key is not None and self.find(key) is known:
+            self.env.names[key] = value
 
     def narrow(self, node: cst.If, branch: Branch) -> None:
         """After ``if test: return`` the rest of the block runs under the other branch's condition."""
@@ -828,7 +833,7 @@ class _Lowering:
         values: list[Value] = []
         for branch, passed in ((node.body, True), (node.orelse, False)):
             outer_env = self.open(owner=self.env.owner, comprehension=self.env.comprehension)
-            self.exclude_tensor(test, passed=passed)
+            self.narrow_names(test, passed=passed)
             values.append(self.expression(branch))
             self.env = outer_env
         return Choice(node, self.region, self.tick(), tuple(values), test)
@@ -974,6 +979,17 @@ def _text(source: str) -> object:
         return ast.literal_eval(source)
     except (ValueError, SyntaxError):
         return ""
+
+
+def _none_test(test: Value, *, passed: bool) -> tuple[cst.CSTNode, Value] | None:
+    """The expression and value that are None where ``x is None`` or ``x is not None`` has come out as ``passed``."""
+    if not isinstance(test, Comparison) or len(test.values) != 2 or not isinstance(test.node, cst.Comparison):
+        return None
+    against = test.values[1]
+    if isinstance(against, Constant) and against.constant is None:
+        if test.operators[0] == ("is" if passed else "is not"):
+            return test.node.left, test.values[0]
+    return None
 
 
 def _tensor_test(test: Value) -> tuple[cst.CSTNode, Value] | None:

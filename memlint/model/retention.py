@@ -8,10 +8,32 @@ from enum import Enum
 
 import libcst as cst
 
-from memlint.findings import Applicability, Fix
-from memlint.model.aliases import argument_parameters, instance_class, qualified_names, sources
-from memlint.model.autograd import Attachment, attachment, local_ancestors
+from memlint.findings import Applicability, Confidence, Fix
+from memlint.model.aliases import (
+    argument_parameters,
+    external_bases,
+    instance_class,
+    passed_arguments,
+    qualified_names,
+    sources,
+)
+from memlint.model.autograd import (
+    Attachment,
+    Drain,
+    Reach,
+    attachment,
+    certainty,
+    drain,
+    drained_outside,
+    drained_within,
+    local_ancestors,
+    reaches_gradient,
+)
 from memlint.model.containers import Insertion, container_origins, insertions_of
+from memlint.model.effects import returns_loss_to_framework, started_roots
+from memlint.model.gradmode import is_lightning_module
+from memlint.model.kinds import Role, instance_kind
+from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.source_text import code
 from memlint.model.values import (
@@ -55,7 +77,7 @@ class Accumulation:
     """The expression that names the holder."""
     attribute: str | None
     """The attribute of the instance that is the holder, if it is one."""
-    statement: cst.CSTNode
+    region: Region
     value: Value
     """The new value of the holder."""
     addends: tuple[Occurrence, ...]
@@ -64,8 +86,16 @@ class Accumulation:
     loop: Loop | None
     """For Span.ITERATION the loop over whose iterations the holder lives; else the loop around the store, if any."""
 
+    @property
+    def function(self) -> Function:
+        """The function in which it happens."""
+        return self.region.function
 
-_ARITHMETIC_CALLS = frozenset({"torch.add", "torch.sub", "torch.mul", "torch.lerp", "torch.cat", "torch.concat", "torch.vstack", "torch.hstack"})
+
+_CONCATENATIONS = frozenset(
+    {"torch.cat", "torch.concat", "torch.concatenate", "torch.vstack", "torch.hstack", "torch.stack"}
+)
+_ARITHMETIC_CALLS = frozenset({"torch.add", "torch.sub", "torch.mul", "torch.lerp"}) | _CONCATENATIONS
 
 
 _ARITHMETIC_METHODS = frozenset(
@@ -105,7 +135,7 @@ def _build(store: Store, is_old: Callable[[Value], bool], span: Span, loop: Loop
     if not _split(store.value, is_old, addends, set()) or not addends:
         return None
     attribute = store.attribute if store.base is not None and instance_class(store.base) is not None else None
-    return Accumulation(store.target, attribute, store.node, store.value, tuple(addends), span, loop)
+    return Accumulation(store.target, attribute, store.region, store.value, tuple(addends), span, loop)
 
 
 _IN_PLACE = frozenset({"add_", "sub_", "lerp_", "addcmul_", "addcdiv_"})
@@ -124,7 +154,7 @@ def _in_place(call: Call) -> Accumulation | None:
     span, loop, attribute = _lifetime(holder.value, call.region)
     if span is None:
         return None
-    return Accumulation(holder.node, attribute, call.node, call, addends, span, loop)
+    return Accumulation(holder.node, attribute, call.region, call, addends, span, loop)
 
 
 def _lifetime(holder: Value, region: Region) -> tuple[Span | None, Loop | None, str | None]:
@@ -133,6 +163,9 @@ def _lifetime(holder: Value, region: Region) -> tuple[Span | None, Loop | None, 
         value = value.inputs[0]
     if isinstance(value, Attribute) and instance_class(value.base) is not None:
         return Span.CALL, region.loop, value.name
+    attribute = stored_attribute(value)
+    if attribute is not None:
+        return Span.CALL, region.loop, attribute
     outlived = [loop for loop in region.loops() if not value.region.within(loop)]
     if outlived and value.function is region.function:
         return Span.ITERATION, outlived[0], None
@@ -208,7 +241,17 @@ def _is_head(value: Value, key: str | None) -> bool:
 def _reads_attribute(value: Value, store: Store) -> bool:
     if isinstance(value, Phi) and value.key == store.key:
         return True
+    if value is not store.value and stored_attribute(value) == store.attribute:
+        return True
     return isinstance(value, Attribute) and value.name == store.attribute and instance_class(value.base) is not None
+
+
+def stored_attribute(value: Value) -> str | None:
+    """The attribute of the instance that ``value`` is assigned to."""
+    for use in value.uses:
+        if isinstance(use, Store) and use.value is value and use.base is not None and instance_class(use.base) is not None:
+            return use.attribute
+    return None
 
 
 def _reads_item(value: Value, store: Store) -> bool:
@@ -241,7 +284,7 @@ def container_span(container: Value, region: Region) -> tuple[Span | None, Loop 
     origins = container_origins(container)
     here = [origin for origin in origins if origin.region.function is region.function]
     outside = _belongs_outside(container, region.function)
-    loops = [loop for loop in region.loops()]
+    loops = list(region.loops())
     if here and not outside:
         outlived = [loop for loop in loops if not all(origin.region.within(loop) for origin in here)]
         return (Span.ITERATION, outlived[0]) if outlived else (None, None)
@@ -279,9 +322,9 @@ class Stash:
     loop: Loop | None
 
     @property
-    def value(self) -> Value:
-        """What is put in."""
-        return self.insertion.value
+    def occurrence(self) -> Occurrence:
+        """What is put in, where it is written."""
+        return Occurrence(self.insertion.value, self.insertion.node)
 
 
 def stashes(function: Function) -> Iterator[Stash]:
@@ -297,12 +340,27 @@ def _insertions(function: Function) -> Iterator[Insertion]:
         yield from insertions_of(call)
     for store in function.stores:
         if store.index is not None and store.base is not None and not isinstance(store.index, Constant):
-            yield Insertion(store.base, store.value, store, store.node)
+            holder = store.target.value if isinstance(store.target, cst.Subscript) else store.target
+            yield Insertion(store.base, store.value, store, _assigned_expression(store), holder)
     for binary in function.sums:
         # ``losses += [loss]`` and ``losses = losses + [loss]``
         if binary.operator == "+" and isinstance(binary.right, Display) and binary.right.kind == "list":
-            for element in binary.right.elements:
-                yield Insertion(binary.left, element, binary, element.node)
+            holder = operand_occurrences(binary)[0].node
+            for element in operand_occurrences(binary.right):
+                yield Insertion(binary.left, element.value, binary, element.node, holder)
+
+
+def _assigned_expression(store: Store) -> cst.CSTNode:
+    return store.node.value if isinstance(store.node, cst.Assign) else store.value.node
+
+
+def collects_step_outputs(stash: Stash) -> bool:
+    """Whether a step hook of a LightningModule collects outputs in an attribute: MEM607 speaks of those."""
+    function = stash.insertion.event.region.function
+    owner = function.owner
+    if owner is None or stash.span is not Span.CALL or not function.name.endswith("_step"):
+        return False
+    return is_lightning_module(external_bases(owner))
 
 
 # ------------------------------------------------------------------------- summaries
@@ -314,18 +372,15 @@ class Keeping:
 
     parameter: Parameter
     summed: bool
-    node: cst.CSTNode
     holder: cst.CSTNode
+    kept: Value
+    """The container, or the new value of the sum."""
 
 
+@query(on_cycle=())
 def keepings(function: Function) -> tuple[Keeping, ...]:
     """Parameters that ``function`` keeps with their graph in attributes of its instance or outer variables."""
-    memo = function.module.project.memo
-    key = ("keepings", id(function))
-    if key not in memo:
-        memo[key] = (function, ())
-        memo[key] = (function, tuple(_keepings(function.lower())))
-    return memo[key][1]  # type: ignore[no-any-return]
+    return tuple(_keepings(function.lower()))
 
 
 def _keepings(function: Function) -> Iterator[Keeping]:
@@ -333,16 +388,16 @@ def _keepings(function: Function) -> Iterator[Keeping]:
         if accumulation.span is Span.CALL:
             for addend in accumulation.addends:
                 for parameter in _parameters_in(addend.value, function):
-                    yield Keeping(parameter, True, accumulation.statement, accumulation.holder)
+                    yield Keeping(parameter, True, accumulation.holder, accumulation.value)
     for stash in stashes(function):
         if stash.span is Span.CALL:
-            for parameter in _parameters_in(stash.value, function):
-                yield Keeping(parameter, False, stash.insertion.node, stash.insertion.container.node)
+            for parameter in _parameters_in(stash.insertion.value, function):
+                yield Keeping(parameter, False, stash.insertion.holder, stash.insertion.container)
     for call in function.calls:
         for argument in call.arguments if _kept_beyond(call, function) else ():
             for keeping in kept_arguments(call, argument):
                 for parameter in _parameters_in(argument.value, function):
-                    yield Keeping(parameter, keeping.summed, call.node, call.node)
+                    yield Keeping(parameter, keeping.summed, call.node, keeping.kept)
 
 
 def _kept_beyond(call: Call, function: Function) -> bool:
@@ -424,3 +479,75 @@ def kept_arguments(call: Call, argument: Argument) -> Iterator[Keeping]:
         for keeping in keepings(parameter.function):
             if keeping.parameter is parameter:
                 yield keeping
+
+
+def kept_by(call: Call) -> Iterator[tuple[Occurrence, Keeping]]:
+    """The arguments that the functions of the project which ``call`` runs keep; each argument once."""
+    for argument in call.arguments:
+        if argument.star or attachment(argument.value) <= Attachment.UNKNOWN:
+            continue
+        keeping = next(kept_arguments(call, argument), None)
+        if keeping is not None:
+            yield Occurrence(argument.value, argument.node.value), keeping
+
+
+def is_module_state(function: Function, accumulation: Accumulation) -> bool:
+    """Whether the holder is an attribute of a module (or of another object that lives as long as training).
+
+    Attributes that count for a step hook of a framework are sums of losses, not state of the model.
+    """
+    owner = function.owner
+    if accumulation.attribute is None or owner is None or returns_loss_to_framework(function):
+        return False
+    return instance_kind(owner).role in {Role.MODULE, Role.LOSS_FUNCTION}
+
+
+def concatenates(accumulation: Accumulation) -> bool:
+    """Whether the holder grows by ``torch.cat`` and its kin."""
+    value = accumulation.value
+    while isinstance(value, Item):
+        value = value.base
+    return isinstance(value, Call) and bool(qualified_names(value.callee) & _CONCATENATIONS)
+
+
+def retention_confidence(kept: Value, added: Value, span: Span, loop: Loop | None) -> Confidence | None:
+    """How sure it is that keeping ``added`` in ``kept`` is a hazard; None if it is differentiated later or bounded.
+
+    What a freeing backward inside the loop has run over cannot be differentiated again, wherever it goes.
+    """
+    if loop is not None and drained_within(added, loop) and not _feeds_backward_in(kept, loop):
+        return certainty(added)
+    reach = reaches_gradient(kept)
+    if reach is Reach.YES:
+        return None
+    drained = drain(added) is Drain.DRAINED
+    if span is Span.ITERATION and loop is not None and drained and drained_outside(added, loop):
+        # The one backward that frees it runs after the loop: the graphs are alive together in any case.
+        return None
+    if reach is Reach.UNKNOWN and not drained:
+        return Confidence.POSSIBLE
+    return certainty(added)
+
+
+def _feeds_backward_in(kept: Value, loop: Loop) -> bool:
+    """Whether a backward inside the loop starts from the holder itself."""
+    return any(
+        ancestor is kept
+        for call in loop.function.calls
+        if call.region.within(loop)
+        for root in started_roots(call)
+        for ancestor in local_ancestors(root)
+    )
+
+
+def depends_on_input(value: Value, function: Function) -> bool:
+    """Whether ``value`` is computed, differentiably, from what a forward method is called with, and callers are unknown.
+
+    The input of a module inside a network is an activation; only the first module gets what needs no gradient.
+    """
+    if function.name != "forward":
+        return False
+    for ancestor in local_ancestors(value):
+        if isinstance(ancestor, Parameter) and ancestor.function is function and ancestor is not function.instance:
+            return passed_arguments(ancestor) is None and attachment(ancestor) is Attachment.UNKNOWN
+    return False

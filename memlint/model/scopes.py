@@ -112,6 +112,11 @@ class Function:
         return any(exit.kind != "return" for exit in self.exits)
 
     @property
+    def is_abstract(self) -> bool:
+        """Whether the body does nothing but raise, so that a subclass has to say what is done."""
+        return self.body.leaves == "raise" and not self.exits and not self.stores
+
+    @property
     def instance(self) -> Parameter | None:
         """The parameter that a method is called on."""
         return self.parameters[0] if self.is_method else None

@@ -1,22 +1,30 @@
+"""MEM101."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import libcst as cst
+
 from memlint.findings import Claim, Confidence, Finding, Severity
-from memlint.model.autograd import Drain, Reach, certainty, drain, reaches_gradient
+from memlint.model.autograd import certainty
 from memlint.model.holding import holding
+from memlint.model.knowledge.torch import GRAPH_WORDS
 from memlint.model.program import Program
 from memlint.model.retention import (
     Accumulation,
     accumulations,
     attached_leaves,
+    concatenates,
     detach_fix,
     detach_point,
-    kept_arguments,
+    is_module_state,
+    kept_by,
     made_within,
+    retention_confidence,
 )
 from memlint.model.source_text import code
-from memlint.model.values import Call, Occurrence, Parameter, Value
+from memlint.model.values import Call, Comprehension, Display, Occurrence, Parameter
 from memlint.rule import Rule
 
 
@@ -63,11 +71,10 @@ class AttachedScalarAccumulator(Rule):
     code = "MEM101"
     name = "attached-scalar-accumulator"
     severity = Severity.ERROR
-    gate = frozenset({"torch", "lightning", "backward", "accelerate", "transformers", "loss", "criterion", "model"})
+    gate = GRAPH_WORDS
     fixers = ("call_method",)
     positive = (
         """
-import torch
 def train(model, loader, opt, crit):
     total = 0.0
     for x, y in loader:
@@ -75,58 +82,351 @@ def train(model, loader, opt, crit):
         total += loss  # MEM101: 18
     print(total / len(loader))
 """,
+        """
+import torch.nn.functional as F
+
+def train(model, loader, opt):
+    avg = 0
+    meters = {"loss": 0.0}
+    for x, y in loader:
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        opt.step()
+        avg = 0.9 * avg + 0.1 * loss  # MEM101: 27
+        meters["loss"] = meters["loss"] + loss  # MEM101: 43
+""",
+        """
+from torch import nn
+
+class AverageMeter:
+    def __init__(self):
+        self.sum = 0
+        self.count = 0
+
+    def update(self, val, n=1):
+        self.sum += val * n
+        self.count += n
+
+def train(loader, opt):
+    model = nn.Linear(3, 3)
+    meter = AverageMeter()
+    for x, y in loader:
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        opt.step()
+        meter.update(loss, x.size(0))  # MEM101: 22
+""",
+        """
+import torch
+from torch import nn
+
+def validate(loader, crit):
+    model = nn.Sequential(nn.Linear(3, 3))
+    model.eval()
+    total = 0
+    for x, y in loader:
+        out = model(x)
+        total += crit(out, y)  # MEM101
+    print(total)
+""",
+        """
+import lightning as L
+import torch.nn.functional as F
+
+class Net(L.LightningModule):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = F.cross_entropy(self(x), y)
+        self.running += loss  # MEM101
+        return loss
+""",
+        """
+from transformers import Trainer
+
+class Mine(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False):
+        outputs = model(**inputs)
+        loss = outputs.loss
+        self.total = self.total + loss  # MEM101
+        return (loss, outputs) if return_outputs else loss
+""",
+        """
+import torch
+from accelerate import Accelerator
+
+def main(model, loader, optimizer):
+    accelerator = Accelerator()
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    totals = dict(loss=0.0)
+    for batch in loader:
+        loss = model(**batch).loss
+        accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        totals["loss"] = totals.get("loss", 0) + loss  # MEM101
+""",
+        """
+from torch import nn
+
+class Trainer:
+    def __init__(self, model):
+        self.model = model
+        self.optimizer = None
+        self.epoch_loss = 0.0
+
+    def step(self, x, y):
+        loss = nn.functional.mse_loss(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+    def fit(self, loader):
+        for x, y in loader:
+            loss = self.step(x, y)
+            self.epoch_loss += loss  # MEM101
+        print(self.epoch_loss)
+""",
+        """
+from torch import nn
+
+def train(model: nn.Module, loader, opt, use_amp, scaler):
+    running = None
+    for x, y in loader:
+        loss = nn.functional.mse_loss(model(x), y)
+        if use_amp:
+            scaler.scale(loss).backward()
+            scaler.step(opt)
+            scaler.update()
+        else:
+            loss.backward()
+            opt.step()
+        opt.zero_grad()
+        if running is None:
+            running = 0
+        running = running + loss.mean()  # MEM101
+        if x is None:
+            continue
+    return running
+""",
+        """
+import torch
+from torch import nn
+
+def train(model: nn.Module, loader, opt):
+    total = torch.zeros(())
+    for x, y in loader:
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+        total.add_(loss)  # MEM101
+    return total
+""",
     )
-    negative = ()
+    negative = (
+        """
+def accumulate(outs, weights, crit, y):
+    loss = 0
+    for out, w in zip(outs, weights):
+        loss = loss + w * crit(out, y)
+    loss.backward()
+""",
+        """
+import torch
+
+def train(model, loader, opt, crit):
+    total, correct, seen = 0.0, 0, 0
+    for x, y in loader:
+        out = model(x)
+        loss = crit(out, y)
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+        total += loss.item()
+        total += loss.detach()
+        total += float(loss.detach())
+        total += loss.data
+        correct += (out.argmax(1) == y).sum()
+        correct += out.max(1)[1].eq(y).sum()
+        seen += y.size(0)
+""",
+        """
+import torch
+from torch import nn
+
+def validate(val, crit):
+    model = nn.Linear(3, 3)
+    total = 0
+    with torch.no_grad():
+        for x, y in val:
+            total += crit(model(x), y)
+    return total
+
+@torch.inference_mode()
+def test(val, crit):
+    model = nn.Linear(3, 3)
+    total = 0
+    for x, y in val:
+        total += crit(model(x), y)
+    return total
+
+def evaluate(model: nn.Module, val, crit):
+    total = 0
+    for x, y in val:
+        total = total + crit(model(x), y)
+    return total
+
+def main(model: nn.Module, val, crit):
+    with torch.no_grad():
+        print(evaluate(model, val, crit))
+""",
+        """
+from torch import nn
+
+def train(loader, opt, heads, crit):
+    model = nn.Linear(3, 3)
+    for x, y in loader:
+        loss = 0
+        for head in heads:
+            loss += crit(head(model(x)), y)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+""",
+        """
+import lightning as L
+import torch.nn.functional as F
+
+class Net(L.LightningModule):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = 0
+        for part in x:
+            loss = loss + F.cross_entropy(self(part), y)
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        self.total += F.cross_entropy(self(x), y)
+""",
+        """
+import torch
+from torch import nn
+
+class Meter:
+    def __init__(self):
+        self.sum = 0
+
+    def update(self, val, n=1):
+        if isinstance(val, torch.Tensor):
+            val = val.item()
+        self.sum += val * n
+
+class Careful:
+    total = 0
+
+    def add(self, value):
+        self.total += value.detach() if torch.is_tensor(value) else value
+
+def train(loader, opt):
+    model = nn.Linear(3, 3)
+    meter, careful = Meter(), Careful()
+    for x, y in loader:
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        opt.step()
+        meter.update(loss)
+        careful.add(loss)
+""",
+        """
+from torch import nn
+from torchmetrics import MeanMetric
+
+def train(loader, opt, logger):
+    model = nn.Linear(3, 3)
+    metric = MeanMetric()
+    text = ""
+    for x, y in loader:
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        opt.step()
+        metric.update(loss)
+        text += f"{loss} "
+        text = text + "%.3f" % loss
+        logger.info("loss %s", loss)
+""",
+        """
+import torch
+from torch import nn
+
+def gradient_accumulation(loader, opt, k):
+    model = nn.Linear(3, 3)
+    total = 0
+    for i, (x, y) in enumerate(loader):
+        total = total + nn.functional.mse_loss(model(x), y)
+        if (i + 1) % k == 0:
+            total.backward()
+            opt.step()
+            opt.zero_grad()
+            total = 0
+""",
+        """
+from torch import nn
+
+class Penalty:
+    def __init__(self, model):
+        self.model = model
+        self.loss = 0
+
+    def add(self, x, y):
+        self.loss += nn.functional.mse_loss(self.model(x), y)
+
+    def finish(self, opt):
+        self.loss.backward()
+        opt.step()
+        self.loss = 0
+""",
+    )
 
     def check(self, program: Program) -> Iterator[Finding]:
         for function in program.functions:
             for accumulation in accumulations(function):
-                yield from self._accumulated(accumulation)
+                if not is_module_state(function, accumulation) and not concatenates(accumulation):
+                    yield from self._accumulated(accumulation)
             for call in function.calls:
                 yield from self._kept_by_callee(call)
 
     def _accumulated(self, accumulation: Accumulation) -> Iterator[Finding]:
         for addend in accumulation.addends:
             leaves = attached_leaves(addend)
+            if isinstance(addend.value, (Display, Comprehension)):
+                continue
             if not leaves or all(isinstance(leaf.value, Parameter) for leaf in leaves):
                 continue
             if accumulation.loop is not None and not made_within(addend.value, accumulation.loop):
                 continue
-            confidence = self._confidence(accumulation.value, addend.value)
+            confidence = retention_confidence(accumulation.value, addend.value, accumulation.span, accumulation.loop)
             if confidence is not None:
-                yield self._finding(code(accumulation.holder), addend, leaves, confidence)
-
-    def _confidence(self, kept: Value, addend: Value) -> Confidence | None:
-        reach = reaches_gradient(kept)
-        if reach is Reach.YES:
-            return None
-        if reach is Reach.UNKNOWN and drain(addend) is not Drain.DRAINED:
-            return Confidence.POSSIBLE
-        return certainty(addend)
+                yield self._finding(accumulation.holder, addend, leaves, confidence)
 
     def _finding(
-        self, holder: str, addend: Occurrence, leaves: tuple[Occurrence, ...], confidence: Confidence
+        self, holder: cst.CSTNode, addend: Occurrence, leaves: tuple[Occurrence, ...], confidence: Confidence
     ) -> Finding:
         held = holding(addend.value, scalar=True)
         source = leaves[0] if len(leaves) == 1 else addend
-        target = detach_point(source).node
         return self.finding(
             addend.node,
-            f"`{holder}` takes in `{code(source.node)}` with its autograd graph",
+            f"`{code(holder)}` takes in `{code(source.node)}` with its autograd graph",
             holds=held.phrase,
             severity=held.severity,
             confidence=confidence,
-            fixes=(detach_fix(target),),
-            claim=Claim(held.shape, held.memory, held.size, holder=None, held=addend.node),
+            fixes=(detach_fix(detach_point(source).node),),
+            claim=Claim(held.shape, held.memory, held.size, holder=holder, held=addend.node),
         )
 
     def _kept_by_callee(self, call: Call) -> Iterator[Finding]:
-        for argument in call.arguments:
-            where = Occurrence(argument.value, argument.node.value)
-            leaves = attached_leaves(where) if not argument.star else ()
-            if not leaves or isinstance(argument.value, Parameter):
-                continue
-            for keeping in kept_arguments(call, argument):
-                if keeping.summed:
-                    yield self._finding(code(keeping.holder), where, leaves, certainty(argument.value))
-                    break
+        for where, keeping in kept_by(call):
+            leaves = attached_leaves(where)
+            if keeping.summed and leaves and not isinstance(where.value, Parameter):
+                yield self._finding(keeping.holder, where, leaves, certainty(where.value))

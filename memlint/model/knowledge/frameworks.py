@@ -92,3 +92,36 @@ METRIC_ROOTS = ("torchmetrics.", "evaluate.", "ignite.metrics.", "sklearn.metric
 
 DETACHING_SINK_METHODS = frozenset({"log", "log_dict", "log_metrics", "add_scalar", "add_scalars", "add_histogram", "add_image", "set_postfix", "set_description", "info", "debug", "warning", "error", "write", "set_postfix_str"})
 """Methods of loggers and progress bars: they format their arguments and keep no tensor."""
+
+TRAINERS = frozenset(
+    {
+        "lightning.Trainer",
+        "lightning.pytorch.Trainer",
+        "pytorch_lightning.Trainer",
+        "transformers.Trainer",
+        "transformers.TrainingArguments",
+        "transformers.Seq2SeqTrainingArguments",
+    }
+)
+"""What chooses the device itself, and prefers an accelerator."""
+
+PROCESS_GROUPS = (
+    ACCELERATORS
+    | FABRICS
+    | ENGINE_FACTORIES
+    | frozenset(
+        {
+            "torch.distributed.init_process_group",
+            "torch.multiprocessing.spawn",
+            "torch.nn.parallel.DistributedDataParallel",
+            "torch.nn.parallel.distributed.DistributedDataParallel",
+            "torch.distributed.fsdp.FullyShardedDataParallel",
+            "torch.distributed.fsdp.fully_shard",
+            "torch.utils.data.distributed.DistributedSampler",
+            "torch.utils.data.DistributedSampler",
+            "apex.parallel.DistributedDataParallel",
+            "horovod.torch.init",
+        }
+    )
+)
+"""Calls that only a program of several processes makes, one for each device."""

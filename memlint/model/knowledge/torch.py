@@ -5,6 +5,14 @@ Sources: the docstrings and signatures of torch 2.13.0, and runs of each operati
 
 from __future__ import annotations
 
+GRAPH_WORDS = frozenset(
+    """
+    torch backward manual_backward lightning pytorch_lightning accelerate transformers deepspeed ignite diffusers timm fabric
+    model net network policy nn loss criterion
+    """.split()
+)
+"""Gate of the rules about kept graphs: a file without any of these words computes nothing that carries one."""
+
 NO_GRAD = frozenset(
     {
         "torch.no_grad",
@@ -266,3 +274,9 @@ OPTIMIZER_EVIDENCE = frozenset({"zero_grad", "param_groups", "add_param_group"})
 
 GENERATED_WITHOUT_GRAD = frozenset({"generate", "state_dict", "parameters_count", "get_nb_trainable_parameters"})
 """Module methods that record no graph (``generate`` of transformers runs under no_grad)."""
+
+ACCELERATORS = frozenset({"cuda", "gpu", "mps", "xpu", "npu", "hpu", "xla", "auto"})
+"""How devices other than the CPU are called in ``torch.device`` and in the arguments of frameworks."""
+
+ACCELERATOR_ROOTS = ("torch.cuda.", "torch.mps.", "torch.xpu.", "torch.npu.", "torch.accelerator.", "torch_xla.", "apex.")
+"""Where functions live that only make sense on an accelerator."""

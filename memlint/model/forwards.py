@@ -1,0 +1,254 @@
+"""Forward passes that record a graph: which calls they are, in which mode the module runs, what they are part of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from memlint.findings import Confidence
+from memlint.model.aliases import (
+    bound_arguments,
+    call_sites,
+    callees,
+    external_bases,
+    instance_class,
+    sources,
+)
+from memlint.model.autograd import Attachment, Reach, attachment, certainty, gradient_flow
+from memlint.model.containers import elements
+from memlint.model.effects import Effect, backward_of, function_effects, returns_loss_to_framework
+from memlint.model.gradmode import GradMode, grad_mode, is_lightning_module
+from memlint.model.kinds import Role, instance_kind, role
+from memlint.model.knowledge import frameworks
+from memlint.model.memo import query
+from memlint.model.retention import same_object
+from memlint.model.scopes import Class, Function
+from memlint.model.values import Attribute, Branch, Call, Comparison, Constant, Element, Item, Parameter, Region, Store, Value
+
+_MAX_CALLERS = 4
+"""Callers that are asked one after the other in which mode they leave a module."""
+
+
+@query(on_cycle=())
+def forwards(function: Function) -> tuple[Call, ...]:
+    """The calls in ``function`` that start to record a graph, as the function that runs the model sees them.
+
+    Calls of modules, and calls of the project's functions that return a graph which their arguments did not have. In a
+    module's own methods the calls of its parts are parts of one forward pass and are left out.
+    """
+    return tuple(call for call in function.calls if grad_mode(call.region) is GradMode.ENABLED and _records(call))
+
+
+def _records(call: Call) -> bool:
+    if _is_part_of_forward(call):
+        return False
+    if called_module(call) is not None:
+        return attachment(call) >= Attachment.LIKELY
+    functions = callees(call)
+    if not functions or attachment(call) < Attachment.LIKELY:
+        return False
+    if any(function_effects(function) & Effect.BACKWARD for function in functions):
+        return False
+    return all(attachment(given) <= Attachment.UNKNOWN for given in _given(call))
+
+
+def _given(call: Call) -> Iterator[Value]:
+    if call.receiver is not None:
+        yield call.receiver
+    for argument in call.arguments:
+        yield argument.value
+
+
+def called_module(call: Call) -> Value | None:
+    """The module whose forward ``call`` runs: ``model`` in ``model(x)`` and ``model.forward(x)``."""
+    if role(call.callee, Role.MODULE, Role.ENGINE):
+        return call.callee
+    if call.method == "forward" and call.receiver is not None and role(call.receiver, Role.MODULE, Role.ENGINE):
+        return call.receiver
+    return None
+
+
+def _is_part_of_forward(call: Call) -> bool:
+    """Whether ``call`` runs a part of the module whose method it stands in."""
+    owner = _method_owner(call.function)
+    if owner is None or instance_kind(owner).role not in {Role.MODULE, Role.LOSS_FUNCTION}:
+        return False
+    if is_lightning_module(external_bases(owner)) and call.function.name in frameworks.LIGHTNING_EPOCH_HOOKS:
+        return False
+    module = called_module(call)
+    return module is None or instance_class(module) is None
+
+
+def _method_owner(function: Function) -> Class | None:
+    """The class in whose method ``function`` is, or is defined."""
+    return next((each.owner for each in (function, *function.enclosing()) if each.owner is not None), None)
+
+
+# ------------------------------------------------------------------- eval() and train()
+
+
+class Mode(str, Enum):
+    """What ``module.training`` says."""
+
+    TRAINING = "training"
+    EVALUATION = "evaluation"
+
+
+@dataclass(frozen=True)
+class _Switch:
+    call: Call
+    module: Value
+    mode: Mode
+
+
+def module_mode(call: Call) -> Mode | None:
+    """The mode in which ``call`` runs its module, if a switch in the function or in all of its callers decides it."""
+    module = called_module(call)
+    return _mode_at(call, module, _MAX_CALLERS) if module is not None else None
+
+
+def _mode_at(call: Call, module: Value, depth: int) -> Mode | None:
+    switches = [s for s in _switches(call.function) if s.call.order < call.order and _covers(s.module, module)]
+    if switches:
+        last = switches[-1]
+        return last.mode if _runs_before(last, call.region) else None
+    if depth == 0:
+        return None
+    modes = {_mode_at(site, passed, depth - 1) for site, passed in _callers(call.function, module)}
+    return modes.pop() if len(modes) == 1 else None
+
+
+def _runs_before(switch: _Switch, region: Region) -> bool:
+    """Whether the switch has happened whenever ``region`` is reached, if there is a module to switch."""
+    for outer in switch.call.region.ancestors():
+        if region.within(outer):
+            return True
+        if not (isinstance(outer, Branch) and _tests_presence(outer, switch.module)):
+            return False
+    return False
+
+
+def _tests_presence(branch: Branch, module: Value) -> bool:
+    """Whether the branch is that of ``if module is not None:`` or ``if module:``."""
+    tested = branch.test
+    if isinstance(tested, Comparison) and tested.operators == ("is not",):
+        tested = tested.values[0]
+    return tested is not None and not branch.negated and same_object(tested, module)
+
+
+def _callers(function: Function, module: Value) -> Iterator[tuple[Call, Value]]:
+    """The calls of ``function`` in the project, with what ``module`` is there."""
+    own = [source for source in sources(module) if isinstance(source, Parameter) and source.function is function]
+    for site in call_sites(function) or ():
+        if site.function is function:
+            continue
+        bound = bound_arguments(site, function)
+        passed = [bound[parameter.name] for parameter in own if parameter.name in bound]
+        yield site, passed[0] if passed else module
+
+
+@query(on_cycle=())
+def _switches(function: Function) -> tuple[_Switch, ...]:
+    """The switches of mode in ``function``, those in functions that it calls included, in evaluation order."""
+    return tuple(switch for call in function.calls for switch in _switches_by(call))
+
+
+def _switches_by(call: Call) -> Iterator[_Switch]:
+    mode = _switched_mode(call)
+    if mode is not None and call.receiver is not None:
+        yield _Switch(call, call.receiver, mode)
+        return
+    for function in callees(call):
+        if function is call.function:
+            continue
+        bound = bound_arguments(call, function)
+        for switch in _switches(function):
+            # What a function switches within a branch or loop may or may not have happened.
+            if switch.call.region is function.body:
+                for source in (switch.module, *sources(switch.module)):
+                    passed = bound.get(source.name) if isinstance(source, Parameter) else source
+                    if passed is not None:
+                        yield _Switch(call, passed, switch.mode)
+
+
+def _switched_mode(call: Call) -> Mode | None:
+    if call.method == "eval" and not call.arguments:
+        return Mode.EVALUATION
+    if call.method != "train" or call.receiver is None or len(call.arguments) > 1:
+        return None
+    given = call.argument("mode", 0)
+    if given is None:
+        return Mode.TRAINING
+    if isinstance(given, Constant) and isinstance(given.constant, bool):
+        return Mode.TRAINING if given.constant else Mode.EVALUATION
+    return None
+
+
+def _covers(switched: Value, module: Value) -> bool:
+    """Whether switching ``switched`` switches ``module``: it is the same, or a part of it."""
+    names = [switched, *(elements(switched.iterable) if isinstance(switched, Element) else ())]
+    if any(same_object(name, module) for name in names):
+        return True
+    return isinstance(module, (Attribute, Item)) and _covers(switched, module.base)
+
+
+# ------------------------------------------------------------------------ what it is part of
+
+
+def in_training_step(call: Call) -> bool:
+    """Whether ``call`` stands where each iteration runs a backward: in a step of training, not beside or after it."""
+    return _steps_beside(call, 2)
+
+
+def _steps_beside(call: Call, depth: int) -> bool:
+    function = call.function
+    if returns_loss_to_framework(function):
+        return True
+    loop = call.region.loop
+    if any(other.region.loop is loop and _runs_step(other) for other in function.calls):
+        return True
+    if loop is not None or depth == 0:
+        return False
+    sites = [site for site in call_sites(function) or () if site.function is not function]
+    return bool(sites) and all(_steps_beside(site, depth - 1) for site in sites)
+
+
+def _runs_step(call: Call) -> bool:
+    """Whether ``call`` runs one backward: itself, or in a function of the project that has it outside of loops."""
+    return backward_of(call) is not None or any(_is_step(function) for function in callees(call))
+
+
+@query(on_cycle=False)
+def _is_step(function: Function) -> bool:
+    return any(call.region.loop is None and _runs_step(call) for call in function.calls)
+
+
+# ---------------------------------------------------------------------------- wasted graphs
+
+
+@query(on_cycle=None)
+def wasted(call: Call) -> Confidence | None:
+    """How sure it is that no gradient flows through the graph that a forward pass records; None if one does.
+
+    Possible: it is handed to code out of sight, or dropped at once, so that only a hook could use it.
+    """
+    flow = gradient_flow(call)
+    if flow.reach is Reach.YES or _is_wasted_inside(call):
+        return None
+    if not _is_read(call):
+        return None if function_effects(call.function) & Effect.BACKWARD else Confidence.POSSIBLE
+    if flow.reach is Reach.UNKNOWN or flow.handed_over:
+        return Confidence.POSSIBLE
+    return certainty(call)
+
+
+def _is_wasted_inside(call: Call) -> bool:
+    """Whether a forward pass in a function of the project that ``call`` runs is wasted already there."""
+    if called_module(call) is not None:
+        return False
+    return any(wasted(inner) is not None for function in callees(call) for inner in forwards(function))
+
+
+def _is_read(call: Call) -> bool:
+    return any(not (isinstance(use, Store) and use.base is None) for use in call.uses)

@@ -1,0 +1,349 @@
+"""MEM102."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from memlint.findings import Claim, Confidence, Finding, Severity
+from memlint.model.autograd import certainty
+from memlint.model.containers import is_emptied_in, length_limit
+from memlint.model.holding import holding
+from memlint.model.knowledge.torch import GRAPH_WORDS
+from memlint.model.program import Program
+from memlint.model.retention import (
+    Span,
+    Stash,
+    attached_members,
+    collects_step_outputs,
+    detach_fix,
+    detach_point,
+    kept_by,
+    made_within,
+    retention_confidence,
+    stashes,
+)
+from memlint.model.source_text import code
+from memlint.model.values import Call, Occurrence, Parameter
+from memlint.rule import Rule
+
+
+class AttachedTensorStashed(Rule):
+    """A tensor is put into a container with its autograd graph and outlives the iteration.
+
+    ## What it does
+    Finds tensors that carry a graph and go into a list, dict, set, deque or queue that is older than the iteration (or
+    belongs to the object): `preds.append(out)`, `losses += [loss]`, `history["logits"].append(out)`, and calls of a
+    buffer's `push(out)` when the buffer keeps what it is given.
+
+    ## Why is this bad?
+    The container keeps the graph of every iteration. Without a backward over it, that is every activation of the
+    forward pass; after a backward, the tensor itself and its autograd nodes. `.cpu()` does not help: the copy keeps the
+    graph, and with it the device tensors.
+
+    ## Example
+    ```python
+    for x, y in loader:
+        out = model(x)
+        preds.append(out.cpu())
+    ```
+
+    ## Use instead
+    ```python
+        preds.append(out.detach().cpu())
+    ```
+
+    ## Fix safety
+    Safe: `.detach()` keeps value, type and device. It is not offered for what is differentiated later.
+
+    ## When to ignore
+    When what is collected is differentiated later (policy gradients, several losses and one backward); memlint sees
+    that when the backward is within the project.
+
+    ## References
+    - [PyTorch FAQ: don't accumulate history across your training loop](https://docs.pytorch.org/docs/stable/notes/faq.html)
+    - [packnet-sfm#51](https://github.com/TRI-ML/packnet-sfm/pull/51),
+      [pdearena#4](https://github.com/pdearena/pdearena/pull/4)
+    """
+
+    code = "MEM102"
+    name = "attached-tensor-stashed"
+    severity = Severity.ERROR
+    gate = GRAPH_WORDS
+    fixers = ("call_method",)
+    positive = (
+        """
+import torch
+from torch import nn
+
+def predict(loader):
+    model = nn.Linear(3, 3)
+    preds, copies = [], []
+    history = {"logits": []}
+    for x in loader:
+        out = model(x)
+        preds.append(out)  # MEM102: 22
+        copies.append(out.cpu())  # MEM102: 23
+        history["logits"].append(out)  # MEM102: 34
+    torch.cat(preds).detach().numpy()
+""",
+        """
+def train(model, loader, opt, crit):
+    losses = []
+    for x, y in loader:
+        loss = crit(model(x), y)
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+        losses += [loss]  # MEM102: 20
+    return losses
+""",
+        """
+from torch import nn
+
+class Buffer:
+    def __init__(self):
+        self.data = []
+
+    def push(self, state, log_prob):
+        self.data.append((state, log_prob))
+
+def collect(env, steps):
+    policy = nn.Linear(3, 3)
+    buffer = Buffer()
+    for _ in range(steps):
+        state = env.state()
+        log_prob = policy(state)
+        buffer.push(state, log_prob)  # MEM102: 28
+""",
+        """
+from collections import deque
+from torch import nn
+
+def train(loader, opt):
+    model = nn.Linear(3, 3)
+    recent = deque(maxlen=100)
+    for x, y in loader:
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+        recent.append(loss)  # MEM102
+""",
+        """
+from transformers import Trainer
+
+class Mine(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False):
+        outputs = model(**inputs)
+        self._preds.append(outputs.logits)  # MEM102
+        return outputs.loss
+""",
+        """
+from torch import nn
+
+def train(loader, opt):
+    model = nn.Linear(3, 3)
+    log = []
+    for step, (x, y) in enumerate(loader):
+        out = model(x)
+        loss = nn.functional.mse_loss(out, y)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        log.append({"step": step, "loss": loss, "out": out.cpu()})  # MEM102: 43 MEM102: 56
+""",
+        """
+from torch import nn
+
+class Evaluator:
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.outputs = {}
+
+    def run(self, loader):
+        self.model.eval()
+        for name, x in loader:
+            self.outputs[name] = self.model(x).cpu()  # MEM102
+""",
+    )
+    negative = (
+        """
+import torch
+from torch import nn
+
+def reinforce(env, opt, returns):
+    policy = nn.Linear(3, 3)
+    log_probs = []
+    for state in env:
+        dist = torch.distributions.Categorical(logits=policy(state))
+        log_probs.append(dist.log_prob(dist.sample()))
+    (-(torch.stack(log_probs) * returns).sum()).backward()
+    opt.step()
+""",
+        """
+import torch
+
+def train(loader, blocks, head, opt):
+    for x in loader:
+        feats = []
+        for block in blocks:
+            x = block(x)
+            feats.append(x)
+        head(feats).sum().backward()
+        opt.step()
+""",
+        """
+from torch import nn
+
+def predict(loader):
+    model = nn.Linear(3, 3)
+    preds, sizes = [], []
+    for x in loader:
+        out = model(x)
+        preds.append(out.detach().cpu())
+        preds.append(out.argmax(-1))
+        preds.append(out.topk(3).indices)
+        preds.append(out.tolist())
+        sizes.append(out.shape)
+""",
+        """
+import torch
+from torch import nn
+
+class UNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.down = nn.ModuleList([nn.Linear(3, 3)])
+        self.up = nn.Linear(6, 3)
+
+    def forward(self, x):
+        skips = []
+        for block in self.down:
+            x = block(x)
+            skips.append(x)
+        return self.up(torch.cat(skips, -1))
+
+def train(loader, opt):
+    model = UNet()
+    for x, y in loader:
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+""",
+        """
+import torch
+from torch import nn
+
+@torch.no_grad()
+def predict(loader):
+    model = nn.Linear(3, 3)
+    return [model(x) for x in loader]
+
+def collect(model: nn.Module, loader):
+    preds = []
+    with torch.inference_mode():
+        for x in loader:
+            preds.append(model(x))
+    return preds
+""",
+        """
+import torch
+from torch import nn
+
+class Agent:
+    def __init__(self):
+        self.policy = nn.Linear(3, 3)
+        self.saved = []
+
+    def act(self, state):
+        dist = torch.distributions.Categorical(logits=self.policy(state))
+        action = dist.sample()
+        self.saved.append(dist.log_prob(action))
+        return action
+
+    def learn(self, rewards, opt):
+        loss = 0
+        for log_prob, reward in zip(self.saved, rewards):
+            loss = loss - log_prob * reward
+        loss.backward()
+        opt.step()
+        del self.saved[:]
+""",
+        """
+from torch import nn
+
+def losses_of(model: nn.Module, parts, y):
+    losses = []
+    for part in parts:
+        losses.append(nn.functional.mse_loss(model(part), y))
+    return sum(losses)
+
+def train(model: nn.Module, loader, opt):
+    for parts, y in loader:
+        losses_of(model, parts, y).backward()
+        opt.step()
+        opt.zero_grad()
+""",
+        """
+from torch import nn
+
+def train(loader, opt, window):
+    rnn = nn.GRUCell(4, 4)
+    h, kept = None, []
+    for t, (x, y) in enumerate(loader):
+        h = rnn(x, h)
+        kept.append(nn.functional.mse_loss(h, y))
+        if (t + 1) % window == 0:
+            sum(kept).backward()
+            opt.step()
+            opt.zero_grad()
+            h = h.detach()
+            kept.clear()
+""",
+    )
+
+    def check(self, program: Program) -> Iterator[Finding]:
+        for function in program.functions:
+            for stash in stashes(function):
+                if not collects_step_outputs(stash):
+                    yield from self._stashed(stash)
+            for call in function.calls:
+                yield from self._kept_by_callee(call)
+
+    def _stashed(self, stash: Stash) -> Iterator[Finding]:
+        container = stash.insertion.container
+        for member in attached_members(stash.occurrence):
+            if isinstance(member.value, Parameter):
+                continue
+            if stash.loop is not None and not made_within(member.value, stash.loop):
+                continue
+            if stash.loop is not None and is_emptied_in(container, stash.loop):
+                continue
+            confidence = retention_confidence(container, member.value, stash.span, stash.loop)
+            if confidence is not None:
+                yield self._finding(stash.insertion.holder, member, confidence, length_limit(container))
+
+    def _finding(
+        self, holder: cst.CSTNode, member: Occurrence, confidence: Confidence, limit: int | None = None
+    ) -> Finding:
+        held = holding(member.value, scalar=False)
+        bounded = "" if limit is None else f", for the last {limit} of them"
+        return self.finding(
+            member.node,
+            f"`{code(member.node)}` is kept in `{code(holder)}` with its autograd graph",
+            holds=held.phrase + bounded,
+            severity=held.severity if limit is None else Severity.WARNING,
+            confidence=confidence,
+            fixes=(detach_fix(detach_point(member).node),),
+            claim=Claim(held.shape, held.memory, held.size, holder=holder, held=member.node),
+        )
+
+    def _kept_by_callee(self, call: Call) -> Iterator[Finding]:
+        for where, keeping in kept_by(call):
+            if not keeping.summed and not isinstance(where.value, Parameter):
+                confidence = retention_confidence(keeping.kept, where.value, Span.CALL, call.region.loop)
+                if confidence is not None:
+                    yield self._finding(keeping.holder, where, Confidence.weakest(confidence, certainty(where.value)))
