@@ -17,6 +17,7 @@ from memlint.model.aliases import (
     call_sites,
     callees,
     external_bases,
+    find_method,
     instance_class,
     module_of,
     mro,
@@ -378,6 +379,9 @@ def _holds_parameters(owner: Class) -> bool:
     if not any("__init__" in cls.methods for cls in classes):
         return not all(_plain_module_bases(cls) for cls in classes)
     if not all(_plain_module_bases(cls) for cls in classes):
+        return True
+    computes = find_method(owner, "forward")
+    if computes is not None and computes.lower().is_abstract:
         return True
     for cls in classes:
         for stores in cls.instance_stores.values():

@@ -114,7 +114,7 @@ class Function:
     @property
     def is_abstract(self) -> bool:
         """Whether the body does nothing but raise, so that a subclass has to say what is done."""
-        return self.body.leaves == "raise" and not self.exits and not self.stores
+        return self.body.leaves == "raise" and not self.exits and all(store.base is None for store in self.stores)
 
     @property
     def instance(self) -> Parameter | None:
