@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pathspec import GitIgnoreSpec
 
-from memlint.suggest import did_you_mean
+from memlint.messages import UserError, did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -65,7 +65,7 @@ OWN_FILES = ("memlint.toml", ".memlint.toml")
 ALL = "ALL"
 
 
-class ConfigError(Exception):
+class ConfigError(UserError):
     """A configuration that cannot be used; ``str(error)`` says in one line where and why."""
 
 
@@ -88,30 +88,46 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Patterns:
+    """Patterns as in .gitignore files, relative to ``root``."""
+
+    root: Path
+    texts: tuple[str, ...]
+
+    def match(self, path: Path, base: Path | None = None, is_directory: bool = False) -> bool:
+        """Whether ``path`` matches, taken relative to ``base`` instead of ``root`` if that is given."""
+        return matcher(self.texts).match_file(relative(path, base or self.root) + "/" * is_directory)
+
+
+@dataclass(frozen=True)
 class PerFileIgnore:
     """Rules that are off in the files that match ``pattern``; a leading ``!`` means all other files."""
 
+    root: Path
     pattern: str
     selectors: tuple[str, ...]
 
-    def matches(self, path: Path, root: Path) -> bool:
+    def matches(self, path: Path) -> bool:
         """Whether the rules are off in the file at ``path``."""
-        matched = matcher((self.pattern.removeprefix("!"),)).match_file(relative(path, root))
+        matched = Patterns(self.root, (self.pattern.removeprefix("!"),)).match(path)
         return matched != self.pattern.startswith("!")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for a file. Patterns are gitignore's, relative to ``root``."""
+    """What holds for a file."""
 
     root: Path
+    """The directory of the configuration file, or the working directory if there is none."""
     source: Path | None = None
     """The configuration file, if there is one."""
     selections: tuple[Selection, ...] = ()
     """From the weakest layer to the strongest."""
     per_file_ignores: tuple[PerFileIgnore, ...] = ()
-    exclude: tuple[str, ...] = DEFAULT_EXCLUDE
-    extend_exclude: tuple[str, ...] = ()
+    exclude: tuple[Patterns, ...] = ()
+    """Patterns instead of :data:`DEFAULT_EXCLUDE`; empty if nobody says so."""
+    extend_exclude: tuple[Patterns, ...] = ()
+    """From each layer."""
     force_exclude: bool = False
     respect_gitignore: bool = True
     output_format: str = "full"
@@ -126,13 +142,13 @@ class Settings:
     def enabled_in(self, path: Path, rules: Sequence[Rule]) -> frozenset[str]:
         """The codes of those of ``rules`` that are on in the file at ``path``."""
         codes = {rule.code for rule in rules}
-        ignored = (each.selectors for each in self.per_file_ignores if each.matches(path, self.root))
+        ignored = (each.selectors for each in self.per_file_ignores if each.matches(path))
         return self.enabled(rules).difference(*(_matching(selectors, codes) for selectors in ignored))
 
-    def excludes(self, path: Path, root: Path | None = None, is_directory: bool = False) -> bool:
-        """Whether ``path`` is excluded by a pattern, which is taken relative to ``root`` if that is given."""
-        spec = matcher((*self.exclude, *self.extend_exclude))
-        return spec.match_file(relative(path, root or self.root) + ("/" if is_directory else ""))
+    def excludes(self, path: Path, base: Path | None = None, is_directory: bool = False) -> bool:
+        """Whether ``path`` is excluded; ``base`` is what patterns are relative to instead of their own roots."""
+        exclude = self.exclude or (Patterns(self.root, DEFAULT_EXCLUDE),)
+        return any(patterns.match(path, base, is_directory) for patterns in (*exclude, *self.extend_exclude))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -187,8 +203,8 @@ class Options:
     extend_select: tuple[str, ...] | None = None
     ignore: tuple[str, ...] | None = None
     per_file_ignores: tuple[PerFileIgnore, ...] | None = None
-    exclude: tuple[str, ...] | None = None
-    extend_exclude: tuple[str, ...] | None = None
+    exclude: Patterns | None = None
+    extend_exclude: Patterns | None = None
     force_exclude: bool | None = None
     respect_gitignore: bool | None = None
     output_format: str | None = None
@@ -202,6 +218,10 @@ class Options:
         selection = Selection(said.pop("select", None), said.pop("extend_select", ()), said.pop("ignore", ()))
         if selection != Selection():
             said["selections"] = (*settings.selections, selection)
+        if "exclude" in said:
+            said["exclude"] = (said["exclude"],)
+        if "extend_exclude" in said:
+            said["extend_exclude"] = (*settings.extend_exclude, said["extend_exclude"])
         return replace(settings, **said)
 
 
@@ -212,32 +232,30 @@ _PATTERN_KEYS = frozenset({"exclude", "extend-exclude"})
 _FLAG_KEYS = frozenset({"force-exclude", "respect-gitignore", "fix", "unsafe-fixes"})
 
 
-def options_from(table: Mapping[str, Any], where: str, codes: Collection[str]) -> Options:
-    """The options in a table of TOML that stands ``where``. Raises ConfigError for what is not right in it."""
-    return Options(**{key.replace("-", "_"): _value(key, value, where, codes) for key, value in table.items()})
+def options_from(table: Mapping[str, Any], where: str, root: Path, codes: Collection[str]) -> Options:
+    """The options in a table of TOML that stands ``where``, its patterns relative to ``root``.
+
+    Raises ConfigError for what is not right in it.
+    """
+    return Options(**{key.replace("-", "_"): _value(key, value, where, root, codes) for key, value in table.items()})
 
 
-def _value(key: str, value: Any, where: str, codes: Collection[str]) -> Any:
+def _value(key: str, value: Any, where: str, root: Path, codes: Collection[str]) -> Any:
     if key not in KEYS:
         raise ConfigError(f'{where}: unknown key "{key}"{did_you_mean(key, KEYS)}')
     if key in _SELECTOR_KEYS:
         return checked_selectors(_strings(key, value, where), f'{where}: "{key}"', codes)
     if key in _PATTERN_KEYS:
-        return checked_patterns(_strings(key, value, where), f'{where}: "{key}"')
+        return Patterns(root, checked_patterns(_strings(key, value, where), f'{where}: "{key}"'))
     if key == "per-file-ignores":
-        return _per_file_ignores(value, where, codes)
+        return _per_file_ignores(value, where, root, codes)
     if key in _FLAG_KEYS:
         if not isinstance(value, bool):
             raise ConfigError(f'{where}: "{key}" must be true or false, not {_toml_type(value)}')
         return value
     if not isinstance(value, str):
         raise ConfigError(f'{where}: "{key}" must be a string, not {_toml_type(value)}')
-    if key == "output-format" and value not in OUTPUT_FORMATS:
-        choices = ", ".join(OUTPUT_FORMATS)
-        raise ConfigError(
-            f'{where}: "{key}" must be one of {choices}, not "{value}"{did_you_mean(value, OUTPUT_FORMATS)}'
-        )
-    return value
+    return checked_format(value, f'{where}: "{key}"') if key == "output-format" else value
 
 
 def _strings(key: str, value: Any, where: str) -> tuple[str, ...]:
@@ -249,12 +267,13 @@ def _strings(key: str, value: Any, where: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _per_file_ignores(value: Any, where: str, codes: Collection[str]) -> tuple[PerFileIgnore, ...]:
+def _per_file_ignores(value: Any, where: str, root: Path, codes: Collection[str]) -> tuple[PerFileIgnore, ...]:
     key = "per-file-ignores"
     if not isinstance(value, dict):
         raise ConfigError(f'{where}: "{key}" must be a table of patterns and lists of codes, not {_toml_type(value)}')
     return tuple(
         PerFileIgnore(
+            root,
             checked_patterns((pattern,), f'{where}: "{key}"')[0],
             checked_selectors(_strings(f"{key}.{pattern}", selectors, where), f'{where}: "{key}"', codes),
         )
@@ -275,6 +294,14 @@ def checked_selectors(selectors: Iterable[str], where: str, codes: Collection[st
             known = [*codes, *{code[:size] for code in codes for size in range(3, len(code))}, ALL]
             raise ConfigError(f'{where}: unknown rule "{selector}"{did_you_mean(selector, known)}')
     return checked
+
+
+def checked_format(output_format: str, where: str) -> str:
+    """``output_format`` if it is one of those that there are; else raises ConfigError."""
+    if output_format not in OUTPUT_FORMATS:
+        meant = did_you_mean(output_format, OUTPUT_FORMATS)
+        raise ConfigError(f'{where}: must be one of {", ".join(OUTPUT_FORMATS)}, not "{output_format}"{meant}')
+    return output_format
 
 
 def checked_patterns(patterns: Iterable[str], where: str) -> tuple[str, ...]:
@@ -316,6 +343,17 @@ class Configuration:
             raise known
         return known
 
+    def source(self, directory: Path) -> Path | None:
+        """The file that configures ``directory``, if there is one and it can be used."""
+        try:
+            return self.settings(directory).source
+        except ConfigError:
+            return None
+
+    def forget(self) -> None:
+        """Reads the files again when they are next needed."""
+        self._known.clear()
+
     def _search(self, directory: Path) -> Settings:
         if self.isolated or self.file:
             return self._settings(Path.cwd(), self.file)
@@ -328,7 +366,7 @@ class Configuration:
 
     def _settings(self, root: Path, file: Path | None) -> Settings:
         settings = Settings(root, file)
-        layers = [options_from(_table(file), shown(file), self.codes)] if file else []
+        layers = [options_from(_table(file), shown(file), root, self.codes)] if file else []
         for options in (*layers, *self.inline, self.overrides):
             settings = options.applied(settings)
         return settings
@@ -380,7 +418,7 @@ def inline_options(text: str, codes: Collection[str]) -> Options:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where}: neither a file nor valid TOML: {error}") from error
-    return options_from(table, where, codes)
+    return options_from(table, where, Path.cwd(), codes)
 
 
 def shown(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,12 +14,16 @@ from pathlib import Path
 from pathspec import GitIgnoreSpec
 
 from memlint.config import ConfigError, Configuration, Settings, is_pattern, relative, shown
-from memlint.suggest import did_you_mean
+from memlint.messages import did_you_mean
 
 SUFFIXES = frozenset({".py", ".pyi", ".ipynb"})
 """The files that a walk finds; a file that is named may be called anything."""
 
 _ROOT_MARKERS = ("pyproject.toml", "setup.py", "setup.cfg", ".git")
+_ENTRIES_OF_A_PROJECT = 20_000
+"""Files and directories that are looked at, below a root and not excluded, before it is taken for a home directory."""
+_ENTRIES_OF_A_FOLDER = 2_000
+"""The same without a root marker."""
 
 
 class ErrorKind(Enum):
@@ -98,10 +103,24 @@ def project_root(paths: Sequence[Path]) -> Path:
     except ValueError:
         # On Windows, paths on several drives.
         return directories[0]
-    for directory in (common, *common.parents):
-        if any((directory / marker).exists() for marker in _ROOT_MARKERS):
-            return directory
-    return common
+    return next((each for each in (common, *common.parents) if _is_root(each)), common)
+
+
+def project_files(root: Path, checked: Iterable[Path], configuration: Configuration) -> tuple[Path, ...]:
+    """The files below ``root`` and the ``checked`` ones: what one of them says depends on who calls it from where.
+
+    Only the checked ones if ``root`` holds so much that it is more than one project.
+    """
+    walk = _Walk(configuration, _ENTRIES_OF_A_PROJECT if _is_root(root) else _ENTRIES_OF_A_FOLDER)
+    try:
+        walk.start(root)
+    except _TooMany:
+        return tuple(checked)
+    return tuple(sorted({*checked, *(file.path for file in walk.finished().files)}))
+
+
+def _is_root(directory: Path) -> bool:
+    return any((directory / marker).exists() for marker in _ROOT_MARKERS)
 
 
 @dataclass(frozen=True)
@@ -152,9 +171,14 @@ def _gitignore(file: Path) -> GitIgnoreSpec | None:
     return GitIgnoreSpec.from_lines(line for line in lines if is_pattern(line))
 
 
+class _TooMany(Exception):
+    """A walk that met more entries than it may."""
+
+
 class _Walk:
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, entries: float = math.inf) -> None:
         self._configuration = configuration
+        self._entries = entries
         self._found: dict[Path, SourceFile] = {}
         self._errors: dict[str, FileError] = {}
 
@@ -195,6 +219,9 @@ class _Walk:
         except OSError as error:
             self._fail(directory, _unreadable(error))
             return
+        self._entries -= len(entries)
+        if self._entries < 0:
+            raise _TooMany
         ignores = ignores.within(directory, {entry.name for entry in entries})
         for entry in entries:
             # Links to directories are not followed: what they lead to is found where it is, and loops do no harm.

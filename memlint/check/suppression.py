@@ -14,10 +14,10 @@ from typing import ClassVar
 from memlint.diagnostics import Diagnostic, Edit, LocatedFix, Location
 from memlint.edits import Replacement, applied
 from memlint.findings import Applicability, Confidence, Finding, Severity
+from memlint.messages import did_you_mean
 from memlint.model.program import Program
 from memlint.rule import Rule
 from memlint.source import Source
-from memlint.suggest import did_you_mean
 
 # What flake8 takes for a noqa comment: codes are separated by commas or blanks, what follows them is free text.
 _NOQA = re.compile(r"# noqa(?::[\s]?(?P<codes>(?:[A-Z]+[0-9]+(?:[,\s]+)?)+))?", re.IGNORECASE)

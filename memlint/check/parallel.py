@@ -1,0 +1,222 @@
+"""Checks many files: in this process, or in several that share the work and give the same answer."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from enum import Enum
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memlint.check.engine import FileResult, check_data
+from memlint.check.suppression import UnusedNoqa, with_noqa
+from memlint.config import Configuration, Settings
+from memlint.diagnostics import Diagnostic
+from memlint.files import ErrorKind, FileError, SourceFile
+from memlint.fixing import Refusal, fix_data
+from memlint.model.project import Project
+from memlint.notebook import read_source
+from memlint.rule import Rule
+from memlint.source import SourceError
+
+if TYPE_CHECKING:
+    from multiprocessing.synchronize import Event
+
+_CHUNK = 16
+"""Files that a process takes at a time, at most."""
+_FILES_FOR_A_PROCESS = 64
+"""Fewer files than this are not worth the start of another process."""
+_READ_ATTEMPTS = 3
+
+
+class Action(Enum):
+    """What is done with the findings of a file."""
+
+    CHECK = "check"
+    """Report them, or fix them where the settings of the file say so."""
+    FIX = "fix"
+    """Fix what can be fixed, and report the rest."""
+    ADD_NOQA = "add-noqa"
+    """Silence them with comments."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every process has to know."""
+
+    root: Path
+    files: tuple[Path, ...]
+    """The files of the project, checked or not."""
+    configuration: Configuration
+    rules: tuple[Rule, ...]
+    action: Action = Action.CHECK
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What became of one file. Nothing has been written yet."""
+
+    file: SourceFile
+    result: FileResult
+    """What is left to report."""
+    before: bytes = b""
+    after: bytes | None = None
+    """What the file should hold; None if that is what it holds."""
+    unchanged: FileResult | None = None
+    """What is to be reported if ``after`` cannot be written."""
+    fixed: tuple[Diagnostic, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    silenced: int = 0
+    """Findings that got a noqa comment."""
+
+
+def default_jobs(files: int) -> int:
+    """How many processes check ``files`` files if nobody says: one for each core, if there is enough to do."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, files // _FILES_FOR_A_PROCESS))
+
+
+def check_files(task: Task, files: Sequence[SourceFile], jobs: int) -> Iterator[FileReport]:
+    """Checks ``files`` in up to ``jobs`` processes and yields the reports in the order of the files.
+
+    If the caller stops early, or Ctrl-C is pressed, the other processes end after the file that they are at.
+    """
+    if jobs <= 1 or len(files) <= 1:
+        yield from map(Worker(task), files)
+        return
+    left = deque(files)
+    try:
+        yield from _in_processes(task, left, jobs, size=max(1, min(_CHUNK, len(left) // (jobs * 4))))
+    except BrokenProcessPool:
+        yield from _one_by_one(task, left)
+
+
+def _in_processes(task: Task, left: deque[SourceFile], jobs: int, size: int) -> Iterator[FileReport]:
+    """Checks the files that are ``left``, ``size`` at a time, and takes out those that it yields.
+
+    Raises BrokenProcessPool if one of the processes dies.
+    """
+    # Forked processes would inherit locks in whatever state the threads of this process have left them.
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    pool = ProcessPoolExecutor(min(jobs, len(left)), context, _start, (task, stop))
+    try:
+        for future in [pool.submit(_work, tuple(islice(left, at, at + size))) for at in range(0, len(left), size)]:
+            for report in future.result():
+                left.popleft()
+                yield report
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _one_by_one(task: Task, left: deque[SourceFile]) -> Iterator[FileReport]:
+    """After a process has died: finds out at which of the files that are ``left``, and goes on without it."""
+    while left:
+        try:
+            yield from _in_processes(task, left, jobs=1, size=1)
+        except BrokenProcessPool:  # noqa: PERF203 - it is caught once for each process that dies
+            message = "the process that checked it died, perhaps for lack of memory"
+            yield _not_read(left.popleft(), message, ErrorKind.INTERNAL)
+
+
+class _Process:
+    """What a process keeps from one chunk of files to the next."""
+
+    worker: Worker
+    stop: Event
+
+
+def _start(task: Task, stop: Event) -> None:
+    """Prepares a process. Ctrl-C is the parent's business: it asks the others to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _Process.worker = Worker(task)
+    _Process.stop = stop
+
+
+def _work(files: Sequence[SourceFile]) -> list[FileReport]:
+    return [_Process.worker(file) for file in files if not _Process.stop.is_set()]
+
+
+class Worker:
+    """Checks files one after the other. Each process has one, over the same project."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._project = Project(task.root, task.files)
+
+    def __call__(self, file: SourceFile) -> FileReport:
+        """Does the task's action for ``file``."""
+        try:
+            data = read(file.path)
+        except OSError as error:
+            return _not_read(file, f"cannot be read: {error.strerror or error}")
+        except _Unstable:
+            return _not_read(file, "keeps changing while it is read")
+        return self.report(file, data)
+
+    def report(self, file: SourceFile, data: bytes) -> FileReport:
+        """Does the task's action for ``data``, which stands (or would stand) at the path of ``file``."""
+        settings = self._task.configuration.settings(file.path.parent)
+        if self._task.action is Action.FIX or (settings.fix and self._task.action is Action.CHECK):
+            return self._fix(file, data, settings)
+        if self._task.action is Action.ADD_NOQA:
+            return self._add_noqa(file, data, settings)
+        return FileReport(file, self._check(file, data, settings), data)
+
+    def _check(self, file: SourceFile, data: bytes, settings: Settings) -> FileResult:
+        return check_data(file.path, data, self._task.rules, self._project, settings, named=file.named)
+
+    def _fix(self, file: SourceFile, data: bytes, settings: Settings) -> FileReport:
+        checks: list[FileResult] = []
+
+        def check(data: bytes) -> FileResult:
+            checks.append(self._check(file, data, settings))
+            return checks[-1]
+
+        outcome = fix_data(file.path, data, check, settings.unsafe_fixes)
+        if outcome.passes:
+            # Other files are checked against what is on the disk, whoever comes first.
+            self._project = Project(self._task.root, self._task.files)
+        after = outcome.data if outcome.data != data else None
+        return FileReport(file, outcome.result, data, after, checks[0], outcome.fixed, outcome.refused)
+
+    def _add_noqa(self, file: SourceFile, data: bytes, settings: Settings) -> FileReport:
+        result = self._check(file, data, settings)
+        found = [each for each in result.diagnostics if each.code != UnusedNoqa.code]
+        if not found:
+            return FileReport(file, result, data)
+        source = read_source(file.path, data)
+        try:
+            after = source.encode(with_noqa(source, found))
+        except SourceError as error:
+            return _not_read(file, f"cannot take noqa comments: {error}")
+        left = self._check(file, after, settings)
+        return FileReport(file, left, data, after, result, silenced=len(found))
+
+
+class _Unstable(Exception):
+    """A file that somebody writes to all the time."""
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a file, all of one moment. Raises OSError, and _Unstable for a file that changes all the time."""
+    for _ in range(_READ_ATTEMPTS):
+        with path.open("rb") as file:
+            before = os.fstat(file.fileno())
+            data = file.read()
+            after = os.fstat(file.fileno())
+        if (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size):
+            return data
+    raise _Unstable
+
+
+def _not_read(file: SourceFile, message: str, kind: ErrorKind = ErrorKind.FILE) -> FileReport:
+    return FileReport(file, FileResult(file.path, [], FileError(file.path, message, kind=kind)))

@@ -1,0 +1,30 @@
+"""``path:row:column: CODE message``, one line for each finding; editors and ``grep`` read it."""
+
+from __future__ import annotations
+
+from memlint.diagnostics import Diagnostic
+from memlint.files import shown
+from memlint.report import Report
+from memlint.report.style import BOLD, FIXABLE, SEVERITIES, styled
+
+
+def render(report: Report, *, color: bool = False) -> str:
+    """One line for each diagnostic."""
+    return "".join(f"{_line(report, diagnostic, color)}\n" for diagnostic in report.diagnostics)
+
+
+def _line(report: Report, diagnostic: Diagnostic, color: bool) -> str:
+    return f"{styled(place(diagnostic), BOLD, color)}: {headline(report, diagnostic, color)}"
+
+
+def place(diagnostic: Diagnostic) -> str:
+    """Path, cell of a notebook, row and column of a diagnostic."""
+    cell = "" if diagnostic.cell is None else f":cell {diagnostic.cell}"
+    return f"{shown(diagnostic.path)}{cell}:{diagnostic.location.row}:{diagnostic.location.column}"
+
+
+def headline(report: Report, diagnostic: Diagnostic, color: bool) -> str:
+    """Code and message of a diagnostic, with ``[*]`` if ``--fix`` would fix it."""
+    code = styled(diagnostic.code, SEVERITIES[diagnostic.severity], color)
+    mark = f"[{styled('*', FIXABLE, color)}] " if report.applicable_fix(diagnostic) else ""
+    return f"{code} {mark}{diagnostic.message}"

@@ -1,0 +1,38 @@
+"""The few styles of the terminal output."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, TextIO, TypeAlias
+
+import click
+
+from memlint.findings import Severity
+
+Style: TypeAlias = dict[str, Any]
+"""Arguments of :func:`click.style`."""
+
+BOLD: Style = {"bold": True}
+FIXABLE: Style = {"fg": "cyan"}
+GUTTER: Style = {"fg": "blue", "bold": True}
+HELP: Style = {"fg": "cyan", "bold": True}
+RELATED: Style = {"fg": "blue", "bold": True}
+SEVERITIES: dict[Severity, Style] = {
+    Severity.ERROR: {"fg": "red", "bold": True},
+    Severity.WARNING: {"fg": "yellow", "bold": True},
+    Severity.NOTE: {"fg": "blue", "bold": True},
+}
+
+
+def styled(text: str, style: Style, color: bool) -> str:
+    """``text`` in ``style``, if there are to be colours."""
+    return click.style(text, **style) if color and text else text
+
+
+def wants_color(stream: TextIO) -> bool:
+    """Whether to write colours to ``stream``: only to a terminal, unless NO_COLOR or FORCE_COLOR say otherwise."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR", "0") not in ("", "0"):
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
