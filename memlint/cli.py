@@ -124,7 +124,7 @@ def _list_option(name: str, metavar: str, help_text: str) -> Callable[[_Function
 @click.option("-v", "--verbose", is_flag=True, help="Say what is done.")
 @_configured
 @click.pass_obj
-def check(rules: Sequence[Rule] | None, paths: tuple[str, ...], **options: Any) -> int:
+def check(rules: Sequence[Rule] | None, /, paths: tuple[str, ...], **options: Any) -> int:
     """Checks files and directories (by default the current one); - is standard input.
 
     Exits with 1 if errors or warnings are found, with 2 if something could not be checked.

@@ -301,16 +301,15 @@ class _Check:
         self.configuration.forget()
         session = self._session()
         watched = {file.path for file in session.files}
-        watched |= {self.configuration.source(path.parent) for path in watched}
-        return _times(path for path in watched if path), time.monotonic() - start
+        sources = {self.configuration.source(path.parent) for path in watched}
+        return _times([*watched, *filter(None, sources)]), time.monotonic() - start
 
 
-def _times(paths: Iterable[Path | None]) -> dict[Path, int]:
+def _times(paths: Iterable[Path]) -> dict[Path, int]:
     times = {}
     for path in paths:
         with suppress(OSError):
-            if path:
-                times[path] = path.stat().st_mtime_ns
+            times[path] = path.stat().st_mtime_ns
     return times
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from memlint.config import shown
 from memlint.diagnostics import Diagnostic
-from memlint.files import shown
 from memlint.report import Report
 from memlint.report.style import BOLD, FIXABLE, SEVERITIES, styled
 
