@@ -1,8 +1,8 @@
 """Makes sure that what an inserted text names is imported.
 
 Fixers that insert code take an option ``import``: what stands behind the word ``import``, such as ``torch`` or
-``torch.nn.functional as F``. If the file does not bind that name by such an import, one is added below the module's
-docstring and its ``from __future__`` imports.
+``torch.nn.functional as F``. If the file does not bind that name by such an import, one is added below the last import
+of the module that stands above the fixed code, or below the module's docstring.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from memlint.diagnostics import Edit
 from memlint.findings import CannotFix, Fix
 from memlint.fixers import _statements
 from memlint.fixers._asked import option
-from memlint.source import Source
+from memlint.source import Source, Statement
 
 _TYPE_CHECKING = m.Name("TYPE_CHECKING") | m.Attribute(attr=m.Name("TYPE_CHECKING"))
-_FROM_FUTURE = m.SimpleStatementLine(body=[m.AtLeastN(m.ImportFrom(module=m.Name("__future__")), n=1)])
-_DOCSTRING = m.SimpleStatementLine(body=[m.Expr(m.SimpleString() | m.ConcatenatedString()), m.ZeroOrMore()])
+_DOCSTRING = m.Expr(m.SimpleString() | m.ConcatenatedString())
+_HEAD = m.SimpleStatementLine(body=[m.Import() | m.ImportFrom() | _DOCSTRING, m.ZeroOrMore()])
 
 
 def import_edits(fix: Fix, source: Source, node: libcst.CSTNode) -> list[Edit]:
@@ -41,7 +41,7 @@ def import_edits(fix: Fix, source: Source, node: libcst.CSTNode) -> list[Edit]:
         return []
     if meanings:
         raise CannotFix(f"the name {name} means something else in this file")
-    return [_addition(source, f"import {module} as {alias}" if alias else f"import {module}")]
+    return [_addition(source, node, f"import {module} as {alias}" if alias else f"import {module}")]
 
 
 def _meanings(body: Sequence[libcst.CSTNode], name: str) -> Iterator[str]:
@@ -78,18 +78,17 @@ def _dotted(node: libcst.Name | libcst.Attribute) -> str:
     return libcst.ImportAlias(node).evaluated_name
 
 
-def _addition(source: Source, code: str) -> Edit:
-    body = source.tree.body
-    top = next((each for each in body if not m.matches(each, _FROM_FUTURE | _DOCSTRING)), None)
-    above = body[: body.index(top)] if top else body
+def _addition(source: Source, node: libcst.CSTNode, code: str) -> Edit:
+    """The edit that inserts an import before ``node``, as late as the imports that are there.
+
+    What a script sets up before its first import of a library, and what a notebook installs, stays in front.
+    """
+    start = source.span(node).start
+    above = [each for each in source.tree.body if m.matches(each, _HEAD) and source.span(each).start < start]
     if above:
         at = source.row_end(source.end_location(above[-1]).row)
         return source.edit(at, at, source.newline(at) + code)
-    if top is None:
-        end = len(source.text)
-        return source.edit(end, end, code + source.newline(end))
-    assert isinstance(top, (libcst.SimpleStatementLine, libcst.BaseCompoundStatement))
-    at = source.row_starts[_statements.comment_row(source, top) - 1]
-    newline = source.newline(at)
-    is_import = m.matches(top, m.SimpleStatementLine(body=[m.Import() | m.ImportFrom(), m.ZeroOrMore()]))
-    return source.edit(at, at, code + newline if is_import else code + newline * 2)
+    first = source.tree.body[0]
+    assert isinstance(first, Statement)
+    at = source.row_starts[_statements.comment_row(source, first) - 1]
+    return source.edit(at, at, code + source.newline(at) * 2)

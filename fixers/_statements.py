@@ -102,12 +102,16 @@ def indent_unit(source: Source) -> str:
     return source.tree.default_indent.replace("\f", "") or "    "
 
 
-def indent(source: Source, first: int, last: int, unit: str) -> Iterator[Edit]:
-    """Edits that indent rows by ``unit``, except empty ones and those that start inside a string."""
+def indent(source: Source, first: int, last: int, base: str, unit: str) -> Iterator[Edit]:
+    """Edits that put ``unit`` behind the indentation ``base`` of rows.
+
+    Empty rows and rows that start inside a string are left alone. Continuations that are indented less than ``base``
+    get ``unit`` in front.
+    """
     for row in range(first, last + 1):
-        blank = _LEADING_SPACE.match(source.text, source.row_starts[row - 1])
-        if blank and blank.end() < source.row_end(row) and not source.inside_string(row):
-            at = indentation_start(source, row)
+        start, end = indentation_start(source, row), source.row_end(row)
+        if source.text[start:end].strip() and not source.inside_string(row):
+            at = start + len(base) if source.text.startswith(base, start) else start
             yield source.edit(at, at, unit)
 
 

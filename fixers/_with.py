@@ -77,9 +77,10 @@ def free_from_colon(source: Source, statement: Statement, rows: Rows) -> Iterato
         yield source.edit(source.span(suite.leading_whitespace).start, source.span(suite.body[0]).start, rows.outer)
 
 
-def indent_below(source: Source, row: int, statements: Sequence[Statement], unit: str) -> Iterator[Edit]:
+def indent_below(source: Source, row: int, statements: Sequence[Statement], rows: Rows) -> Iterator[Edit]:
     """Edits that indent the rows below ``row`` up to the end of ``statements``."""
-    return indent(source, row + 1, last_row(source, statements[-1]), unit)
+    base = "" if isinstance(source.parent(statements[-1]), libcst.SimpleStatementSuite) else rows.indentation
+    return indent(source, row + 1, last_row(source, statements[-1]), base, rows.unit)
 
 
 def following(source: Source, statement: Statement) -> tuple[Statement, ...]:

@@ -42,6 +42,9 @@ def edits(fix: Fix, source: Source) -> list[Edit]:
         raise CannotFix("a statement cannot be moved into itself")
     after = choice(fix, "where", ("after", "before")) == "after"
     if not at_row_edge(source, anchor, after=after):
+        start, end = source.span(statement)
+        if on_own_rows(source, statement) and source.has_comment(start, source.row_end(source.place(end).row)):
+            raise CannotFix("the statement's comment has no room in its new place")
         return [*removal(source, [statement]), joining(source, anchor, source.code(statement), after=after)]
     indentation = source.indentation(anchor)
     if not on_own_rows(source, statement):
@@ -49,7 +52,8 @@ def edits(fix: Fix, source: Source) -> list[Edit]:
         return [*removal(source, [statement]), row_insertion(source, anchor, rows, after=after)]
     first, last = comment_row(source, statement), last_row(source, statement)
     rows = reindented(source, first, last, source.indentation(statement), indentation)
-    return [_removal_with_comments(source, statement, first, last), row_insertion(source, anchor, rows, after=after)]
+    removed = _removal_with_comments(source, statement, first, last)
+    return _apart(source, removed, row_insertion(source, anchor, rows, after=after))
 
 
 def _removal_with_comments(source: Source, statement: Statement, first: int, last: int) -> Edit:
@@ -58,3 +62,14 @@ def _removal_with_comments(source: Source, statement: Statement, first: int, las
         return row_removal(source, first, last)
     start, end = source.row_starts[first - 1], source.row_end(last)
     return source.edit(start, end, f"{source.indentation(statement)}pass")
+
+
+def _apart(source: Source, removed: Edit, inserted: Edit) -> list[Edit]:
+    """The two edits, or one if the new place is among the removed rows: behind a block that the statement ends."""
+    if not removed.location < inserted.location < removed.end_location:
+        return [removed, inserted]
+    content = removed.content + inserted.content
+    newline = source.newline(source.offset(removed.location))
+    if removed.end_location.column == 1:
+        content = content.removeprefix(newline) + newline
+    return [Edit(removed.location, removed.end_location, content)]

@@ -46,4 +46,4 @@ def _entering(source: Source, statement: libcst.Expr) -> Iterator[Edit]:
         semicolon = statement.semicolon
         behind = source.span(semicolon).end if isinstance(semicolon, libcst.Semicolon) else end
         yield source.edit(end, behind, ":")
-    yield from indent_below(source, source.place(end).row, rest, rows.unit)
+    yield from indent_below(source, source.place(end).row, rest, rows)

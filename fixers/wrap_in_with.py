@@ -56,8 +56,8 @@ def _wrapping(source: Source, statements: Sequence[Statement], header: str) -> I
     else:
         start = indentation_start(source, row)
         yield source.edit(start, start, rows.indentation + header + rows.newline)
-        yield from indent(source, row, row, rows.unit)
-    yield from indent_below(source, row, statements, rows.unit)
+        yield from indent(source, row, row, rows.indentation, rows.unit)
+    yield from indent_below(source, row, statements, rows)
     _, after = neighbours(source, last)
     if after is not None:
         yield source.edit(source.span(last).end, source.span(after).start, rows.outer)

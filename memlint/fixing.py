@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 
 import libcst
 
+from memlint.check.suppression import UnusedNoqa
 from memlint.diagnostics import Diagnostic, LocatedFix
 from memlint.edits import Replacement, applied, moved
 from memlint.findings import Applicability
 from memlint.notebook import Notebook, read_source
+from memlint.parsing import parse
 from memlint.source import Source, SourceError
 
 if TYPE_CHECKING:
@@ -166,7 +168,7 @@ def _attempt(state: _State, batch: Sequence[_Candidate], check: Callable[[bytes]
         return "the fix changes nothing"
     try:
         data = state.source.encode(text)
-        libcst.parse_module(text)
+        parse(text)
     except SourceError as error:
         return f"the fixed file cannot be written: {error}"
     except (libcst.ParserSyntaxError, RecursionError):
@@ -177,7 +179,8 @@ def _attempt(state: _State, batch: Sequence[_Candidate], check: Callable[[bytes]
     after = _State(state.path, data, result)
     origins = _origins(state, after, replacements, {candidate.index for candidate in batch})
     for index, diagnostic in enumerate(result.diagnostics):
-        if index not in origins:
+        # A noqa comment of a finding that is gone as well speaks for the fix, and the next pass removes it.
+        if index not in origins and diagnostic.code != UnusedNoqa.code:
             return _complaint(diagnostic, [candidate.diagnostic for candidate in batch])
     after.refused = {index for index, origin in origins.items() if origin in state.refused}
     return after

@@ -355,7 +355,7 @@ def _after_comma(content: str, at: int) -> int:
 
 def _in_style(text: str, raw: str, content: str) -> str:
     """``text`` as the JSON of a cell's source, laid out as ``raw`` is, rows that ``raw`` has spelled as there."""
-    escaped = content.isascii()
+    escaped = content.removeprefix("\ufeff").isascii()
     if not raw.startswith("["):
         return json.dumps(text, ensure_ascii=escaped)
     items = list(_items(raw, 0))
@@ -365,5 +365,8 @@ def _in_style(text: str, raw: str, content: str) -> str:
         return "[]"
     opening = raw[: items[0].span.start] if items else "["
     closing = raw[items[-1].span.end :] if items else "]"
-    separator = "," + (opening[1:] or " ") if len(items) < 2 else raw[items[0].span.end : items[1].span.start]
+    if len(items) > 1:
+        separator = raw[items[0].span.end : items[1].span.start]
+    else:
+        separator = "," + (opening[1:] or (" " if '": ' in content else ""))
     return opening + separator.join(lines) + closing

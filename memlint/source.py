@@ -32,8 +32,8 @@ _INDENTATION = re.compile(r"[ \t\f]*")
 _BLANKS_OF_PYTHON = " \t\f\r\n\\"
 _HEAD_BYTES = 4096
 """Enough for the two rows in which an encoding may be declared."""
-_DEEP_RECURSION = 10_000
-"""Python frames; libcst generates code recursively, with up to six frames for each level of nesting."""
+_DEEP_RECURSION = 20_000
+"""Python frames; libcst generates code recursively, with up to three frames for each level of nesting."""
 
 
 class SourceError(Exception):
@@ -71,6 +71,8 @@ class Source:
         except UnicodeDecodeError as error:
             row = data.count(b"\n", 0, error.start) + 1
             raise SourceError(f"not valid {_shown(encoding)} at byte {error.start} (row {row})") from error
+        except LookupError as error:
+            raise SourceError(f"declares {encoding}, which is not a text encoding") from error
 
     def encode(self, text: str) -> bytes:
         """The bytes of ``text`` in the encoding of this file, with its byte order mark if it has one.
@@ -259,15 +261,11 @@ def _encoding(data: bytes) -> str:
     head = re.sub(rb"\r\n?", b"\n", data[:_HEAD_BYTES])
     rows = io.BytesIO(head)
     try:
-        encoding, _ = tokenize.detect_encoding(rows.readline)
-        b"".decode(encoding)
+        return tokenize.detect_encoding(rows.readline)[0]
     except SyntaxError as error:
         if "invalid or missing encoding" in str(error):
             return "utf-8"
         raise SourceError(f"declares an {error.msg}") from error
-    except LookupError as error:
-        raise SourceError("declares an encoding that is not a text encoding") from error
-    return encoding
 
 
 def _shown(encoding: str) -> str:

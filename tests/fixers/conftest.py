@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Protocol
 
 import libcst
@@ -43,26 +44,25 @@ def walk(node: libcst.CSTNode) -> Iterator[libcst.CSTNode]:
         yield from walk(child)
 
 
+def repaired(fixer: str, before: str, targets: dict[str, str | tuple[str, ...]], **options: str) -> str:
+    """The text after the edits of a fixer; targets are given by their text, ``import_`` stands for ``import``."""
+    source = Source(before)
+    source.attach(libcst.parse_module(before))
+    nodes = {
+        kind: tuple(located(source, kind, code) for code in ([codes] if isinstance(codes, str) else codes))
+        for kind, codes in targets.items()
+    }
+    texts = {name.rstrip("_"): text for name, text in options.items()}
+    fix = Fix(fixer, "message", Applicability.SAFE, nodes, texts)
+    edits = merged(importlib.import_module(f"memlint.fixers.{fixer}").edits(fix, source))
+    after = applied(
+        before, [Replacement(source.offset(e.location), source.offset(e.end_location), e.content) for e in edits]
+    )
+    libcst.parse_module(after)
+    return after
+
+
 @pytest.fixture
-def repair(request: pytest.FixtureRequest) -> Callable[..., str]:
-    """Applies the fixer that the test module is named after; targets are given by their text."""
-    fixer = request.module.__name__.rpartition("test_")[2]
-
-    def apply(before: str, targets: dict[str, str | tuple[str, ...]], **options: str) -> str:
-        source = Source(before)
-        source.attach(libcst.parse_module(before))
-        nodes = {
-            kind: tuple(located(source, kind, code) for code in ([codes] if isinstance(codes, str) else codes))
-            for kind, codes in targets.items()
-        }
-        fix = Fix(
-            fixer, "message", Applicability.SAFE, nodes, {name.rstrip("_"): text for name, text in options.items()}
-        )
-        edits = merged(importlib.import_module(f"memlint.fixers.{fixer}").edits(fix, source))
-        after = applied(
-            before, [Replacement(source.offset(e.location), source.offset(e.end_location), e.content) for e in edits]
-        )
-        libcst.parse_module(after)
-        return after
-
-    return apply
+def repair(request: pytest.FixtureRequest) -> Repair:
+    """Applies the fixer that the test module is named after."""
+    return partial(repaired, request.module.__name__.rpartition("test_")[2])

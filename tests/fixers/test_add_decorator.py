@@ -30,4 +30,4 @@ def test_not_twice(repair: Repair) -> None:
 
 def test_imports_what_it_needs(repair: Repair) -> None:
     after = repair("import os\ndef f(): pass\n", {"function": "def f"}, code="torch.no_grad()", import_="torch")
-    assert after == "import torch\nimport os\n@torch.no_grad()\ndef f(): pass\n"
+    assert after == "import os\nimport torch\n@torch.no_grad()\ndef f(): pass\n"

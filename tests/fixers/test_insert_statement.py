@@ -99,4 +99,4 @@ def test_an_unknown_place_is_an_error_of_the_rule(repair: Repair) -> None:
 
 def test_imports_what_it_needs(repair: Repair) -> None:
     after = repair("import os\na()\n", {"statement": "a()"}, code="torch.b()", import_="torch")
-    assert after == "import torch\nimport os\na()\ntorch.b()\n"
+    assert after == "import os\nimport torch\na()\ntorch.b()\n"

@@ -25,6 +25,20 @@ def test_moves_it(repair: Repair, before: str, where: str, after: str) -> None:
     assert repair(before, {"statement": "m()", "anchor": "a()"}, where=where) == after
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param("for x in y:\n    a()\n    m()\nb()\n", "for x in y:\n    a()\nm()\nb()\n", id="rows"),
+        pytest.param("for x in y:\n    m()\nb()\n", "for x in y:\n    pass\nm()\nb()\n", id="leaves-pass"),
+        pytest.param("for x in y:\n    a()\n    m()", "for x in y:\n    a()\nm()", id="no-final-newline"),
+        pytest.param("for x in y: a(); m()\n", "for x in y: a()\nm()\n", id="suite"),
+        pytest.param("for x in y:\n    a()\n    # why\n    m()\n", "for x in y:\n    a()\n# why\nm()\n", id="comment"),
+    ],
+)
+def test_moves_the_end_of_a_block_behind_it(repair: Repair, before: str, after: str) -> None:
+    assert repair(before, {"statement": "m()", "anchor": "for x in y"}) == after
+
+
 def test_rows_inside_a_string_keep_their_text(repair: Repair) -> None:
     moved = 'm("""\n    text\n  """,\n    2)'
     after = repair(f"if x:\n    a()\n{moved}\n", {"statement": moved, "anchor": "a()"})
@@ -35,6 +49,11 @@ def test_rows_of_a_block_are_indented_anew(repair: Repair) -> None:
     before = "if x:\n    for y in z:\n        b()\n\n        c()\na()\n"
     after = "if x:\n    pass\na()\nfor y in z:\n    b()\n\n    c()\n"
     assert repair(before, {"statement": "for y", "anchor": "a()"}) == after
+
+
+def test_a_comment_is_not_lost_where_there_is_no_room_for_it(repair: Repair) -> None:
+    with pytest.raises(CannotFix, match="comment"):
+        repair("m()  # why\nif x: a()\n", {"statement": "m()", "anchor": "a()"})
 
 
 def test_not_into_itself(repair: Repair) -> None:

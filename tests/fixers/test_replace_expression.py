@@ -44,19 +44,31 @@ def test_what_is_no_expression_is_an_error_of_the_rule(repair: Repair) -> None:
         pytest.param(
             "import torch.nn as nn\nx = a\n",
             "torch",
-            "import torch\nimport torch.nn as nn\nx = torch.y\n",
+            "import torch.nn as nn\nimport torch\nx = torch.y\n",
             id="submodule-under-another-name",
         ),
         pytest.param(
             '"""Doc."""\nfrom __future__ import annotations\n\nimport os\n\nx = a\n',
             "torch",
-            '"""Doc."""\nfrom __future__ import annotations\nimport torch\n\nimport os\n\nx = torch.y\n',
-            id="below-docstring-and-future",
+            '"""Doc."""\nfrom __future__ import annotations\n\nimport os\nimport torch\n\nx = torch.y\n',
+            id="below-other-imports",
         ),
         pytest.param(
-            "#!/usr/bin/env python\n# Licence: MIT\nimport os\nx = a\n",
+            '"""Doc."""\nfrom __future__ import annotations\n\nx = a\n',
             "torch",
-            "#!/usr/bin/env python\n# Licence: MIT\nimport torch\nimport os\nx = torch.y\n",
+            '"""Doc."""\nfrom __future__ import annotations\nimport torch\n\nx = torch.y\n',
+            id="below-future",
+        ),
+        pytest.param(
+            "import os\nos.environ['X'] = '1'\nimport lib\nx = a\nimport late\n",
+            "torch",
+            "import os\nos.environ['X'] = '1'\nimport lib\nimport torch\nx = torch.y\nimport late\n",
+            id="below-what-is-set-up-first",
+        ),
+        pytest.param(
+            "#!/usr/bin/env python\n# Licence: MIT\nx = a\n",
+            "torch",
+            "#!/usr/bin/env python\n# Licence: MIT\nimport torch\n\nx = torch.y\n",
             id="below-the-head-comment",
         ),
         pytest.param(

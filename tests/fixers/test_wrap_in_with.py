@@ -32,7 +32,7 @@ WITH = "with torch.no_grad():"
         pytest.param("b(); y = m(x)\n", f"b()\n{WITH}\n    y = m(x)\n", id="end-of-a-row"),
         pytest.param("y = m(x); b()\n", f"{WITH}\n    y = m(x)\nb()\n", id="start-of-a-row"),
         pytest.param("y = m(x)\r\nb()\r\n", f"{WITH}\r\n    y = m(x)\r\nb()\r\n", id="crlf"),
-        pytest.param("if a:\n\x0c    y = m(x)\n", f"if a:\n\x0c    {WITH}\n        y = m(x)\n", id="form-feed"),
+        pytest.param("a()\n\x0cy = m(x)\n", f"a()\n\x0c{WITH}\n    y = m(x)\n", id="form-feed"),
     ],
 )
 def test_wraps_one(repair: Repair, before: str, after: str) -> None:
