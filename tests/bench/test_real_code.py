@@ -1,0 +1,162 @@
+"""``bench/real_code.py`` on a mirror that is made here: its figures are those that a reader would count."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+
+BUGGY = """\
+import torch
+from torch import nn
+
+
+def train(loader):
+    model = nn.Linear(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    criterion = nn.MSELoss()
+    total = 0.0
+    for x, y in loader:
+        loss = criterion(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss
+    return total
+"""
+BUG_ROW = 15
+FIXED = BUGGY.replace("total += loss", "total += loss.item()")
+
+
+class Mirror:
+    """A mirror of one repository with two commits."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.repo = folder / "someone+project" / "repo"
+        self.repo.mkdir(parents=True)
+        self._git("init", "--quiet")
+        self.before = self._commit(BUGGY)
+        self.after = self._commit(FIXED)
+
+    def _commit(self, text: str) -> str:
+        (self.repo / "train.py").write_text(text)
+        self._git("add", "train.py")
+        self._git("-c", "user.name=n", "-c", "user.email=e", "commit", "--quiet", "--message", "c")
+        return self._git("rev-parse", "HEAD")
+
+    def _git(self, *arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=self.repo, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Mirror:
+    return Mirror(tmp_path / "mirrors")
+
+
+def write_corpus(folder: Path, **rows: list[dict[str, Any]]) -> Path:
+    folder.mkdir()
+    for name in ("bugs_a", "bugs_a_lookalikes", "labels", "g1_census", "g2_census"):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows.get(name, [])))
+    return folder
+
+
+def bug(mirror: Mirror, **changes: object) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": "sum-of-losses",
+        "repo": "someone/project",
+        "path": "train.py",
+        "class": "graph-accumulation",
+        "buggy_commit": mirror.before,
+        "fix_commit": mirror.after,
+        "buggy_lines": [BUG_ROW],
+        "fixed_lines": [BUG_ROW],
+    }
+    return row | changes
+
+
+def place(commit: str, **more: object) -> dict[str, Any]:
+    return {"repo": "someone/project", "commit": commit, "path": "train.py", "line": BUG_ROW, "why": "so"} | more
+
+
+def score(mirror: Mirror, corpus: Path, *options: str) -> list[str]:
+    """The lines that the benchmark prints, their columns one space apart."""
+    command = [sys.executable, str(BENCH / "real_code.py"), "--mirrors", str(mirror.folder), "--corpus", str(corpus)]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    return [" ".join(line.split()) for line in done.stdout.splitlines()]
+
+
+def test_counts_found_absent_and_silent_bugs(mirror: Mirror, tmp_path: Path) -> None:
+    elsewhere = bug(mirror, repo="nobody/nothing", id="absent", needs="cross-file")
+    lines = score(mirror, write_corpus(tmp_path / "corpus", bugs_a=[bug(mirror), elsewhere]))
+    assert "graph-accumulation 2 1 1 100% 100%" in lines
+    assert "one file is enough 1 0 1 100% 100%" in lines
+    assert "needs other files 1 1 0 - -" in lines
+
+
+def test_a_bug_elsewhere_is_missed_and_a_fix_that_is_none_is_noticed(mirror: Mirror, tmp_path: Path) -> None:
+    wrong = bug(mirror, buggy_lines=[2], fix_commit=mirror.before)
+    lines = score(mirror, write_corpus(tmp_path / "corpus", bugs_a=[wrong]))
+    assert "all 1 0 0 0% 0%" in lines
+    assert f"someone/project@{mirror.before[:8]} train.py:2 [graph-accumulation, sum-of-losses]" in lines
+
+
+@pytest.mark.parametrize(
+    ("certainty", "expected"),
+    [("certain", "G1 1 0 100% 1 1 100%"), ("debatable", None), (None, "G1 0 1 0% 0 0 -")],
+)
+def test_precision_and_recall_leave_debatable_labels_out(
+    mirror: Mirror, tmp_path: Path, certainty: str | None, expected: str | None
+) -> None:
+    labels = [{"class": "G1", "line": BUG_ROW, "certainty": certainty, "why": "so"}] if certainty else []
+    file = place(mirror.before, labels=labels, lookalikes=[])
+    lines = score(mirror, write_corpus(tmp_path / "corpus", labels=[file]))
+    if expected:
+        assert expected in lines
+    else:
+        assert not any(line.startswith("G1") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "commit", "right"),
+    [
+        ("hazard", "before", True),
+        ("hazard", "after", False),
+        ("bounded", "before", False),
+        ("bounded", "after", True),
+        ("lookalike", "before", False),
+        ("lookalike", "after", True),
+    ],
+)
+def test_census_verdicts(mirror: Mirror, tmp_path: Path, verdict: str, commit: str, right: bool) -> None:
+    row = place(getattr(mirror, commit), verdict=verdict)
+    lines = score(mirror, write_corpus(tmp_path / "corpus", g1_census=[row]))
+    assert f"{verdict} 1 {int(right)} {100 * right}%" in lines
+
+
+def test_a_lookalike_that_is_spoken_on_is_listed(mirror: Mirror, tmp_path: Path) -> None:
+    row = place(mirror.before, rule="graph-accumulation")
+    lines = score(mirror, write_corpus(tmp_path / "corpus", bugs_a_lookalikes=[row]))
+    assert "graph-accumulation 1 0 0%" in lines
+    assert f"someone/project@{mirror.before[:8]} train.py:{BUG_ROW} [graph-accumulation]" in lines
+
+
+def test_only_narrows_the_rows(mirror: Mirror, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", bugs_a=[bug(mirror), bug(mirror, id="another")])
+    assert "all 1 0 1 100% 100%" in score(mirror, corpus, "--only", "another", "--alone")
+
+
+def test_trees_are_kept_for_the_next_run(mirror: Mirror, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", bugs_a=[bug(mirror)])
+    trees = tmp_path / "trees"
+    first = score(mirror, corpus, "--trees", str(trees))
+    kept = trees / "someone+project" / mirror.before[:12] / "train.py"
+    assert kept.read_text() == BUGGY
+    assert score(mirror, corpus, "--trees", str(trees)) == first
