@@ -150,6 +150,10 @@ class Source:
     def _nodes(self) -> _Nodes:
         return _Nodes(self.tree, self.text)
 
+    def __contains__(self, node: libcst.CSTNode) -> bool:
+        """Whether ``node`` is a node of the attached tree, and not of another file's."""
+        return node in self._nodes.parents
+
     def span(self, node: libcst.CSTNode) -> Span:
         """Where ``node`` stands, without surrounding whitespace, comments and parentheses of its own."""
         return self._nodes.span(node)

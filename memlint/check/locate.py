@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from libcst import CSTNode
+
 from memlint.diagnostics import Diagnostic, LocatedClaim, LocatedFix, RelatedLocation
 from memlint.edits import merged
 from memlint.findings import CannotFix, Claim, Finding, Fix, Related
@@ -15,7 +17,8 @@ from memlint.source import Source
 def locate(findings: Iterable[Finding], source: Source, path: Path, url_of: Callable[[str], str]) -> list[Diagnostic]:
     """The diagnostics of ``findings`` in ``source``, in the order of their places.
 
-    ``url_of`` gives the documentation page of a rule's code. A fix that its fixer cannot make here is left out.
+    ``url_of`` gives the documentation page of a rule's code. A fix that its fixer cannot make is left out, and so are
+    fixes and related places in other files.
     """
     return sorted((_diagnostic(finding, source, path, url_of) for finding in findings), key=lambda d: d.sort_key)
 
@@ -35,12 +38,15 @@ def _diagnostic(finding: Finding, source: Source, path: Path, url_of: Callable[[
         fixes=tuple(located for fix in finding.fixes if (located := _fix(fix, source))),
         noqa_row=source.noqa_row(location.row),
         url=url_of(finding.code),
-        related=tuple(_related(related, source) for related in finding.related),
+        related=tuple(_related(related, source) for related in finding.related if related.node in source),
         claim=_claim(finding.claim, source) if finding.claim else None,
     )
 
 
 def _fix(fix: Fix, source: Source) -> LocatedFix | None:
+    targets = (each for target in fix.targets.values() for each in (target if isinstance(target, tuple) else [target]))
+    if not all(target in source for target in targets):
+        return None
     try:
         edits = fixer(fix.fixer).edits(fix, source)
     except CannotFix:
@@ -57,7 +63,14 @@ def _claim(claim: Claim, source: Source) -> LocatedClaim:
         shape=claim.shape.value,
         memory=claim.memory,
         size=claim.size,
-        holder=source.code(claim.holder) if claim.holder else None,
-        held=source.code(claim.held) if claim.held else None,
-        held_location=source.location(claim.held) if claim.held else None,
+        holder=_code(claim.holder, source),
+        held=_code(claim.held, source),
+        held_location=source.location(claim.held) if claim.held and claim.held in source else None,
     )
+
+
+def _code(node: CSTNode | None, source: Source) -> str | None:
+    """The text of ``node``, which may stand in another file of the project."""
+    if node is None:
+        return None
+    return source.code(node) if node in source else source.tree.code_for_node(node)
