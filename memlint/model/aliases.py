@@ -15,6 +15,8 @@ from memlint.model.values import (
     ClassValue,
     Constant,
     Display,
+    Element,
+    Entered,
     External,
     Free,
     FunctionValue,
@@ -202,6 +204,35 @@ def qualified_names(value: Value) -> frozenset[str]:
             case Attribute():
                 found.update(f"{name}.{source.name}" for name in qualified_names(source.base))
     return frozenset(found)
+
+
+def origins(value: Value) -> frozenset[str]:
+    """The qualified names of the functions and classes outside the project that ``value`` was got from.
+
+    ``matplotlib.pyplot.subplots`` for ``ax`` in ``fig, ax = plt.subplots()``; empty if one is not known.
+    """
+    found: set[str] = set()
+    for source in sources(value):
+        base: Value | None = source
+        while base is not None and not isinstance(base, External):
+            base = _got_from(base)
+        if base is None:
+            return frozenset()
+        found.add(base.qualified_name)
+    return frozenset(found)
+
+
+def _got_from(value: Value) -> Value | None:
+    match value:
+        case Call():
+            return value.callee
+        case Attribute() | Item() | Part():
+            return value.base
+        case Element():
+            return value.iterable
+        case Entered():
+            return value.context
+    return None
 
 
 def _partial_names(call: Call) -> frozenset[str]:

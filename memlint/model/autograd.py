@@ -23,6 +23,7 @@ from memlint.model.aliases import (
     find_method,
     instance_class,
     module_of,
+    origins,
     passed_arguments,
     qualified_names,
     sources,
@@ -153,8 +154,10 @@ class _Attachment:
                 return self.arithmetic(value, frame)
             case Unary():
                 return Attachment.DETACHED if value.operator == "not" else self.of(value.operand, frame)
-            case Display():
+            case Display(kind="tuple"):
                 return self.most(value.elements, frame)
+            case Display():
+                return self.most(elements(value), frame)
             case Comprehension():
                 return self.of(value.element, frame)
             case Entered():
@@ -914,7 +917,7 @@ class _Flow:
         if any(isinstance(source, ClassValue) for source in sources(call.callee)):
             self.constructor(value, call)
             return False
-        if grad_mode(call.region) is not GradMode.DISABLED or names & torch.PASSING_BUILTINS:
+        if not _is_plain(call) and (grad_mode(call.region) is not GradMode.DISABLED or names & torch.PASSING_BUILTINS):
             self.push(call)
         if not names and not kinds(call.callee) and call.method is None:
             self.escaped = True
@@ -959,12 +962,22 @@ _HARMLESS_RECEIVERS = frozenset(Role) - {Role.OBJECT, Role.PREPARED, Role.FUNCTI
 def _is_out_of_sight(call: Call, names: frozenset[str]) -> bool:
     """Whether ``call`` runs code that is neither in the project nor known, and that could run a backward."""
     known = ("builtins.", "copy.", "itertools.", "functools.", "collections.", *torch.FUNCTION_MODULES, *frameworks.METRIC_ROOTS)
+    if call.uses and not any(role(argument.value, Role.OPTIMIZER, Role.PARAMETERS) for argument in call.arguments):
+        # What runs a backward returns nothing, or the norm of the gradients that it clips.
+        return False
     if names:
         return not callees(call) and not any(name.startswith(known) for name in names)
     subject = call.receiver if call.receiver is not None else call.callee
-    if call.method in torch.TENSOR_EVIDENCE:
+    if call.method in torch.TENSOR_EVIDENCE or role(subject, *_HARMLESS_RECEIVERS):
         return False
-    return role(subject, *_HARMLESS_RECEIVERS) is None
+    libraries = origins(subject)
+    return not libraries or not all(name.startswith(torch.DETACHING_ROOTS) for name in libraries)
+
+
+def _is_plain(value: Value) -> bool:
+    """Whether ``value`` is known to be a text or a Python number."""
+    known = kinds(value)
+    return bool(known) and all(kind.role in {Role.TEXT, Role.NUMBER} for kind in known)
 
 
 def bound_arguments_of_constructor(call: Call, init: Function) -> dict[str, Value]:

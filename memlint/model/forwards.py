@@ -104,8 +104,22 @@ class _Switch:
 
 def module_mode(call: Call) -> Mode | None:
     """The mode in which ``call`` runs its module, if a switch in the function or in all of its callers decides it."""
+    modes = {_mode_at(call, module, _MAX_CALLERS) for module in _modules_run(call, _MAX_CALLERS)}
+    return modes.pop() if len(modes) == 1 else None
+
+
+def _modules_run(call: Call, depth: int) -> Iterator[Value]:
+    """The modules that ``call`` runs, itself or in functions of the project, by the names that they have at ``call``."""
     module = called_module(call)
-    return _mode_at(call, module, _MAX_CALLERS) if module is not None else None
+    if module is not None:
+        yield module
+        return
+    for function in callees(call) if depth else ():
+        bound = bound_arguments(call, function)
+        for inner in forwards(function):
+            for run in _modules_run(inner, depth - 1):
+                names = [source.name for source in sources(run) if isinstance(source, Parameter)]
+                yield next((bound[name] for name in names if name in bound), run)
 
 
 def _mode_at(call: Call, module: Value, depth: int) -> Mode | None:
@@ -247,7 +261,12 @@ def _is_wasted_inside(call: Call) -> bool:
     """Whether a forward pass in a function of the project that ``call`` runs is wasted already there."""
     if called_module(call) is not None:
         return False
-    return any(wasted(inner) is not None for function in callees(call) for inner in forwards(function))
+    return any(
+        wasted(inner) is not None or _is_wasted_inside(inner)
+        for function in callees(call)
+        if function is not call.function
+        for inner in forwards(function)
+    )
 
 
 def _is_read(call: Call) -> bool:
