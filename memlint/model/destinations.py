@@ -15,7 +15,7 @@ from memlint.model.aliases import (
     sources,
 )
 from memlint.model.autograd import bound_arguments_of_constructor
-from memlint.model.containers import insertions_of, names_of
+from memlint.model.containers import insertions_of, is_container, names_of
 from memlint.model.knowledge import torch
 from memlint.model.scopes import Class, Function
 from memlint.model.values import (
@@ -78,7 +78,7 @@ def _next(value: Value, use: Value | Store | Exit) -> list[Value] | None:
         case Store():
             return _stored(value, use)
         case Exit():
-            return list(call_sites(use.function) or ()) or None
+            return [call for call in call_sites(use.function) or () if use.function in callees(call)] or None
         case Attribute():
             return _through_attribute(use)
         case Call():
@@ -91,10 +91,13 @@ def _next(value: Value, use: Value | Store | Exit) -> list[Value] | None:
 
 
 def _stored(value: Value, store: Store) -> list[Value] | None:
-    if store.base is None or store.value is not value:
+    if store.value is not value:
         return []
+    if store.base is None:
+        return list(store.function.captures.get(store.key or "", ()))
     if store.attribute is None:
-        return list(names_of(store.base))
+        # Of a container that others fill as well, its other entries would be taken for parts of the object.
+        return list(names_of(store.base)) if is_container(store.base) else None
     owner = instance_class(store.base)
     loads = owner.module.loads.get(store.attribute, []) if owner is not None else []
     return list(loads) or None

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from memlint.model.aliases import call_sites, external_bases, qualified_names, sources
+from memlint.model.aliases import aliases, call_sites, external_bases, qualified_names, sources
 from memlint.model.gradmode import is_hf_trainer, is_lightning_module
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function, Module
-from memlint.model.values import Call, Constant, External, Item, Value
+from memlint.model.values import Attribute, Branch, Call, Constant, External, Item, Region, Value
 
-_MAX_CALLERS = 3
+_MAX_VALUES = 200
+_MAX_CALLERS = 2
 """Calls that are followed from a function to the files that run it."""
 
 
-def files_involved(function: Function) -> tuple[Module, ...]:
-    """The file of ``function`` and those that call it, directly or through others."""
-    found = {function.module: None}
+def files_involved(function: Function) -> Iterator[Module]:
+    """The file of ``function`` and then those that call it, directly or through others; each when it is asked for."""
+    seen = {function.module}
+    yield function.module
     front = [function]
     for _ in range(_MAX_CALLERS):
-        callers = {call.function: None for each in front for call in call_sites(each) or ()}
-        front = [caller for caller in callers if caller.module not in found or caller not in front]
-        found.update(dict.fromkeys(caller.module for caller in front))
-    return tuple(found)
+        front = list(dict.fromkeys(call.function for each in front for call in call_sites(each) or ()))
+        for caller in front:
+            if caller.module not in seen:
+                seen.add(caller.module)
+                yield caller.module
 
 
 def may_use_accelerator(function: Function) -> bool:
-    """Whether something in the files that run ``function`` puts tensors on an accelerator, or leaves it to a framework."""
+    """Whether the files that run ``function`` put tensors on an accelerator, or leave that to a framework."""
     return any(uses_accelerator(module) for module in files_involved(function))
 
 
@@ -38,8 +41,7 @@ def is_distributed(function: Function) -> bool:
 
 @query(on_cycle=False)
 def uses_accelerator(module: Module) -> bool:
-    """Whether the file names a device other than the CPU, moves tensors to a device that its user chooses, or trains
-    with a framework that does so."""
+    """Whether the file names a device other than the CPU, moves tensors to one that its user or a framework chooses."""
     return (
         joins_processes(module)
         or any(_moves_to_accelerator(call) for call in _calls(module))
@@ -56,15 +58,13 @@ def _calls(module: Module) -> Iterator[Call]:
 def _moves_to_accelerator(call: Call) -> bool:
     if call.method == "cuda":
         return True
-    if any(name.startswith(torch.ACCELERATOR_ROOTS) or name in frameworks.TRAINERS for name in _names(call)):
+    if any(
+        name.startswith(torch.ACCELERATOR_ROOTS) or name in frameworks.TRAINERS for name in qualified_names(call.callee)
+    ):
         return True
     if call.method == "to":
         return any(_may_be_accelerator(argument.value) for argument in call.arguments if argument.keyword != "dtype")
     return any(_names_accelerator(argument.value) for argument in call.arguments)
-
-
-def _names(call: Call) -> Iterable[str]:
-    return qualified_names(call.callee)
 
 
 def _names_accelerator(value: Value) -> bool:
@@ -78,16 +78,16 @@ def _names_accelerator(value: Value) -> bool:
 
 def _may_be_accelerator(device: Value) -> bool:
     """Whether the argument of ``.to()`` is a device that may be another one than the CPU."""
-    for source in sources(device):
-        if isinstance(source, External) or (isinstance(source, Constant) and not isinstance(source.constant, int)):
-            # A dtype, or the name of a device.
-            if not _names_accelerator(source):
-                continue
-        elif isinstance(source, Call) and "torch.device" in _names(source):
-            if not any(_may_be_accelerator(argument.value) for argument in source.arguments):
-                continue
-        return True
-    return False
+    return any(_is_chosen_device(source) for source in sources(device))
+
+
+def _is_chosen_device(source: Value) -> bool:
+    if isinstance(source, Call) and "torch.device" in qualified_names(source.callee):
+        return any(_may_be_accelerator(argument.value) for argument in source.arguments)
+    if isinstance(source, External) or (isinstance(source, Constant) and not isinstance(source.constant, int)):
+        # A dtype, or the name of a device.
+        return _names_accelerator(source)
+    return True
 
 
 def _is_framework_class(bases: frozenset[str]) -> bool:
@@ -100,6 +100,39 @@ def joins_processes(module: Module) -> bool:
     return any(_joins(call) for call in _calls(module))
 
 
+@query(on_cycle=False)
+def depends_on_rank(value: Value) -> bool:
+    """Whether ``value`` is computed from the number of the process, so that each process has another one."""
+    seen: set[int] = set()
+    pending = [value]
+    while pending and len(seen) < _MAX_VALUES:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        if _is_rank(current):
+            return True
+        pending.extend(current.operands())
+        pending.extend(aliases(current) or ())
+    return False
+
+
+def _is_rank(value: Value) -> bool:
+    if isinstance(value, Attribute):
+        return value.name in frameworks.RANK_ATTRIBUTES
+    if isinstance(value, Call):
+        return value.name in frameworks.RANK_FUNCTIONS or any(_is_rank_variable(a.value) for a in value.arguments)
+    return _is_rank_variable(value) if isinstance(value, Item) else False
+
+
+def runs_on_one_process(region: Region) -> bool:
+    """Whether ``region`` runs under a test of the number of the process, as in ``if rank == 0:``."""
+    return any(
+        isinstance(ancestor, Branch) and ancestor.test is not None and depends_on_rank(ancestor.test)
+        for ancestor in region.ancestors()
+    )
+
+
 def _joins(call: Call) -> bool:
     names = qualified_names(call.callee)
     if names & frameworks.PROCESS_GROUPS:
@@ -110,4 +143,4 @@ def _joins(call: Call) -> bool:
 def _is_rank_variable(value: Value) -> bool:
     """``os.environ["LOCAL_RANK"]``, or its name in ``os.environ.get("LOCAL_RANK")``."""
     parts = value.index if isinstance(value, Item) else (value,)
-    return any(isinstance(part, Constant) and part.constant in {"LOCAL_RANK", "WORLD_SIZE"} for part in parts)
+    return any(isinstance(part, Constant) and part.constant in {"LOCAL_RANK", "RANK", "WORLD_SIZE"} for part in parts)

@@ -125,3 +125,12 @@ PROCESS_GROUPS = (
     )
 )
 """Calls that only a program of several processes makes, one for each device."""
+
+RANK_ATTRIBUTES = frozenset(
+    {"rank", "local_rank", "global_rank", "process_index", "local_process_index", "is_main_process",
+     "is_local_main_process", "is_last_process", "is_global_zero", "is_world_process_zero"}
+)
+"""Attributes of accelerators, trainers, strategies and parsed arguments that tell the processes apart."""
+
+RANK_FUNCTIONS = frozenset({"get_rank", "get_local_rank", "get_node_local_rank", "get_ordinal"})
+"""Functions of ``torch.distributed``, Horovod's and torch_xla's kin that tell the processes apart."""
