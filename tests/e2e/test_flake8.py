@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
+from memlint.registry import all_rules
 from tests.e2e.programs import CLEAN, HAZARDS, ROOT, Environment, run
 
 pytestmark = pytest.mark.slow
@@ -71,7 +72,7 @@ def test_same_places_as_check(installed: Environment, project: Path) -> None:
     assert process.returncode == 1
     assert [(Path(place.path).name, place.row, place.column, place.code) for place in found] == [
         ("hazards.py", 7, 27, "MEM801"),
-        ("hazards.py", 15, 9, "MEM101"),
+        ("hazards.py", 15, 18, "MEM101"),
     ]
     assert found == checked(installed, ".", cwd=project)
 
@@ -80,6 +81,15 @@ def test_same_places_as_check_in_the_examples(installed: Environment) -> None:
     found = places(flake8(installed, "examples", cwd=ROOT), ROOT)
     assert found
     assert found == checked(installed, "examples", cwd=ROOT)
+
+
+def test_same_places_as_check_in_the_examples_of_all_rules(installed: Environment, tmp_path: Path) -> None:
+    for rule in all_rules():
+        for number, text in enumerate((*rule.positive, *rule.negative)):
+            (tmp_path / f"{rule.code.lower()}_{number}.py").write_text(text, encoding="utf-8")
+    found = places(flake8(installed, ".", cwd=tmp_path), tmp_path)
+    assert {rule.code for rule in all_rules() if rule.default} <= {place.code for place in found}
+    assert found == checked(installed, ".", cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +143,7 @@ def test_processes(installed: Environment, project: Path) -> None:
 def test_standard_input(installed: Environment, project: Path) -> None:
     """The text counts, not the file of that name: editors check what is not saved yet."""
     process = flake8(installed, "--stdin-display-name=clean.py", "-", cwd=project, stdin=HAZARDS)
-    assert [place[1:4] for place in places(process, project)] == [(7, 27, "MEM801"), (15, 9, "MEM101")]
+    assert [place[1:4] for place in places(process, project)] == [(7, 27, "MEM801"), (15, 18, "MEM101")]
     assert flake8(installed, "-", cwd=project, stdin=CLEAN).stdout == ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -74,6 +75,12 @@ def assert_works(environment: Environment, directory: Path) -> None:
     assert run(command, "check", "clean.py", cwd=directory).returncode == 0
 
 
+def imported(process: subprocess.CompletedProcess[str]) -> set[str]:
+    """The top-level packages that a ``python -X importtime`` has imported."""
+    assert "import time:" in process.stderr
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in process.stderr.splitlines()}
+
+
 def test_wheel(installed: Environment, tmp_path: Path) -> None:
     assert_works(installed, tmp_path)
 
@@ -86,7 +93,7 @@ def test_sdist(distributions: tuple[Path, Path], tmp_path_factory: pytest.TempPa
 def test_editable(repository: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     checkout = tmp_path_factory.mktemp("editable") / "checkout"
     shutil.copytree(repository, checkout)
-    environment = Environment.create(checkout / ".venv", "--editable", checkout)
+    environment = Environment.create(checkout / ".venv", "--editable", f"{checkout}[flake8]")
     assert_works(environment, tmp_path)
 
     family = checkout / "rules" / "new_family"
@@ -96,6 +103,32 @@ def test_editable(repository: Path, tmp_path_factory: pytest.TempPathFactory, tm
     check = run(environment.program("memlint"), "check", "--output-format", "concise", "clean.py", cwd=tmp_path)
     assert check.stdout.startswith("clean.py:1:1: MEM999 a file"), check.stderr
 
+    # A rule with a bug in it ends neither flake8's run nor the other rules.
+    (family / "everything.py").write_text(NEW_RULE.replace("program.tree.body[0]", "program.no_such_thing"))
+    lint = run(environment.program("flake8"), "--select=MEM", "hazards.py", cwd=tmp_path)
+    assert [line.split()[1] for line in lint.stdout.splitlines()] == ["MEM000", "MEM801", "MEM101"]
+    assert "internal error in MEM999" in lint.stdout
+    assert "Traceback" not in lint.stdout + lint.stderr
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_are_light(installed: Environment, tmp_path: Path, option: str) -> None:
+    process = run(installed.program("python"), "-X", "importtime", "-m", "memlint", option, cwd=tmp_path)
+    assert "memlint" in imported(process)
+    assert imported(process) & {"libcst", "rich", "torch"} == set()
+
+
+def test_check_imports_no_torch(installed: Environment, tmp_path: Path) -> None:
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    (packages / "torch.py").touch()
+    (tmp_path / "hazards.py").write_text(HAZARDS)
+    command = (installed.program("python"), "-X", "importtime", "-m", "memlint", "check", "hazards.py")
+    process = run(*command, cwd=tmp_path, PYTHONPATH=str(packages))
+    assert "MEM101" in process.stdout
+    assert "libcst" in imported(process)
+    assert "torch" not in imported(process)
+
 
 def test_contents(distributions: tuple[Path, Path]) -> None:
     wheel, sdist = distributions
@@ -104,8 +137,8 @@ def test_contents(distributions: tuple[Path, Path]) -> None:
     assert {path.parts[0] for path in packed} == {"memlint", f"torch_memlint-{memlint.__version__}.dist-info"}
     assert Path("memlint/py.typed") in packed
 
-    with tarfile.open(sdist) as archive_:
-        source = {Path(*Path(name).parts[1:]) for name in archive_.getnames()}
+    with tarfile.open(sdist) as unpacked:
+        source = {Path(*Path(name).parts[1:]) for name in unpacked.getnames()}
     assert {Path("LICENSE"), Path("README.md"), Path("rules/__init__.py"), Path("fixers/__init__.py")} <= source
     assert not [path for path in source if path.parts[:1] == ("tests",)]
 
