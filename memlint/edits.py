@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable
+from itertools import accumulate
 from typing import NamedTuple
 
 from memlint.diagnostics import Edit
@@ -18,6 +20,10 @@ class Replacement(NamedTuple):
     def touches(self, other: Replacement) -> bool:
         """Whether the two overlap or meet, so that the result would depend on which is applied first."""
         return self.start <= other.end and other.start <= self.end
+
+    def ends_before(self, offset: int) -> bool:
+        """Whether the character at ``offset`` stands behind what is replaced."""
+        return self.end < offset or self.start < self.end == offset
 
 
 def merged(edits: Iterable[Edit]) -> tuple[Edit, ...]:
@@ -47,18 +53,28 @@ def applied(text: str, replacements: Iterable[Replacement]) -> str:
     return "".join([*pieces, text[at:]])
 
 
-def moved(offset: int, replacements: Sequence[Replacement]) -> tuple[int, int]:
-    """Where the character at ``offset`` is after ``replacements``: before and after what was inserted right there.
+class Moves:
+    """Where text is after ``replacements``, which do not overlap."""
 
-    The two differ only where a replacement starts at ``offset`` or holds it; then they are its new start and end.
-    """
-    before = after = offset
-    for start, end, content in replacements:
-        growth = len(content) - (end - start)
-        if end < offset or start < end == offset:
-            before += growth
-            after += growth
-        elif start <= offset:
+    def __init__(self, replacements: Iterable[Replacement]) -> None:
+        self._replacements = sorted(replacements, key=lambda replacement: replacement[:2])
+        self._starts = [replacement.start for replacement in self._replacements]
+        growth = (len(content) - (end - start) for start, end, content in self._replacements)
+        self._growth = [0, *accumulate(growth)]
+        """How much longer the text has become by the first of the replacements, by the first two, ..."""
+
+    def of(self, offset: int) -> tuple[int, int]:
+        """Where the character at ``offset`` is: before and after what has been inserted right there.
+
+        The two differ only where a replacement starts at ``offset`` or holds it; then they are its new start and end.
+        """
+        index = bisect_right(self._starts, offset)
+        here = []
+        while index and not self._replacements[index - 1].ends_before(offset):
+            index -= 1
+            here.append(self._replacements[index])
+        before = after = offset + self._growth[index]
+        for start, _, content in here:
             before -= offset - start
             after += len(content) - (offset - start)
-    return before, after
+        return before, after

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import tempfile
+from bisect import bisect, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import libcst
 
 from memlint.check.suppression import UnusedNoqa
 from memlint.diagnostics import Diagnostic, LocatedFix
-from memlint.edits import Replacement, applied, moved
+from memlint.edits import Moves, Replacement, applied
 from memlint.findings import Applicability
 from memlint.notebook import Notebook, read_source
 from memlint.parsing import parse
@@ -87,9 +88,6 @@ class _Candidate:
     diagnostic: Diagnostic
     replacements: tuple[Replacement, ...]
 
-    def collides(self, other: _Candidate) -> bool:
-        return any(mine.touches(theirs) for mine in self.replacements for theirs in other.replacements)
-
 
 @dataclass
 class _State:
@@ -132,10 +130,19 @@ class _State:
 def _without_collisions(candidates: Iterable[_Candidate]) -> list[_Candidate]:
     """The candidates that can be applied in one pass; of those that touch each other, the first."""
     batch: list[_Candidate] = []
+    taken: list[Replacement] = []
     for candidate in candidates:
-        if not any(candidate.collides(chosen) for chosen in batch):
+        if not any(_touches_any(replacement, taken) for replacement in candidate.replacements):
             batch.append(candidate)
+            for replacement in candidate.replacements:
+                insort(taken, replacement)
     return batch
+
+
+def _touches_any(replacement: Replacement, taken: Sequence[Replacement]) -> bool:
+    """Whether ``replacement`` touches one of ``taken``, which are sorted and do not overlap."""
+    index = bisect(taken, replacement)
+    return any(replacement.touches(other) for other in taken[max(index - 1, 0) : index + 1])
 
 
 def _pass(
@@ -196,28 +203,38 @@ def _complaint(found: Diagnostic, fixed: Sequence[Diagnostic]) -> str:
 def _origins(before: _State, after: _State, replacements: Sequence[Replacement], fixed: set[int]) -> dict[int, int]:
     """For each diagnostic after a pass that was there before and has not been fixed: its index now, and then.
 
-    A diagnostic is the same if its code is, and it stands where the edits have moved it, or (what was cut and
-    inserted elsewhere) on a row with the same text.
+    A diagnostic is the same if its code is, and it stands where the edits have moved it, or else (in what was replaced,
+    or cut and inserted elsewhere) on a row with the same text.
     """
-    left = {index: each for index, each in enumerate(before.result.diagnostics) if index not in fixed}
+    moves = Moves(replacements)
+    left: dict[int, Diagnostic] = {}
+    by_place: dict[tuple[str, int], list[int]] = {}
+    for index, diagnostic in enumerate(before.result.diagnostics):
+        if index not in fixed:
+            left[index] = diagnostic
+            for offset in set(moves.of(before.offset(diagnostic))):
+                by_place.setdefault((diagnostic.code, offset), []).append(index)
     origins: dict[int, int] = {}
-
-    def match(same: Callable[[Diagnostic, Diagnostic], bool]) -> None:
-        for index, found in enumerate(after.result.diagnostics):
-            if index in origins:
-                continue
-            origin = next((old for old, each in left.items() if each.code == found.code and same(each, found)), None)
-            if origin is not None:
-                origins[index] = origin
-                del left[origin]
-
-    def in_place(old: Diagnostic, new: Diagnostic) -> bool:
-        first, last = moved(before.offset(old), replacements)
-        return first <= after.offset(new) <= last
-
-    match(in_place)
-    match(lambda old, new: before.row_text(old) == after.row_text(new))
+    strays = []
+    for index, found in enumerate(after.result.diagnostics):
+        origin = next((old for old in by_place.get((found.code, after.offset(found)), ()) if old in left), None)
+        if origin is None:
+            strays.append((index, found))
+        else:
+            origins[index] = origin
+            del left[origin]
+    for index, found in strays:
+        for old, diagnostic in left.items():
+            if diagnostic.code == found.code and _is_same(before, diagnostic, after, found, moves):
+                origins[index] = old
+                del left[old]
+                break
     return origins
+
+
+def _is_same(before: _State, old: Diagnostic, after: _State, new: Diagnostic, moves: Moves) -> bool:
+    first, last = moves.of(before.offset(old))
+    return first <= after.offset(new) <= last or before.row_text(old) == after.row_text(new)
 
 
 def unified_diff(path: Path, name: str, before: bytes, after: bytes) -> bytes:

@@ -235,8 +235,12 @@ class Source:
 
     def inside_string(self, row: int) -> bool:
         """Whether ``row`` starts inside a string, so that its leading whitespace is part of a value."""
-        start = self.row_starts[row - 1]
-        return any(span.start < start < span.end for span in self._multi_line_strings)
+        return row in self._rows_inside_strings
+
+    @cached_property
+    def _rows_inside_strings(self) -> frozenset[int]:
+        rows = (range(self.place(start).row + 1, self.place(end).row + 1) for start, end in self._multi_line_strings)
+        return frozenset(row for string in rows for row in string)
 
     @cached_property
     def _multi_line_strings(self) -> list[Span]:
@@ -286,7 +290,7 @@ class _Nodes:
 
     def __init__(self, tree: libcst.Module, text: str) -> None:
         recorder = _Recorder(tree)
-        with _deep_recursion():
+        with deep_recursion():
             tree._codegen(recorder)
         self.parents = recorder.parents
         self._spans = recorder.spans
@@ -371,7 +375,8 @@ def _align(generated: str, text: str) -> list[int]:
 
 
 @contextmanager
-def _deep_recursion() -> Iterator[None]:
+def deep_recursion() -> Iterator[None]:
+    """Lets code inside recurse as deep as anything needs that follows a tree that libcst can parse."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, _DEEP_RECURSION))
     try:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memlint.diagnostics import Edit, Location
-from memlint.edits import Replacement, applied, merged, moved
+from memlint.edits import Moves, Replacement, applied, merged
 
 
 def place(column: int) -> Location:
@@ -59,6 +59,6 @@ def test_what_is_not_replaced_stays_and_is_found_where_it_moved(drawn: tuple[str
         if any(start <= offset < end for start, end, _ in replacements):
             assert character not in after
         else:
-            first, last = moved(offset, replacements)
+            first, last = Moves(replacements).of(offset)
             assert first <= after.index(character) <= last
             assert after[last] == character
