@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from typing import NamedTuple
 
 from memlint.findings import Confidence
 from memlint.model.aliases import (
@@ -20,6 +21,7 @@ from memlint.model.aliases import (
     bound_arguments,
     call_sites,
     callees,
+    display_element,
     find_method,
     instance_class,
     module_of,
@@ -99,7 +101,8 @@ class _Frame:
 @query(on_cycle=Attachment.DETACHED)
 def attachment(value: Value) -> Attachment:
     """How sure it is that ``value`` carries a graph where it is computed."""
-    return _Attachment().of(value, None)
+    level = _Attachment().of(value, None)
+    return Attachment.CERTAIN if level is Attachment.UNKNOWN and _holds_differentiated(value) else level
 
 
 def is_attached(value: Value) -> bool:
@@ -256,7 +259,7 @@ class _Attachment:
                 return None
             for exit in function.returns:
                 for returned in sources(exit.value):
-                    element = _display_component(returned, index)
+                    element = display_element(returned, index)
                     best = max(best, self.of(element if element is not None else returned, inner))
         return best
 
@@ -433,11 +436,21 @@ def _starts_backward(value: Value, use: Value | Store | Exit) -> bool:
             return backward is not None and any(root is value for root in backward.roots)
         case Exit(kind="return"):
             return returns_loss_to_framework(use.function)
-        case Choice() | Display():
-            return value in (use.values[:1] if isinstance(use, Choice) else use.elements[:1]) and any(
-                isinstance(user, (Choice, Exit)) and _starts_backward(use, user) for user in use.uses
-            ) or (isinstance(use, Choice) and any(isinstance(user, Exit) and _starts_backward(use, user) for user in use.uses))
+        case Choice():
+            return any(_starts_backward(use, user) for user in use.uses)
+        case Display():
+            leads = display_element(use, "loss" if use.kind == "dict" else 0) is value
+            return leads and any(isinstance(user, (Choice, Exit)) and _starts_backward(use, user) for user in use.uses)
     return False
+
+
+def _holds_differentiated(value: Value) -> bool:
+    """Whether a backward starts from a component of the value: ``output["loss"].backward()``."""
+    return any(
+        isinstance(use, (Item, Attribute, Part)) and _runs_backward(use)
+        for alias in _direct_names(value)
+        for use in alias.uses
+    )
 
 
 @query(on_cycle=False)
@@ -448,7 +461,7 @@ def feeds_backward(call: Call) -> bool:
 
 @query(on_cycle=frozenset())
 def _fed(function: Function) -> frozenset[int]:
-    return frozenset(id(ancestor) for root in backward_roots(function) for ancestor in local_ancestors(root))
+    return frozenset(id(ancestor) for root in backward_roots(function) for ancestor in ancestors(root))
 
 
 def _direct_names(value: Value) -> Iterator[Value]:
@@ -526,12 +539,6 @@ def component_index(value: Item | Part | Element) -> object:
     if isinstance(value, Item) and len(value.index) == 1 and isinstance(value.index[0], Constant):
         return value.index[0].constant
     return None
-
-
-def _display_component(returned: Value, index: object) -> Value | None:
-    from memlint.model.aliases import display_element  # noqa: PLC0415
-
-    return display_element(returned, index)
 
 
 # ------------------------------------------------------------------- flow backward
@@ -616,29 +623,55 @@ _MAX_ANCESTORS = 4000
 
 
 def _walk_ancestors(root: Value) -> Iterator[Value]:
-    seen: set[int] = set()
-    pending = [root]
+    seen: set[tuple[int, object]] = set()
+    yielded: set[int] = set()
+    pending: list[tuple[Value, object]] = [(root, None)]
     while pending and len(seen) < _MAX_ANCESTORS:
-        value = pending.pop()
-        if id(value) in seen:
+        value, component = pending.pop()
+        if (id(value), component) in seen or (id(value), None) in seen:
             continue
-        seen.add(id(value))
-        yield value
-        if _is_graph_free(value):
-            continue
-        pending.extend(differentiable_operands(value))
-        pending.extend(aliases(value) or ())
-        if isinstance(value, Call):
-            for function in callees(value):
-                pending.extend(exit.value for exit in function.exits)
-        elif isinstance(value, (Item, Element)) or (isinstance(value, Call) and value.method in {"pop", "get"}):
-            base = value.iterable if isinstance(value, Element) else value.base
-            if role(base, Role.CONTAINER):
-                pending.extend(elements(base))
-        elif isinstance(value, Parameter):
-            pending.extend(passed_arguments(value) or ())
-        if isinstance(value, (Display, Phi, Attribute)) and role(value, Role.CONTAINER):
-            pending.extend(elements(value))
+        seen.add((id(value), component))
+        if id(value) not in yielded:
+            yielded.add(id(value))
+            yield value
+        if not _is_graph_free(value):
+            pending.extend(_nearer(value, component))
+
+
+def _nearer(value: Value, component: object) -> Iterator[tuple[Value, object]]:
+    """The values one step upstream, each with the index or key of the part of it that counts (None for all of it)."""
+    if isinstance(value, Display) and component is not None:
+        element = display_element(value, component)
+        if element is not None:
+            yield element, None
+            return
+    if isinstance(value, (Part, Item)) and component_index(value) is not None:
+        yield value.base, component_index(value)
+    else:
+        kept = component if isinstance(value, (Phi, Choice, Awaited)) else None
+        yield from ((operand, kept) for operand in differentiable_operands(value))
+    yield from ((alias, component) for alias in aliases(value) or ())
+    if isinstance(value, Call):
+        for function in callees(value):
+            yield from ((exit.value, component) for exit in function.exits)
+        inside = elements(value.receiver) if value.receiver is not None and value.method in {"pop", "get"} else ()
+        yield from ((element, None) for element in inside)
+    elif isinstance(value, Parameter):
+        yield from ((passed, component) for passed in passed_arguments(value) or ())
+    container = _container_behind(value)
+    if container is not None and role(container, Role.CONTAINER):
+        yield from ((element, None) for element in elements(container))
+
+
+def _container_behind(value: Value) -> Value | None:
+    match value:
+        case Item():
+            return value.base
+        case Element():
+            return value.iterable
+        case Display() | Phi() | Attribute():
+            return value
+    return None
 
 
 def _is_graph_free(value: Value) -> bool:
@@ -770,6 +803,21 @@ def gradient_flow(value: Value) -> GradientFlow:
     return _Flow().run(value)
 
 
+class _Step(NamedTuple):
+    """A value to be followed, whether it lies in a function that was entered, and which component of it matters."""
+
+    value: Value
+    entered: bool
+    component: object = None
+
+
+def _is_last_alone(item: Item | Part) -> bool:
+    """``losses[-1].backward()``: the newest element of a list is differentiated, those before it are not."""
+    if not isinstance(item, Item) or component_index(item) != -1:
+        return False
+    return _runs_backward(item) and item.region.loop is not None
+
+
 class _Flow:
     """Follows a value along its uses.
 
@@ -778,10 +826,11 @@ class _Flow:
     """
 
     def __init__(self) -> None:
-        self.seen: set[tuple[int, bool]] = set()
-        self.pending: list[tuple[Value, bool]] = []
+        self.seen: set[tuple[int, bool, object]] = set()
+        self.pending: list[_Step] = []
         self.entered = False
-        self.entries: dict[Function, list[tuple[Call, bool] | None]] = {}
+        self.component: object = None
+        self.entries: dict[Function, list[_Step | None]] = {}
         self.returning: set[Function] = set()
         self.escaped = False
         self.handed_over: list[Call] = []
@@ -789,10 +838,10 @@ class _Flow:
     def run(self, start: Value) -> GradientFlow:
         self.push(*(names_of(start) if role(start, Role.CONTAINER) else (start,)))
         while self.pending:
-            value, self.entered = self.pending.pop()
-            if (id(value), self.entered) in self.seen or (id(value), False) in self.seen:
+            value, self.entered, self.component = self.pending.pop()
+            if self.is_seen(value):
                 continue
-            self.seen.add((id(value), self.entered))
+            self.seen.add((id(value), self.entered, self.component))
             if len(self.seen) > _MAX_FLOW:
                 return self.result(Reach.UNKNOWN)
             for use in value.uses:
@@ -800,16 +849,38 @@ class _Flow:
                     return self.result(Reach.YES)
         return self.result(Reach.UNKNOWN if self.escaped else Reach.NO)
 
+    def is_seen(self, value: Value) -> bool:
+        """Whether the value was followed already, in the same way or in a more general one."""
+        return any(
+            (id(value), entered, component) in self.seen
+            for entered in {self.entered, False}
+            for component in (self.component, None)
+        )
+
     def result(self, reach: Reach) -> GradientFlow:
         return GradientFlow(reach, tuple(self.handed_over))
 
     def push(self, *values: Value) -> None:
         """Values of the same run of the function that is looked at."""
-        self.pending.extend((value, self.entered) for value in values)
+        self.pending.extend(_Step(value, self.entered) for value in values)
 
     def push_elsewhere(self, *values: Value) -> None:
         """Values of any other run."""
-        self.pending.extend((value, False) for value in values)
+        self.pending.extend(_Step(value, False) for value in values)
+
+    def push_into(self, display: Display, value: Value) -> None:
+        """A literal that holds the value in one of its places."""
+        for place, element in enumerate(display.elements):
+            if element is value:
+                key = display.keys[place] if display.kind == "dict" else None
+                index = key.constant if isinstance(key, Constant) else None if display.kind == "dict" else place
+                self.pending.append(_Step(display, self.entered, None if display.starred else index))
+
+    def push_part(self, part: Item | Part) -> None:
+        """A component of the value; none that is known to be another one than that which matters."""
+        index = component_index(part)
+        if self.component is None or index is None or index == self.component:
+            self.push(part)
 
     def follow(self, value: Value, use: Value | Store | Exit) -> bool:
         """Follows one use; True if it is a gradient."""
@@ -829,9 +900,15 @@ class _Flow:
             case Binary() | Unary():
                 if grad_mode(use.region) is not GradMode.DISABLED:
                     self.push(use)
+            case Display():
+                self.push_into(use, value)
+            case Item() | Part():
+                if not is_index_component(use) and not _is_last_alone(use):
+                    self.push_part(use)
+            case Phi() | Choice() | Awaited():
+                self.pending.append(_Step(use, self.entered, self.component))
             case _:
-                if not (isinstance(use, (Item, Part)) and is_index_component(use)):
-                    self.push(use)
+                self.push(use)
         return False
 
     def attribute(self, use: Attribute) -> None:
@@ -889,10 +966,9 @@ class _Flow:
         sites = call_sites(function)
         if function.name == "<lambda>" or not sites:
             self.escaped = True
-        elif self.entered and any(outer in self.entries for outer in function.enclosing()):
-            self.push(*sites)
         else:
-            self.push_elsewhere(*sites)
+            here = self.entered and any(outer in self.entries for outer in function.enclosing())
+            self.pending.extend(_Step(site, here, self.component) for site in sites)
         return False
 
     def call(self, value: Value, call: Call) -> bool:
@@ -936,11 +1012,11 @@ class _Flow:
             for parameter in argument_parameters(call, argument)
         ]
         for parameter in parameters:
-            entry = (call, self.entered) if records else None
+            entry = _Step(call, self.entered) if records else None
             self.entries.setdefault(parameter.function, []).append(entry)
             if entry is not None and parameter.function in self.returning:
                 self.pending.append(entry)
-            self.pending.append((parameter, True))
+            self.pending.append(_Step(parameter, True, self.component))
         return bool(parameters)
 
     def constructor(self, value: Value, call: Call) -> None:
@@ -953,7 +1029,7 @@ class _Flow:
                 self.push(call)
                 continue
             bound = bound_arguments_of_constructor(call, init)
-            self.pending.extend((p, True) for p in init.parameters if bound.get(p.name) is value)
+            self.pending.extend(_Step(p, True) for p in init.parameters if bound.get(p.name) is value)
 
 
 _HARMLESS_RECEIVERS = frozenset(Role) - {Role.OBJECT, Role.PREPARED, Role.FUNCTION, Role.CLASS}

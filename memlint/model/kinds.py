@@ -16,6 +16,7 @@ from memlint.findings import Confidence
 from memlint.model.aliases import (
     call_sites,
     callees,
+    display_element,
     external_bases,
     find_method,
     instance_class,
@@ -677,8 +678,9 @@ def _component_kinds(call: Call, value: Item | Part | Element) -> Iterator[Kind]
     for function in callees(call):
         for exit in function.returns:
             for source in sources(exit.value):
-                if isinstance(source, Display) and not source.starred and index < len(source.elements):
-                    yield from kinds(source.elements[index])
+                element = display_element(source, index)
+                if element is not None:
+                    yield from kinds(element)
 
 
 def _wraps_iterable(call: Call) -> bool:

@@ -1,0 +1,211 @@
+"""Which object a value is: one object under many names, behind wrappers, in the terms of a function or of its callers."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator
+from typing import NamedTuple
+
+from memlint.model.aliases import (
+    aliases,
+    bound_arguments,
+    instance_class,
+    mro,
+    passed_arguments,
+    qualified_names,
+    sources,
+)
+from memlint.model.containers import elements
+from memlint.model.kinds import Role, class_of, role
+from memlint.model.knowledge import torch
+from memlint.model.memo import query
+from memlint.model.scopes import Function
+from memlint.model.values import (
+    Attribute,
+    Call,
+    Choice,
+    Constant,
+    Element,
+    Entered,
+    External,
+    Free,
+    Item,
+    Parameter,
+    Part,
+    Phi,
+    Unbound,
+    Value,
+)
+
+ANY = "*"
+"""The step of a path to an element whose index is not known."""
+
+
+class Object(NamedTuple):
+    """An object, by where its way starts (a call that makes it, a parameter, an instance) and the way from there."""
+
+    root: Hashable
+    path: tuple[Hashable, ...] = ()
+
+    def part(self, *steps: Hashable) -> Object:
+        """What is at the end of further ``steps``."""
+        return Object(self.root, (*self.path, *steps))
+
+    def holds(self, other: Object) -> bool:
+        """Whether ``other`` is this object or a part of it; unknown indices count as the same."""
+        if self.root != other.root or len(self.path) > len(other.path):
+            return False
+        pairs = zip(self.path, other.path[: len(self.path)], strict=True)
+        return all(mine == theirs or ANY in (mine, theirs) for mine, theirs in pairs)
+
+
+Objects = frozenset[Object]
+"""The objects that a value may be, each under every name by which it may be known."""
+
+
+def holds(container: Iterable[Object], content: Iterable[Object]) -> bool:
+    """Whether one of ``container`` may be, or have as a part, one of ``content``."""
+    content = tuple(content)
+    return any(outer.holds(inner) for outer in container for inner in content)
+
+
+@query(on_cycle=frozenset())
+def objects(value: Value) -> Objects:
+    """The objects that ``value`` may be, in terms of its function: parameters stand for themselves."""
+    return frozenset(_objects(value))
+
+
+def everywhere(found: Objects) -> Objects:
+    """``found`` and what the project's calls pass for the parameters in it."""
+    known = set(found)
+    pending = list(found)
+    while pending:
+        current = pending.pop()
+        if isinstance(current.root, Parameter):
+            for passed in passed_arguments(current.root) or ():
+                nearer = {each.part(*current.path) for each in objects(passed)} - known
+                known |= nearer
+                pending += nearer
+    return frozenset(known)
+
+
+def seen_from(found: Objects, call: Call, function: Function) -> Objects:
+    """``found`` in ``function`` in terms of the caller: what ``call`` passes stands for the parameters."""
+    bound = bound_arguments(call, function)
+    return frozenset(_rebased(found, function, bound))
+
+
+def _rebased(found: Objects, function: Function, bound: dict[str, Value]) -> Iterator[Object]:
+    for each in found:
+        parameter = each.root
+        if not isinstance(parameter, Parameter) or parameter.function is not function:
+            yield each
+        elif parameter.name in bound:
+            yield from (passed.part(*each.path) for passed in objects(bound[parameter.name]))
+
+
+def _objects(value: Value) -> Iterator[Object]:
+    owner = instance_class(value)
+    if owner is not None:
+        # One instance runs the methods of all its classes.
+        yield Object(("instance", list(mro(owner))[-1]))
+        return
+    match value:
+        case Parameter():
+            yield Object(value)
+        case Call():
+            yield from _returned(value)
+        case Attribute():
+            yield from _attribute(value)
+        case Item() | Part():
+            yield from _component(value)
+        case Element():
+            yield from _element(value)
+        case Entered():
+            yield from objects(value.context)
+        case Phi() | Choice():
+            for each in value.operands():
+                yield from objects(each)
+        case External():
+            yield Object(("name", value.qualified_name))
+        case Free() | Unbound():
+            yield Object(("name", value.name))
+    for nearer in aliases(value) or ():
+        yield from objects(nearer)
+
+
+def _returned(call: Call) -> Iterator[Object]:
+    inner = _wrapped(call)
+    if inner is not None:
+        yield from objects(inner)
+        return
+    yield Object(call)
+    if role(call, Role.OPTIMIZER):
+        # A wrapper such as Lookahead(optimizer), or DistributedOptimizer(optimizer, ...).
+        for argument in call.arguments:
+            if role(argument.value, Role.OPTIMIZER):
+                yield from objects(argument.value)
+
+
+_COPIES = frozenset({"copy.copy", "copy.deepcopy"})
+_PREPARING = frozenset({"prepare", "setup", "prepare_model", "prepare_optimizer", "setup_module", "unwrap_model"})
+
+
+def _wrapped(call: Call) -> Value | None:
+    """The object that a call returns itself or a wrapper of."""
+    receiver = call.receiver
+    if receiver is not None:
+        if call.method in torch.SELF_RETURNING or call.method in {"parameters", "named_parameters"}:
+            return receiver
+        if call.method in _PREPARING and role(receiver, Role.ACCELERATOR) and len(call.arguments) == 1:
+            return call.arguments[0].value
+    names = qualified_names(call.callee)
+    if call.arguments and names & torch.MODULE_WRAPPERS and not names & _COPIES:
+        return call.argument("module", 0) or call.argument("model", 0)
+    return None
+
+
+def _attribute(value: Attribute) -> Iterator[Object]:
+    base = objects(value.base)
+    if value.name == "module" and not _declares(value.base, "module"):
+        # What DataParallel and DistributedDataParallel wrap.
+        yield from base
+    yield from (each.part(value.name) for each in base)
+    owner = class_of(value.base)
+    if owner is not None:
+        yield Object(("instance", list(mro(owner))[-1]), (value.name,))
+
+
+def _declares(value: Value, name: str) -> bool:
+    owner = class_of(value)
+    return owner is not None and any(name in cls.instance_stores for cls in mro(owner))
+
+
+def _component(value: Item | Part) -> Iterator[Object]:
+    index = _index(value)
+    for source in sources(value.base):
+        if isinstance(source, Call) and source.method in _PREPARING and isinstance(index, int):
+            if source.receiver is not None and role(source.receiver, Role.ACCELERATOR):
+                arguments = source.positional()
+                yield from objects(arguments[index]) if index < len(arguments) else ()
+    step = ANY if index is None else index
+    yield from (each.part(step) for each in objects(value.base))
+    if index is None:
+        for element in elements(value.base):
+            yield from objects(element)
+
+
+def _index(value: Item | Part) -> Hashable | None:
+    if isinstance(value, Part):
+        return value.index
+    index = value.index[0] if len(value.index) == 1 else None
+    constant = index.constant if isinstance(index, Constant) else None
+    return constant if isinstance(constant, (int, str)) else None
+
+
+def _element(value: Element) -> Iterator[Object]:
+    whole = objects(value.iterable)
+    if role(value.iterable, Role.PARAMETERS):
+        yield from whole
+    yield from (each.part(ANY) for each in whole)
+    for element in elements(value.iterable):
+        yield from objects(element)

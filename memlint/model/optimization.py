@@ -1,0 +1,348 @@
+"""The optimization step: which gradients a backward adds to, which optimizer uses them, what clears them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import NamedTuple
+
+from memlint.model.aliases import call_sites, callees, display_element, sources
+from memlint.model.effects import backward_of, calls_in, optimizers_stepped
+from memlint.model.identity import Object, Objects, everywhere, holds, objects, seen_from
+from memlint.model.kinds import Role, role
+from memlint.model.memo import query
+from memlint.model.scopes import Function
+from memlint.model.values import (
+    Attribute,
+    Binary,
+    Call,
+    ClassValue,
+    Comprehension,
+    Constant,
+    Display,
+    External,
+    FunctionValue,
+    Loop,
+    Occurrence,
+    Region,
+    Store,
+    Value,
+    operand_occurrences,
+)
+
+UNKNOWN: Objects = frozenset()
+"""What is cleared when that cannot be told."""
+
+_MAX_CALLERS = 3
+_MAX_VALUES = 300
+
+
+@dataclass(frozen=True)
+class Update:
+    """An optimizer changes the parameters that it was given by their gradients."""
+
+    call: Call
+    optimizer: Occurrence
+
+    @property
+    def objects(self) -> Objects:
+        """The optimizer."""
+        return objects(self.optimizer.value)
+
+
+def updates(function: Function) -> Iterator[Update]:
+    """The updates that the code of ``function`` itself makes by a call; DeepSpeed's engines clear by themselves."""
+    for call in function.calls:
+        for optimizer in optimizers_stepped(call):
+            if not (call.receiver is not None and role(call.receiver, Role.ENGINE)):
+                yield Update(call, _occurrence(call, optimizer))
+
+
+def _occurrence(call: Call, value: Value) -> Occurrence:
+    return next(occurrence for occurrence in operand_occurrences(call) if occurrence.value is value)
+
+
+# -------------------------------------------------------------------- accumulation
+
+
+def accumulates(call: Call) -> bool:
+    """Whether running ``call`` adds to the ``.grad`` of parameters; ``torch.autograd.grad`` does not."""
+    if backward_of(call) is not None:
+        return call.name != "grad"
+    return any(_accumulates(function) for function in _run_by(call))
+
+
+@query(on_cycle=False)
+def _accumulates(function: Function) -> bool:
+    return any(accumulates(call) for call in function.lower().calls)
+
+
+def accumulates_in(region: Region) -> bool:
+    """Whether a run of ``region`` adds to the ``.grad`` of parameters."""
+    return any(accumulates(call) for call in calls_in(region))
+
+
+def _run_by(call: Call) -> tuple[Function, ...]:
+    """The functions of the project that ``call`` runs: callees, and the closure of ``optimizer.step(closure)``."""
+    closures = () if call.name != "step" else (s for a in call.arguments for s in sources(a.value))
+    return (*callees(call), *(c.target.lower() for c in closures if isinstance(c, FunctionValue)))
+
+
+# ------------------------------------------------------------------------ clearing
+
+
+def cleared_in(region: Region) -> Iterator[Objects]:
+    """The optimizers, modules and parameters whose gradients a run of ``region`` clears, callees included."""
+    for call in calls_in(region):
+        yield from cleared_by_call(call)
+    for store in region.function.stores:
+        if store.region.within(region):
+            yield from _cleared_by_store(store)
+    for deletion in region.function.deletions:
+        if deletion.key.endswith(".grad") and deletion.region.within(region):
+            yield UNKNOWN
+
+
+def cleared_by_call(call: Call) -> Iterator[Objects]:
+    """What ``call`` clears, itself or in the functions that it runs."""
+    direct = directly_cleared(call)
+    if direct is not None:
+        yield direct
+        return
+    for function in _run_by(call):
+        for found in _clearings(function):
+            yield seen_from(found, call, function)
+
+
+def directly_cleared(call: Call) -> Objects | None:
+    """What ``call`` itself clears; None if it clears nothing."""
+    receiver = call.receiver
+    if receiver is not None and call.method == "zero_grad":
+        return objects(receiver)
+    if receiver is not None and call.method in {"zero_", "fill_"} and _is_gradient(receiver):
+        return objects(_owner_of_gradient(receiver))
+    if "zero_grad" in call.name and not callees(call):
+        return UNKNOWN
+    flag = call.argument("zero_grad")
+    return UNKNOWN if isinstance(flag, Constant) and flag.constant is True else None
+
+
+def _is_gradient(value: Value) -> bool:
+    """Whether ``value`` is ``p.grad`` or a part of it, ``p.grad.data``."""
+    while isinstance(value, Attribute):
+        if value.name == "grad":
+            return True
+        value = value.base
+    return False
+
+
+def _owner_of_gradient(value: Value) -> Value:
+    while isinstance(value, Attribute) and value.name != "grad":
+        value = value.base
+    return value.base if isinstance(value, Attribute) else value
+
+
+def _cleared_by_store(store: Store) -> Iterator[Objects]:
+    if store.attribute != "grad" or store.base is None:
+        return
+    if not store.augmented or _is_zero_product(store.value):
+        yield objects(store.base)
+
+
+def _is_zero_product(value: Value) -> bool:
+    return isinstance(value, Binary) and isinstance(value.right, Constant) and value.right.constant == 0
+
+
+@query(on_cycle=frozenset())
+def _clearings(function: Function) -> frozenset[Objects]:
+    """What running ``function`` clears, in terms of its parameters."""
+    return frozenset(cleared_in(function.lower().body))
+
+
+# ------------------------------------------------------------------ trained parameters
+
+
+def trained_by(optimizer: Objects) -> Objects:
+    """The modules and parameters that an optimizer was made for, as far as that is in sight."""
+    made = (each for each in everywhere(optimizer) if isinstance(each.root, Call))
+    return everywhere(frozenset(found for each in made for found in _given_to(each)))
+
+
+def _given_to(optimizer: Object) -> Iterator[Object]:
+    """What an optimizer got that a call made, or that is a component of what a call of a function returns."""
+    call = optimizer.root
+    assert isinstance(call, Call)
+    given = call.argument("params", 0)
+    if given is not None and not optimizer.path and _is_constructor(call):
+        for owner in _parameter_owners(given):
+            yield from objects(owner)
+    for function in callees(call):
+        for exit in function.returns:
+            yield from seen_from(_trained_by_component(exit.value, optimizer.path), call, function)
+
+
+def _is_constructor(call: Call) -> bool:
+    return any(isinstance(source, (External, ClassValue)) for source in sources(call.callee))
+
+
+def _trained_by_component(returned: Value, path: tuple[object, ...]) -> Objects:
+    found: set[Object] = set()
+    for source in sources(returned):
+        component = source if not path else display_element(source, path[0])
+        if component is not None:
+            made = (each for each in objects(component) if isinstance(each.root, Call))
+            found.update(inner for each in made for inner in _given_to(each))
+    return frozenset(found)
+
+
+def _parameter_owners(given: Value) -> Iterator[Value]:
+    """The modules whose parameters are in ``given``, and the tensors that stand in it by themselves."""
+    seen: set[int] = set()
+    pending = [given]
+    while pending and len(seen) < _MAX_VALUES:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        nearer = [source for source in sources(current) if source is not current]
+        if isinstance(current, Call) and current.method in _PARAMETER_METHODS and current.receiver is not None:
+            yield current.receiver
+        elif isinstance(current, (Call, Display, Comprehension)):
+            pending.extend(_contents(current))
+        elif nearer:
+            pending.extend(nearer)
+        elif not isinstance(current, (Constant, External, FunctionValue)):
+            yield current
+
+
+_PARAMETER_METHODS = frozenset({"parameters", "named_parameters"})
+
+
+def _contents(collection: Call | Display | Comprehension) -> Iterator[Value]:
+    yield from collection.operands()
+    if isinstance(collection, Comprehension) and collection.loop.iterable is not None:
+        yield collection.loop.iterable
+    if isinstance(collection, Call):
+        yield from (exit.value for function in callees(collection) for exit in function.returns)
+
+
+# ------------------------------------------------------------------- stale gradients
+
+
+class Cleared(Enum):
+    """Whether the gradients that an update uses are cleared in each repetition."""
+
+    YES = auto()
+    NO = auto()
+    UNKNOWN = auto()
+
+
+def stepped_in(region: Region) -> Iterator[Objects]:
+    """The optimizers that a run of ``region`` steps, callees included."""
+    for call in calls_in(region):
+        yield from _stepped_by(call)
+
+
+def _stepped_by(call: Call) -> Iterator[Objects]:
+    for optimizer in optimizers_stepped(call):
+        yield objects(optimizer)
+    for function in callees(call):
+        for found in _steps(function):
+            yield seen_from(found, call, function)
+
+
+@query(on_cycle=frozenset())
+def _steps(function: Function) -> frozenset[Objects]:
+    return frozenset(stepped_in(function.lower().body))
+
+
+def clears(target: Objects, optimizer: Objects) -> bool:
+    """Whether clearing ``target`` clears gradients that ``optimizer`` uses."""
+    if holds(target, optimizer) or holds(optimizer, target):
+        return True
+    trained = trained_by(optimizer)
+    target = everywhere(target)
+    return holds(target, trained) or holds(trained, target)
+
+
+def cleared_for(optimizer: Objects, region: Region) -> Cleared:
+    """Whether a run of ``region`` clears the gradients that ``optimizer`` uses.
+
+    What is cleared for another optimizer that ``region`` steps says nothing about this one; what is cleared for
+    none that is known may be for any.
+    """
+    targets = list(cleared_in(region))
+    if any(target and clears(target, optimizer) for target in targets):
+        return Cleared.YES
+    if _is_handed_on(optimizer, region):
+        return Cleared.UNKNOWN
+    others = [other for other in stepped_in(region) if not holds(other, optimizer)]
+    explained = all(target and any(clears(target, other) for other in others) for target in targets)
+    return Cleared.NO if explained else Cleared.UNKNOWN
+
+
+_KEEPING_GRADIENTS = frozenset(
+    {"step", "unscale_", "scale_loss", "clip_grad_norm_", "clip_grad_value_", "print", "len"}
+)
+
+
+def _is_handed_on(optimizer: Objects, region: Region) -> bool:
+    """Whether code that is out of sight gets the optimizer, or a closure that it runs, and may clear gradients."""
+    for call in calls_in(region):
+        if callees(call):
+            continue
+        arguments = [argument.value for argument in call.arguments]
+        if call.name == "step" and optimizers_stepped(call):
+            if any(not holds(optimizer, objects(a)) and not _is_plain(a) for a in arguments):
+                return True
+        elif call.name not in _KEEPING_GRADIENTS and any(holds(optimizer, objects(a)) for a in arguments):
+            return True
+    return False
+
+
+def _is_plain(argument: Value) -> bool:
+    """Whether an argument of ``step`` is another optimizer, a number, or a closure whose code is in sight."""
+    return bool(role(argument, Role.OPTIMIZER, Role.NUMBER, Role.NONE)) or any(
+        isinstance(source, FunctionValue) for source in sources(argument)
+    )
+
+
+class Repetition(NamedTuple):
+    """A loop whose iterations each run a backward and an update; ``optimizer`` is what is stepped, as seen there."""
+
+    loop: Loop
+    optimizer: Objects
+    chain: tuple[Function, ...]
+    """The functions that are called on the way from the loop to the update."""
+
+
+def repetitions(update: Update) -> Iterator[Repetition]:
+    """The innermost loops that repeat an update and a backward: around the update, or around calls of its function."""
+    yield from _repetitions(update.call.region, update.objects, ())
+
+
+def _repetitions(region: Region, optimizer: Objects, chain: tuple[Function, ...]) -> Iterator[Repetition]:
+    for loop in region.loops():
+        if not loop.is_comprehension and accumulates_in(loop):
+            yield Repetition(loop, optimizer, chain)
+            return
+    function = region.function
+    if len(chain) < _MAX_CALLERS and function not in chain:
+        for site in call_sites(function) or ():
+            yield from _repetitions(site.region, seen_from(optimizer, site, function), (*chain, function))
+
+
+def is_fresh(repetition: Repetition) -> bool:
+    """Whether each iteration makes its own parameters, or an optimizer for parameters that are out of sight."""
+    if not any(_is_made_in(each, repetition) for each in repetition.optimizer):
+        return False
+    trained = trained_by(repetition.optimizer)
+    return not trained or any(_is_made_in(each, repetition) for each in trained)
+
+
+def _is_made_in(found: Object, repetition: Repetition) -> bool:
+    root = found.root
+    if not isinstance(root, Call):
+        return False
+    return root.region.within(repetition.loop) or root.function in repetition.chain
