@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import libcst
 import libcst.matchers as m
 
@@ -26,6 +28,7 @@ def is_primary(node: libcst.BaseExpression) -> bool:
     return bool(node.lpar) or isinstance(node, _PRIMARIES)
 
 
+@cache
 def parsed(code: str) -> libcst.BaseExpression:
     """The expression that ``code`` is. Raises ValueError if it is none: an error of the rule that gave it."""
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import libcst
 
@@ -175,6 +176,7 @@ def joining(source: Source, anchor: Statement, code: str, *, after: bool) -> Edi
     return source.edit(span.end, span.end, f"; {code}") if after else source.edit(span.start, span.start, f"{code}; ")
 
 
+@cache
 def can_share_a_row(code: str) -> bool:
     """Whether ``code`` is one row of simple statements that ends in no comment."""
     try:

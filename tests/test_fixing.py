@@ -306,7 +306,6 @@ def test_no_fix_crosses_the_border_of_a_cell() -> None:
 # Diffs
 
 
-@pytest.mark.parametrize("name", ["x.py", "src/deep er/x y.py", "é.py", 'quo"te.py', "tab\t.py", "back\\slash.py"])
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -320,12 +319,21 @@ def test_no_fix_crosses_the_border_of_a_cell() -> None:
         pytest.param(b"x\n", b"", id="emptied"),
     ],
 )
-def test_git_applies_the_diff(tmp_path: Path, name: str, before: bytes, after: bytes) -> None:
-    path = tmp_path / name
+def test_git_applies_the_diff(tmp_path: Path, before: bytes, after: bytes) -> None:
+    git_apply(tmp_path, "x.py", before, after)
+
+
+@pytest.mark.parametrize("name", ["src/deep er/x y.py", "é.py", 'quo"te.py', "tab\t.py", "back\\slash.py"])
+def test_git_applies_the_diff_of_a_file_with_an_odd_name(tmp_path: Path, name: str) -> None:
+    git_apply(tmp_path, name, b"a\n", b"b\n")
+
+
+def git_apply(folder: Path, name: str, before: bytes, after: bytes) -> None:
+    path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(before)
     diff = unified_diff(path, name, before, after)
-    subprocess.run(["git", "apply", "--whitespace=nowarn", "-"], input=diff, cwd=tmp_path, check=True)
+    subprocess.run(["git", "apply", "--whitespace=nowarn", "-"], input=diff, cwd=folder, check=True)
     assert (path.read_bytes() if path.exists() else b"") == after
 
 
