@@ -947,6 +947,11 @@ class _Flow:
             self.escaped = True
 
     def into_container(self, container: Value) -> None:
+        holder = container
+        while isinstance(holder, Item):
+            holder = holder.base
+        if isinstance(holder, Attribute):
+            self.stored_attribute(holder.base, holder.name)
         for name in names_of(container):
             if name.function is container.function:
                 self.push(name)
@@ -956,7 +961,7 @@ class _Flow:
     def exit(self, exit: Exit) -> bool:
         function = exit.function
         if returns_loss_to_framework(function):
-            return True
+            return self.component in {None, 0, "loss"}
         if function.parent is None:
             return False
         if self.entered and function in self.entries:

@@ -50,7 +50,15 @@ def _records(call: Call) -> bool:
         return False
     if any(function_effects(function) & Effect.BACKWARD for function in functions):
         return False
-    return all(attachment(given) <= Attachment.UNKNOWN for given in _given(call))
+    return any(_runs_module(function) for function in functions) and all(attachment(given) <= Attachment.UNKNOWN for given in _given(call))
+
+
+@query(on_cycle=False)
+def _runs_module(function: Function) -> bool:
+    return any(
+        called_module(call) is not None or any(_runs_module(inner) for inner in callees(call))
+        for call in function.lower().calls
+    )
 
 
 def _given(call: Call) -> Iterator[Value]:

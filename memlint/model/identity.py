@@ -1,4 +1,4 @@
-"""Which object a value is: one object under many names, behind wrappers, in the terms of a function or of its callers."""
+"""Which object a value is: one object under many names and behind wrappers, as seen from a function or its callers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from memlint.model.scopes import Function
 from memlint.model.values import (
     Attribute,
     Call,
-    Choice,
     Constant,
     Element,
     Entered,
@@ -31,7 +30,6 @@ from memlint.model.values import (
     Item,
     Parameter,
     Part,
-    Phi,
     Unbound,
     Value,
 )
@@ -109,9 +107,20 @@ def _objects(value: Value) -> Iterator[Object]:
         # One instance runs the methods of all its classes.
         yield Object(("instance", list(mro(owner))[-1]))
         return
+    yield from _from_here(value)
+    for nearer in aliases(value) or ():
+        yield from objects(nearer)
+
+
+def _from_here(value: Value) -> Iterator[Object]:
+    """The objects by what the value itself says, whatever it is another name of."""
     match value:
         case Parameter():
             yield Object(value)
+        case External():
+            yield Object(("name", value.qualified_name))
+        case Free() | Unbound():
+            yield Object(("name", value.name))
         case Call():
             yield from _returned(value)
         case Attribute():
@@ -122,15 +131,6 @@ def _objects(value: Value) -> Iterator[Object]:
             yield from _element(value)
         case Entered():
             yield from objects(value.context)
-        case Phi() | Choice():
-            for each in value.operands():
-                yield from objects(each)
-        case External():
-            yield Object(("name", value.qualified_name))
-        case Free() | Unbound():
-            yield Object(("name", value.name))
-    for nearer in aliases(value) or ():
-        yield from objects(nearer)
 
 
 def _returned(call: Call) -> Iterator[Object]:
@@ -156,12 +156,17 @@ def _wrapped(call: Call) -> Value | None:
     if receiver is not None:
         if call.method in torch.SELF_RETURNING or call.method in {"parameters", "named_parameters"}:
             return receiver
-        if call.method in _PREPARING and role(receiver, Role.ACCELERATOR) and len(call.arguments) == 1:
+        if _prepares(call) and len(call.arguments) == 1:
             return call.arguments[0].value
     names = qualified_names(call.callee)
     if call.arguments and names & torch.MODULE_WRAPPERS and not names & _COPIES:
         return call.argument("module", 0) or call.argument("model", 0)
     return None
+
+
+def _prepares(call: Call) -> bool:
+    """Whether Accelerate or Fabric wraps what ``call`` passes."""
+    return call.method in _PREPARING and call.receiver is not None and bool(role(call.receiver, Role.ACCELERATOR))
 
 
 def _attribute(value: Attribute) -> Iterator[Object]:
@@ -183,10 +188,9 @@ def _declares(value: Value, name: str) -> bool:
 def _component(value: Item | Part) -> Iterator[Object]:
     index = _index(value)
     for source in sources(value.base):
-        if isinstance(source, Call) and source.method in _PREPARING and isinstance(index, int):
-            if source.receiver is not None and role(source.receiver, Role.ACCELERATOR):
-                arguments = source.positional()
-                yield from objects(arguments[index]) if index < len(arguments) else ()
+        if isinstance(index, int) and isinstance(source, Call) and _prepares(source):
+            arguments = source.positional()
+            yield from objects(arguments[index]) if index < len(arguments) else ()
     step = ANY if index is None else index
     yield from (each.part(step) for each in objects(value.base))
     if index is None:

@@ -178,8 +178,8 @@ def _given_to(optimizer: Object) -> Iterator[Object]:
         for owner in _parameter_owners(given):
             yield from objects(owner)
     for function in callees(call):
-        for exit in function.returns:
-            yield from seen_from(_trained_by_component(exit.value, optimizer.path), call, function)
+        for leaving in function.returns:
+            yield from seen_from(_trained_by_component(leaving.value, optimizer.path), call, function)
 
 
 def _is_constructor(call: Call) -> bool:
@@ -224,7 +224,7 @@ def _contents(collection: Call | Display | Comprehension) -> Iterator[Value]:
     if isinstance(collection, Comprehension) and collection.loop.iterable is not None:
         yield collection.loop.iterable
     if isinstance(collection, Call):
-        yield from (exit.value for function in callees(collection) for exit in function.returns)
+        yield from (leaving.value for function in callees(collection) for leaving in function.returns)
 
 
 # ------------------------------------------------------------------- stale gradients

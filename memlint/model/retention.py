@@ -551,3 +551,12 @@ def depends_on_input(value: Value, function: Function) -> bool:
         if isinstance(ancestor, Parameter) and ancestor.function is function and ancestor is not function.instance:
             return passed_arguments(ancestor) is None and attachment(ancestor) is Attachment.UNKNOWN
     return False
+
+
+def is_replaced_before(value: Value, event: Call | Store | Binary) -> bool:
+    """Whether the attached part of a dict or list has been overwritten by something detached before ``event``."""
+    for use in value.uses:
+        if isinstance(use, Store) and use.base is value and use.index is not None and use.order < event.order:
+            if attachment(use.value) is Attachment.DETACHED:
+                return True
+    return False

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Claim, Confidence, Finding, Severity
-from memlint.model.autograd import certainty
+from memlint.model.autograd import Reach, certainty, reaches_gradient
 from memlint.model.containers import is_emptied_in, length_limit
 from memlint.model.holding import holding
 from memlint.model.knowledge.torch import GRAPH_WORDS
 from memlint.model.program import Program
+from memlint.model.records import forgotten_entries
 from memlint.model.retention import (
     Span,
     Stash,
@@ -19,6 +20,7 @@ from memlint.model.retention import (
     collects_step_outputs,
     detach_fix,
     detach_point,
+    is_replaced_before,
     kept_by,
     made_within,
     retention_confidence,
@@ -36,6 +38,9 @@ class AttachedTensorStashed(Rule):
     Finds tensors that carry a graph and go into a list, dict, set, deque or queue that is older than the iteration (or
     belongs to the object): `preds.append(out)`, `losses += [loss]`, `history["logits"].append(out)`, and calls of a
     buffer's `push(out)` when the buffer keeps what it is given.
+
+    Also finds entries of a record (a dict of values to log) that carry their graph while their neighbours are detached
+    by hand.
 
     ## Why is this bad?
     The container keeps the graph of every iteration. Without a backward over it, that is every activation of the
@@ -167,8 +172,62 @@ class Evaluator:
         for name, x in loader:
             self.outputs[name] = self.model(x).cpu()  # MEM102
 """,
+        """
+def losses(policy, values, mask, config):
+    ratio = (policy.new - policy.old).exp()
+    loss = (values * ratio).mean()
+    entropy = -(policy.new * mask).mean()
+    stats = dict(
+        loss=loss.detach(),
+        entropy=entropy.detach(),
+        kl=(policy.new - policy.old).mean().detach(),
+        ratio=(policy.new - policy.old).exp(),  # MEM102: 15
+    )
+    return loss, stats
+""",
+        """
+def train(loader, module, optimizer):
+    outputs = []
+    for i, batch in enumerate(loader):
+        optimizer.zero_grad()
+        output = module.training_step(batch, i)
+        output["loss"].backward()
+        optimizer.step()
+        outputs.append(output)  # MEM102: 24
+    return module.training_epoch_end(outputs)
+""",
+        """
+def minimise(loss_function, tensors, optimizer, steps):
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        losses.append(loss_function(*tensors))  # MEM102: 23
+        losses[-1].backward(retain_graph=True)
+        optimizer.step()
+    return [loss.item() for loss in losses]
+""",
     )
     negative = (
+        """
+def train(loader, module, optimizer):
+    outputs = []
+    for i, batch in enumerate(loader):
+        output = module.training_step(batch, i)
+        output["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        output["loss"] = output["loss"].detach()
+        outputs.append(output)
+    return outputs
+""",
+        """
+def step(model, batch):
+    out = model(batch)
+    loss = out.mean()
+    result = {"loss": loss, "scale": out.std().item(), "norm": out.norm().item()}
+    result["loss"].backward()
+    return {"loss": loss.detach(), "size": len(batch), "max": out.max().item(), "name": "x"}
+""",
         """
 import torch
 from torch import nn
@@ -312,6 +371,9 @@ def train(loader, opt, window):
                     yield from self._stashed(stash)
             for call in function.calls:
                 yield from self._kept_by_callee(call)
+            for entry in forgotten_entries(function):
+                if reaches_gradient(entry.record) is not Reach.YES:
+                    yield self._finding(entry.record.node, entry.written, Confidence.LIKELY)
 
     def _stashed(self, stash: Stash) -> Iterator[Finding]:
         container = stash.insertion.container
@@ -321,6 +383,8 @@ def train(loader, opt, window):
             if stash.loop is not None and not made_within(member.value, stash.loop):
                 continue
             if stash.loop is not None and is_emptied_in(container, stash.loop):
+                continue
+            if is_replaced_before(member.value, stash.insertion.event):
                 continue
             confidence = retention_confidence(container, member.value, stash.span, stash.loop)
             if confidence is not None:
