@@ -16,6 +16,7 @@ from memlint.model.values import ClassValue, External, FunctionValue, ModuleValu
 _MAX_CALLER_FILES = 40
 """Files that mention a function's name and are read in search of its callers; more than this and it is taken as
 called from everywhere."""
+_WORD = re.compile(rb"[^\W\d][\w\x80-\xff]*|[\x80-\xff][\w\x80-\xff]*")
 
 
 class Project:
@@ -31,6 +32,7 @@ class Project:
         self._modules: dict[Path, Module | None] = {}
         self._found: dict[tuple[Path, str], Path | None] = {}
         self._bytes: dict[Path, bytes] = {}
+        self._words: dict[Path, frozenset[bytes]] = {}
         self._mentions: dict[str, tuple[Module, ...] | None] = {}
         self._resolved: dict[tuple[Path, str], Value | None] = {}
         self.memo: dict[Any, Any] = {}
@@ -49,6 +51,7 @@ class Project:
         self.memo.clear()
         self._modules[path] = module
         self._bytes[path] = text.encode("utf-8", "replace")
+        self._words.pop(path, None)
         self._mentions.clear()
         return module
 
@@ -75,6 +78,12 @@ class Project:
             except OSError:
                 self._bytes[path] = b""
         return self._bytes[path]
+
+    def words(self, path: Path) -> frozenset[bytes]:
+        """The identifiers and other words in a file of the project."""
+        if path not in self._words:
+            self._words[path] = frozenset(_WORD.findall(self.read(path)))
+        return self._words[path]
 
     # ------------------------------------------------------------------ imports
 
@@ -184,8 +193,8 @@ class Project:
         return known
 
     def _search_mentions(self, name: str) -> tuple[Module, ...] | None:
-        pattern = re.compile(rb"\b" + re.escape(name.encode()) + rb"\b")
-        paths = [path for path in self.files if path.suffix == ".py" and pattern.search(self.read(path))]
+        word = name.encode()
+        paths = [path for path in self.files if path.suffix == ".py" and word in self.words(path)]
         if len(paths) > _MAX_CALLER_FILES:
             return None
         modules = [self.load(path) for path in paths]
