@@ -274,11 +274,11 @@ def _order(file: SourceFile) -> tuple[str, ...]:
 def _once(files: Iterable[SourceFile]) -> Iterator[SourceFile]:
     """Each file once, however many links lead to it: by its own path if that was found, and named if any was."""
     found: dict[str, SourceFile] = {}
-    for file in sorted(files, key=lambda file: (file.path.is_symlink(), not file.named, _order(file))):
+    for file in sorted(files, key=_order):
         real = _real_path(file.path)
         known = found.setdefault(real, file)
-        if file.named and not known.named:
-            found[real] = SourceFile(known.path, named=True)
+        path = file.path if str(file.path) == real else known.path
+        found[real] = SourceFile(path, known.named or file.named)
     yield from found.values()
 
 

@@ -19,7 +19,7 @@ _DEEP = 50
 _TOKEN = re.compile(
     r"""
       (?P<skipped>\#[^\r\n]*|\\\r?\n)
-    | (?P<operator>[-+*/%@&|^~.]+|\b(?:not|lambda|if|else|and|or|await)\b
+    | (?P<operator>[-+%@&|^~.]|[*/]{1,2}|\b(?:not|lambda|if|else|and|or|await)\b
         |\"{3}(?:[^"\\]|\\.|\"(?!\"\"))*\"{3}|'{3}(?:[^'\\]|\\.|'(?!''))*'{3}
         |"(?:[^"\\\r\n]|\\.)*"|'(?:[^'\\\r\n]|\\.)*')
     | (?P<open>[(\[{])

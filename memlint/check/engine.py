@@ -25,7 +25,7 @@ from memlint.notebook import Notebook, read_source
 from memlint.parsing import TOO_DEEP, expect_shallow, is_deep, parse
 from memlint.registry import documentation_url
 from memlint.rule import Rule
-from memlint.source import Source, SourceError
+from memlint.source import Source, SourceError, deep_recursion
 
 _DEBUG = "MEMLINT_DEBUG"
 """Environment variable; if set to 1, internal errors are raised instead of reported in one line."""
@@ -104,7 +104,9 @@ class _Check:
         if not possible:
             _expect_python(self.path, source)
             return FileResult(self.path, [])
-        return self._result(source, self._diagnostics(source, possible, project))
+        with deep_recursion():
+            diagnostics = self._diagnostics(source, possible, project)
+        return self._result(source, diagnostics)
 
     def _rules_that_can_fire(self, data: bytes) -> tuple[Rule, ...]:
         """The rules that are on and pass the gate; the one about noqa comments only where they name codes of ours."""

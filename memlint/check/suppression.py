@@ -193,7 +193,7 @@ def _diagnostic(
         end_location=noqa.place(codes[-1])[1],
         severity=UnusedNoqa.severity,
         confidence=Confidence.CERTAIN,
-        holds="nothing",
+        holds="",
         fixes=(fix,) if fix else (),
         noqa_row=noqa.comment.location.row,
         url=url,

@@ -48,17 +48,23 @@ def _paragraph(report: Report, result: FileResult, diagnostic: Diagnostic, color
         _Note(diagnostic.location, diagnostic.end_location, "", "^", SEVERITIES[diagnostic.severity]),
         *(_Note(related.location, related.end_location, related.message, "-", RELATED) for related in here),
     ]
-    frame = _Frame(_NEWLINE.split(text or ""), notes, color)
+    frame = _Frame(_rows(text or ""), notes, color)
     arrow = styled("-->", GUTTER, color)
     fix = report.applicable_fix(diagnostic) or diagnostic.fix
     lines = [
         headline(report, diagnostic, color),
         f"{' ' * frame.width}{arrow} {place(diagnostic)}",
         *frame.lines(),
-        frame.footnote("holds", diagnostic.holds),
+        *([frame.footnote("holds", diagnostic.holds)] if diagnostic.holds else []),
         *([frame.footnote("help", f"{fix.message}{_APPLICABILITY[fix.applicability]}")] if fix else []),
     ]
     return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def _rows(text: str) -> list[str]:
+    rows = _NEWLINE.split(text)
+    # Nothing follows the last newline.
+    return rows[:-1] if len(rows) > 1 and not rows[-1] else rows
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,10 @@ def _fix(fix: LocatedFix) -> dict[str, Any]:
 
 
 def _edit(edit: Edit) -> dict[str, Any]:
+    # An edit of a notebook may be in another cell than its finding.
+    cell = {} if edit.cell is None else {"cell": edit.cell}
     return {
+        **cell,
         "content": edit.content,
         "end_location": _location(edit.end_location),
         "location": _location(edit.location),
