@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from memlint.commands.rule import page
 from memlint.registry import DOCUMENTATION, all_rules
 from memlint.rule import Rule
 
@@ -18,13 +19,6 @@ ROOT = Path(__file__).resolve().parents[1]
 README = Path("README.md")
 INDEX = Path(DOCUMENTATION, "README.md")
 _TABLE = re.compile(r"(?<=<!-- rules -->\n).*?(?=<!-- end of rules -->)", re.DOTALL)
-
-
-def page(rule: Rule) -> str:
-    """The page of one rule: its identity, then its docstring."""
-    state = "on" if rule.default else "off"
-    facts = f"Severity: {rule.severity.value}, unless a finding says otherwise. By default {state}."
-    return f"# {rule.code}: {rule.name}\n\n{facts}\n\n{rule.documentation()}\n"
 
 
 def table(rules: Iterable[Rule], folder: str) -> str:
@@ -37,9 +31,9 @@ def table(rules: Iterable[Rule], folder: str) -> str:
 
 
 def fix_safety(rule: Rule) -> str:
-    """The first word of what a rule's page says about the safety of its fixes: safe, unsafe or none."""
-    section = rule.documentation().partition("## Fix safety")[2]
-    return re.split(r"\W", section.strip(), maxsplit=1)[0].lower()
+    """The kinds of fixes that a rule's page speaks of: safe, unsafe, both, or none."""
+    section = rule.documentation().partition("## Fix safety")[2].partition("\n## ")[0].lower()
+    return ", ".join(kind for kind in ("safe", "unsafe") if re.search(rf"\b{kind}\b", section)) or "none"
 
 
 def summary(rule: Rule) -> str:

@@ -27,7 +27,7 @@ def explain(rules: Sequence[Rule] | None, code: str | None, every: bool, output_
         for rule in chosen:
             click.echo(f"{rule.code}  {rule.name}{'' if rule.default else '  (off by default)'}")
     else:
-        _print_pages([_page(rule) for rule in chosen])
+        _print_pages([page(rule) for rule in chosen])
 
 
 def _rule(code: str, rules: Sequence[Rule]) -> Rule:
@@ -39,7 +39,8 @@ def _rule(code: str, rules: Sequence[Rule]) -> Rule:
     raise click.UsageError(f'no rule "{code}"{did_you_mean(code, names)}')
 
 
-def _page(rule: Rule) -> str:
+def page(rule: Rule) -> str:
+    """The page of a rule in Markdown: its identity, then its docstring."""
     facts = [f"severity: {rule.severity.value}", "on by default" if rule.default else "off by default"]
     return f"# {rule.name} ({rule.code})\n\n*{', '.join(facts)}*\n\n{rule.documentation()}\n"
 
