@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ from scoring import (
     score_lookalikes,
     site_of,
 )
-from trees import Results, Site, Workshop, check_all
+from trees import Batch, Results, Site, Workshop, check_all
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _said(findings: Iterable[Reported]) -> str:
 def print_bugs(bugs: Sequence[Row], scores: Sequence[BugScore], results: Results) -> None:
     """The table of bugs by class, the misses, and what is still said after the fix."""
     print("Bugs")
-    table = _table("class", "bugs", "absent", "found", "recall", "silent after fix")
+    table = _table("class", "bugs", "not scored", "found", "recall", "silent after fix")
 
     def line(name: str, some: Sequence[BugScore], total: int) -> None:
         found = sum(bool(score.found) for score in some)
@@ -173,13 +174,21 @@ def print_verdicts(title: str, rows: int, verdicts: Sequence[Verdict], results: 
             print(f"      said {_said(verdict.said)}, but: {verdict.why}")
 
 
-def print_complaints(results: Results) -> None:
-    """Files that memlint did not check, and why."""
-    told = [(site, line) for site, checked in sorted(results.items()) for line in checked.complaints]
-    if told:
-        print(f"\nNot checked: {len(told)}")
-    for site, line in told:
-        print(f"  {_place(site, 1)}: {line}")
+def print_state(sites: Iterable[Site], batch: Batch) -> None:
+    """How many files there are, how many are absent, and which ones memlint could not check."""
+    every = set(sites)
+    absent = len(every) - len(batch.checked) - len(batch.failed)
+    print(f"{len(every)} files: {len(batch.checked)} scored, {absent} absent, {len(batch.failed)} not checked")
+    for site, why in sorted(batch.failed.items()):
+        print(f"  {_place(site, 1)}: {why}")
+    print()
+
+
+def print_times(seconds: Mapping[Path, float]) -> None:
+    """The total and the slowest runs, on standard error: they differ each time."""
+    print(f"memlint ran {sum(seconds.values()):.0f} s; slowest:", file=sys.stderr)
+    for root in sorted(seconds, key=lambda root: -seconds[root])[:5]:
+        print(f"  {seconds[root]:6.1f} s  {root.parent.name} {root.name}", file=sys.stderr)
 
 
 def _place(site: Site, row: int) -> str:
@@ -206,11 +215,10 @@ def report(corpus: Corpus, results: Results) -> None:
     for name, rows in corpus.censuses.items():
         print()
         print_verdicts(name, len(rows), score_census(rows, CENSUS_CODES[name], results), results)
-    print_complaints(results)
 
 
 def main() -> None:
-    """The command line."""
+    """The command line; exits with 1 when memlint could not check a file."""
     parser = argparse.ArgumentParser(description="Scores memlint on labelled real code.")
     parser.add_argument("--mirrors", type=Path, required=True, help="git mirrors at owner+name/repo")
     parser.add_argument("--corpus", type=Path, required=True, help="folder of the reference files (*.jsonl)")
@@ -223,7 +231,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="memlint-bench-") as temporary:
         folder: Path = (options.trees or Path(temporary)).resolve()
         workshop = Workshop(Mirrors(options.mirrors), folder, options.alone)
-        report(corpus, check_all(workshop, corpus.sites(), options.jobs))
+        batch = check_all(workshop, corpus.sites(), options.jobs)
+    print_state(corpus.sites(), batch)
+    report(corpus, batch.checked)
+    print_times(batch.seconds)
+    sys.exit(bool(batch.failed))
 
 
 if __name__ == "__main__":

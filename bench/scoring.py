@@ -85,7 +85,7 @@ class BugScore:
 
 
 def score_bugs(bugs: Iterable[Row], results: Results) -> list[BugScore]:
-    """Scores the bugs of which both files are present."""
+    """Scores the bugs of which both files have been checked."""
     scores = []
     for bug in bugs:
         if before(bug) not in results or after(bug) not in results:

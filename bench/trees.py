@@ -8,7 +8,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +33,6 @@ class Checked:
 
     findings: tuple[Reported, ...]
     lines: tuple[str, ...]
-    complaints: tuple[str, ...] = ()
 
     def near(self, rows: Iterable[int], codes: frozenset[str] | None = None) -> list[Reported]:
         """The findings of ``codes`` that start within :data:`NEAR` rows of one of ``rows``."""
@@ -56,6 +55,23 @@ class Checked:
 Results = Mapping[Site, Checked]
 
 
+@dataclass
+class Batch:
+    """What became of files; one that is in neither table is absent."""
+
+    checked: dict[Site, Checked] = field(default_factory=dict)
+    failed: dict[Site, str] = field(default_factory=dict)
+    """Files that memlint could not check, or not completely, and what it said. Their silence proves nothing."""
+    seconds: dict[Path, float] = field(default_factory=dict)
+    """How long the run in each tree took."""
+
+    def add(self, other: Batch) -> None:
+        """Takes in what became of other files."""
+        self.checked |= other.checked
+        self.failed |= other.failed
+        self.seconds |= other.seconds
+
+
 @dataclass(frozen=True)
 class Workshop:
     """Lays trees out under ``folder`` and runs memlint in them."""
@@ -65,20 +81,26 @@ class Workshop:
     alone: bool
     """Whether each file stands alone, without the rest of its repository."""
 
-    def check(self, sites: Sequence[Site]) -> dict[Site, Checked]:
-        """Checks files of one commit (a single file when ``alone``); absent ones are left out of the answer."""
-        first = sites[0]
-        root = self._root(first)
+    def check(self, sites: Sequence[Site]) -> Batch:
+        """Checks files of one commit (a single file when ``alone``)."""
+        root = self._root(sites[0])
         if not self.alone:
-            self._lay_out_tree(first, root)
+            self._lay_out_tree(sites[0], root)
         present = [site for site in sites if self._lay_out_file(site, root)]
         if not present:
-            return {}
+            return Batch()
         try:
             run = check([site.path for site in present], cwd=root)
         except MemlintFailed as error:
-            return {site: replace(_unchecked(root / site.path), complaints=(str(error),)) for site in present}
-        return {site: _checked(root / site.path, run.findings, run.complaints) for site in present}
+            return Batch(failed=dict.fromkeys(present, str(error)))
+        batch = Batch(seconds={root: run.seconds})
+        for site in present:
+            complaint = next((line for line in run.complaints if site.path in line), None)
+            if complaint is None:
+                batch.checked[site] = _checked(root / site.path, run.findings)
+            else:
+                batch.failed[site] = complaint
+        return batch
 
     def _root(self, site: Site) -> Path:
         place = self.folder / site.repo.replace("/", "+")
@@ -113,11 +135,15 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _unchecked(path: Path) -> Checked:
+def _checked(path: Path, findings: Iterable[Reported]) -> Checked:
+    """What is said about ``path`` among the findings of a run."""
     data = path.read_bytes()
-    if path.suffix == ".ipynb":
-        return Checked((), _flat_lines(data))
-    return Checked((), tuple(data.decode("utf-8", "replace").splitlines()))
+    here = [finding for finding in findings if finding.path == path]
+    if path.suffix != ".ipynb":
+        return Checked(tuple(here), tuple(data.decode("utf-8", "replace").splitlines()))
+    markers = flat_rows(data)
+    flattened = [_flattened(finding, markers[finding.cell]) for finding in here if finding.cell is not None]
+    return Checked(tuple(flattened), _flat_lines(data))
 
 
 def _flat_lines(notebook: bytes) -> tuple[str, ...]:
@@ -129,28 +155,17 @@ def _flat_lines(notebook: bytes) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _checked(path: Path, findings: Iterable[Reported], complaints: Iterable[str]) -> Checked:
-    """What a run over several files said about ``path``."""
-    checked = _unchecked(path)
-    here = [finding for finding in findings if finding.path == path.resolve()]
-    if path.suffix == ".ipynb":
-        markers = flat_rows(path.read_bytes())
-        here = [_flattened(finding, markers[finding.cell]) for finding in here if finding.cell is not None]
-    mine = tuple(line for line in complaints if path.name in line)
-    return replace(checked, findings=tuple(here), complaints=mine)
-
-
 def _flattened(finding: Reported, marker: int) -> Reported:
     return replace(finding, row=finding.row + marker, end_row=finding.end_row + marker)
 
 
-def check_all(workshop: Workshop, sites: Iterable[Site], jobs: int) -> dict[Site, Checked]:
+def check_all(workshop: Workshop, sites: Iterable[Site], jobs: int) -> Batch:
     """Checks every site, the files of one commit in one run."""
     groups: dict[object, list[Site]] = defaultdict(list)
     for site in sorted(set(sites)):
         groups[site if workshop.alone else (site.repo, site.commit)].append(site)
-    results: dict[Site, Checked] = {}
+    results = Batch()
     with ThreadPoolExecutor(jobs) as pool:
-        for part in pool.map(workshop.check, groups.values()):
-            results |= part
+        for batch in pool.map(workshop.check, groups.values()):
+            results.add(batch)
     return results

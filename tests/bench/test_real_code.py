@@ -42,10 +42,10 @@ class Mirror:
         self.repo = folder / "someone+project" / "repo"
         self.repo.mkdir(parents=True)
         self._git("init", "--quiet")
-        self.before = self._commit(BUGGY)
-        self.after = self._commit(FIXED)
+        self.before = self.commit(BUGGY)
+        self.after = self.commit(FIXED)
 
-    def _commit(self, text: str) -> str:
+    def commit(self, text: str) -> str:
         (self.repo / "train.py").write_text(text)
         self._git("add", "train.py")
         self._git("-c", "user.name=n", "-c", "user.email=e", "commit", "--quiet", "--message", "c")
@@ -88,9 +88,18 @@ def place(commit: str, **more: object) -> dict[str, Any]:
 
 def score(mirror: Mirror, corpus: Path, *options: str) -> list[str]:
     """The lines that the benchmark prints, their columns one space apart."""
+    done = run(mirror, corpus, *options)
+    assert done.returncode == 0, done.stderr
+    return list(map(squeezed, done.stdout.splitlines()))
+
+
+def run(mirror: Mirror, corpus: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(BENCH / "real_code.py"), "--mirrors", str(mirror.folder), "--corpus", str(corpus)]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
-    return [" ".join(line.split()) for line in done.stdout.splitlines()]
+    return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+
+
+def squeezed(line: str) -> str:
+    return " ".join(line.split())
 
 
 def test_counts_found_absent_and_silent_bugs(mirror: Mirror, tmp_path: Path) -> None:
@@ -124,21 +133,20 @@ def test_precision_and_recall_leave_debatable_labels_out(
         assert not any(line.startswith("G1") for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("verdict", "commit", "right"),
-    [
-        ("hazard", "before", True),
-        ("hazard", "after", False),
-        ("bounded", "before", False),
-        ("bounded", "after", True),
-        ("lookalike", "before", False),
-        ("lookalike", "after", True),
-    ],
-)
-def test_census_verdicts(mirror: Mirror, tmp_path: Path, verdict: str, commit: str, right: bool) -> None:
-    row = place(getattr(mirror, commit), verdict=verdict)
-    lines = score(mirror, write_corpus(tmp_path / "corpus", g1_census=[row]))
-    assert f"{verdict} 1 {int(right)} {100 * right}%" in lines
+def test_census_verdicts(mirror: Mirror, tmp_path: Path) -> None:
+    verdicts = ("hazard", "bounded", "lookalike")
+    rows = [place(commit, verdict=verdict) for verdict in verdicts for commit in (mirror.before, mirror.after)]
+    lines = score(mirror, write_corpus(tmp_path / "corpus", g1_census=rows))
+    assert [line for line in lines if line.startswith(verdicts)] == [
+        "bounded 2 1 50%",
+        "hazard 2 1 50%",
+        "lookalike 2 1 50%",
+    ]
+    wrong = [line for line in lines if line.startswith("someone/project@")]
+    assert wrong == [
+        f"someone/project@{commit[:8]} train.py:{BUG_ROW} [{verdict}]"
+        for verdict, commit in zip(verdicts, (mirror.after, mirror.before, mirror.before), strict=True)
+    ]
 
 
 def test_a_lookalike_that_is_spoken_on_is_listed(mirror: Mirror, tmp_path: Path) -> None:
@@ -160,3 +168,14 @@ def test_trees_are_kept_for_the_next_run(mirror: Mirror, tmp_path: Path) -> None
     kept = trees / "someone+project" / mirror.before[:12] / "train.py"
     assert kept.read_text() == BUGGY
     assert score(mirror, corpus, "--trees", str(trees)) == first
+
+
+def test_a_file_that_memlint_cannot_check_is_not_scored_as_silence(mirror: Mirror, tmp_path: Path) -> None:
+    broken = bug(mirror, id="broken", fix_commit=mirror.commit("def train(:\n"))
+    corpus = write_corpus(tmp_path / "corpus", bugs_a=[broken])
+    done = run(mirror, corpus)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1
+    assert lines[0] == "2 files: 1 scored, 0 absent, 1 not checked"
+    assert "train.py" in lines[1]
+    assert "all 1 1 0 - -" in map(squeezed, lines)
