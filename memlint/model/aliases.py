@@ -169,15 +169,14 @@ def mro(owner: Class) -> Iterator[Class]:
             pending.extend(source.target for source in sources(base) if isinstance(source, ClassValue))
 
 
-def external_bases(owner: Class) -> frozenset[str]:
-    """Qualified names of the base classes that the project does not define, those of its bases included."""
+def base_names(owner: Class) -> frozenset[str]:
+    """Qualified names of the class and of all its bases, whether the project defines them or not.
+
+    A framework that is itself the project defines what others import from it.
+    """
     return frozenset(
-        name for cls in mro(owner) for base in cls.bases for name in qualified_names(base) if not _is_local(base)
+        name for cls in mro(owner) for name in (cls.qualified_name, *(n for b in cls.bases for n in qualified_names(b)))
     )
-
-
-def _is_local(base: Value) -> bool:
-    return all(isinstance(source, ClassValue) for source in sources(base))
 
 
 def find_method(owner: Class, name: str) -> Function | None:
@@ -188,6 +187,7 @@ def find_method(owner: Class, name: str) -> Function | None:
     return None
 
 
+@query(on_cycle=frozenset())
 def qualified_names(value: Value) -> frozenset[str]:
     """The qualified names that ``value`` may have: of an import, a builtin, or something that the project defines."""
     found: set[str] = set()
@@ -355,15 +355,17 @@ def call_sites(function: Function) -> tuple[Call, ...] | None:
         return None
     found: list[Call] = []
     for module in modules:
-        for name in _call_names(function):
-            found.extend(call for call in module.calls_by_name.get(name, ()) if _may_call(call, function))
+        named = module.calls_by_name.get(function.name, ())
+        found.extend(call for call in named if _may_call(call, function))
         if function.owner is not None and function.name in {"__call__", "forward"}:
             found.extend(_instance_calls(module, function))
     return tuple(dict.fromkeys(found))
 
 
-def _call_names(function: Function) -> tuple[str, ...]:
-    return (function.name,)
+@query(on_cycle=())
+def proven_call_sites(function: Function) -> tuple[Call, ...]:
+    """Those of :func:`call_sites` that are known to run ``function``, and not merely to call something of that name."""
+    return tuple(call for call in call_sites(function) or () if function in callees(call))
 
 
 def _may_call(call: Call, function: Function) -> bool:
@@ -392,7 +394,7 @@ def _instance_calls(module: Module, function: Function) -> Iterator[Call]:
 def passed_arguments(parameter: Parameter) -> tuple[Value, ...] | None:
     """What the project's calls pass for ``parameter``; None if the callers are not known."""
     function = parameter.function
-    sites = call_sites(function)
+    sites = proven_call_sites(function)
     if not sites:
         return None
     found: list[Value] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.model.aliases import aliases, call_sites, external_bases, qualified_names, sources
+from memlint.model.aliases import aliases, base_names, call_sites, qualified_names, sources
 from memlint.model.gradmode import is_hf_trainer, is_lightning_module
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
@@ -46,7 +46,7 @@ def uses_accelerator(module: Module) -> bool:
         joins_processes(module)
         or any(_moves_to_accelerator(call) for call in _calls(module))
         or any(_names_accelerator(value) for function in module.functions for value in function.defaults.values())
-        or any(_is_framework_class(external_bases(owner)) for f in module.functions for owner in f.classes)
+        or any(_is_framework_class(base_names(owner)) for f in module.functions for owner in f.classes)
     )
 
 

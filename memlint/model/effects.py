@@ -8,8 +8,8 @@ from enum import Flag, auto
 
 from memlint.model.aliases import (
     argument_parameters,
+    base_names,
     callees,
-    external_bases,
     qualified_names,
     sources,
 )
@@ -84,7 +84,7 @@ def _is_backward_definition(call: Call) -> bool:
     if any(source.__class__.__name__ == "ClassValue" for source in sources(receiver)):
         return True
     owner = call.function.owner
-    return owner is not None and bool(external_bases(owner) & frameworks.GRADIENT_FREE_CLASSES)
+    return owner is not None and bool(base_names(owner) & frameworks.GRADIENT_FREE_CLASSES)
 
 
 def _flag(call: Call, keyword: str) -> bool | None:
@@ -238,7 +238,7 @@ def returns_loss_to_framework(function: Function) -> bool:
     owner = function.owner
     if owner is None:
         return False
-    bases = external_bases(owner)
+    bases = base_names(owner)
     if function.name in frameworks.LIGHTNING_TRAINING_HOOKS and is_lightning_module(bases):
         return True
     return function.name in frameworks.HF_LOSS_HOOKS and is_hf_trainer(bases)

@@ -8,23 +8,20 @@ from enum import Enum
 
 from memlint.findings import Confidence
 from memlint.model.aliases import (
-    bound_arguments,
+    base_names,
     call_sites,
     callees,
-    external_bases,
     instance_class,
-    sources,
 )
 from memlint.model.autograd import Attachment, Reach, attachment, certainty, gradient_flow
-from memlint.model.containers import elements
 from memlint.model.effects import Effect, backward_of, function_effects, returns_loss_to_framework
 from memlint.model.gradmode import GradMode, grad_mode, is_lightning_module
+from memlint.model.identity import Objects, holds, objects, seen_from
 from memlint.model.kinds import Role, instance_kind, role
 from memlint.model.knowledge import frameworks
 from memlint.model.memo import query
-from memlint.model.retention import same_object
 from memlint.model.scopes import Class, Function
-from memlint.model.values import Attribute, Branch, Call, Comparison, Constant, Element, Item, Parameter, Region, Store, Value
+from memlint.model.values import Branch, Call, Comparison, Constant, Region, Store, Value
 
 _MAX_CALLERS = 4
 """Callers that are asked one after the other in which mode they leave a module."""
@@ -82,7 +79,7 @@ def _is_part_of_forward(call: Call) -> bool:
     owner = _method_owner(call.function)
     if owner is None or instance_kind(owner).role not in {Role.MODULE, Role.LOSS_FUNCTION}:
         return False
-    if is_lightning_module(external_bases(owner)) and call.function.name in frameworks.LIGHTNING_EPOCH_HOOKS:
+    if is_lightning_module(base_names(owner)) and call.function.name in frameworks.LIGHTNING_EPOCH_HOOKS:
         return False
     module = called_module(call)
     return module is None or instance_class(module) is None
@@ -106,7 +103,7 @@ class Mode(str, Enum):
 @dataclass(frozen=True)
 class _Switch:
     call: Call
-    module: Value
+    modules: Objects
     mode: Mode
 
 
@@ -116,28 +113,27 @@ def module_mode(call: Call) -> Mode | None:
     return modes.pop() if len(modes) == 1 else None
 
 
-def _modules_run(call: Call, depth: int) -> Iterator[Value]:
-    """The modules that ``call`` runs, itself or in functions of the project, by the names that they have at ``call``."""
+def _modules_run(call: Call, depth: int) -> Iterator[Objects]:
+    """The modules that ``call`` runs, itself or in functions of the project, as they are known at ``call``."""
     module = called_module(call)
     if module is not None:
-        yield module
+        yield objects(module)
         return
     for function in callees(call) if depth else ():
-        bound = bound_arguments(call, function)
         for inner in forwards(function):
-            for run in _modules_run(inner, depth - 1):
-                names = [source.name for source in sources(run) if isinstance(source, Parameter)]
-                yield next((bound[name] for name in names if name in bound), run)
+            for found in _modules_run(inner, depth - 1):
+                yield seen_from(found, call, function)
 
 
-def _mode_at(call: Call, module: Value, depth: int) -> Mode | None:
-    switches = [s for s in _switches(call.function) if s.call.order < call.order and _covers(s.module, module)]
+def _mode_at(call: Call, module: Objects, depth: int) -> Mode | None:
+    switches = [s for s in _switches(call.function) if s.call.order < call.order and holds(s.modules, module)]
     if switches:
         last = switches[-1]
         return last.mode if _runs_before(last, call.region) else None
     if depth == 0:
         return None
-    modes = {_mode_at(site, passed, depth - 1) for site, passed in _callers(call.function, module)}
+    sites = [site for site in call_sites(call.function) or () if site.function is not call.function]
+    modes = {_mode_at(site, seen_from(module, site, call.function), depth - 1) for site in sites}
     return modes.pop() if len(modes) == 1 else None
 
 
@@ -146,28 +142,17 @@ def _runs_before(switch: _Switch, region: Region) -> bool:
     for outer in switch.call.region.ancestors():
         if region.within(outer):
             return True
-        if not (isinstance(outer, Branch) and _tests_presence(outer, switch.module)):
+        if not (isinstance(outer, Branch) and _tests_presence(outer, switch.modules)):
             return False
     return False
 
 
-def _tests_presence(branch: Branch, module: Value) -> bool:
+def _tests_presence(branch: Branch, modules: Objects) -> bool:
     """Whether the branch is that of ``if module is not None:`` or ``if module:``."""
     tested = branch.test
     if isinstance(tested, Comparison) and tested.operators == ("is not",):
         tested = tested.values[0]
-    return tested is not None and not branch.negated and same_object(tested, module)
-
-
-def _callers(function: Function, module: Value) -> Iterator[tuple[Call, Value]]:
-    """The calls of ``function`` in the project, with what ``module`` is there."""
-    own = [source for source in sources(module) if isinstance(source, Parameter) and source.function is function]
-    for site in call_sites(function) or ():
-        if site.function is function:
-            continue
-        bound = bound_arguments(site, function)
-        passed = [bound[parameter.name] for parameter in own if parameter.name in bound]
-        yield site, passed[0] if passed else module
+    return tested is not None and not branch.negated and holds(objects(tested), modules)
 
 
 @query(on_cycle=())
@@ -179,25 +164,19 @@ def _switches(function: Function) -> tuple[_Switch, ...]:
 def _switches_by(call: Call) -> Iterator[_Switch]:
     mode = _switched_mode(call)
     if mode is not None and call.receiver is not None:
-        yield _Switch(call, call.receiver, mode)
+        yield _Switch(call, objects(call.receiver), mode)
         return
     for function in callees(call):
-        if function is call.function:
-            continue
-        bound = bound_arguments(call, function)
         for switch in _switches(function):
             # What a function switches within a branch or loop may or may not have happened.
             if switch.call.region is function.body:
-                for source in (switch.module, *sources(switch.module)):
-                    passed = bound.get(source.name) if isinstance(source, Parameter) else source
-                    if passed is not None:
-                        yield _Switch(call, passed, switch.mode)
+                yield _Switch(call, seen_from(switch.modules, call, function), switch.mode)
 
 
 def _switched_mode(call: Call) -> Mode | None:
     if call.method == "eval" and not call.arguments:
         return Mode.EVALUATION
-    if call.method != "train" or call.receiver is None or len(call.arguments) > 1:
+    if call.method != "train" or len(call.arguments) > 1:
         return None
     given = call.argument("mode", 0)
     if given is None:
@@ -205,14 +184,6 @@ def _switched_mode(call: Call) -> Mode | None:
     if isinstance(given, Constant) and isinstance(given.constant, bool):
         return Mode.TRAINING if given.constant else Mode.EVALUATION
     return None
-
-
-def _covers(switched: Value, module: Value) -> bool:
-    """Whether switching ``switched`` switches ``module``: it is the same, or a part of it."""
-    names = [switched, *(elements(switched.iterable) if isinstance(switched, Element) else ())]
-    if any(same_object(name, module) for name in names):
-        return True
-    return isinstance(module, (Attribute, Item)) and _covers(switched, module.base)
 
 
 # ------------------------------------------------------------------------ what it is part of

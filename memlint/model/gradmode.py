@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 
-from memlint.model.aliases import call_sites, external_bases, qualified_names, sources
+from memlint.model.aliases import base_names, call_sites, qualified_names, sources
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function
@@ -175,7 +175,7 @@ def runs_without_gradients(function: Function) -> bool:
     if owner is None:
         return False
     name = function.name
-    bases = external_bases(owner)
+    bases = base_names(owner)
     if name in frameworks.LIGHTNING_GRADIENT_FREE_HOOKS and _is_lightning(bases):
         return True
     if name in frameworks.HF_GRADIENT_FREE_HOOKS and is_hf_trainer(bases):

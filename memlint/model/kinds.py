@@ -14,10 +14,9 @@ import libcst as cst
 
 from memlint.findings import Confidence
 from memlint.model.aliases import (
-    call_sites,
+    base_names,
     callees,
     display_element,
-    external_bases,
     find_method,
     instance_class,
     module_of,
@@ -46,7 +45,6 @@ from memlint.model.values import (
     Formatted,
     FunctionValue,
     Item,
-    ModuleValue,
     Parameter,
     Part,
     Phi,
@@ -348,9 +346,9 @@ def _builtin_kinds(name: str, call: Call) -> Iterator[Kind]:
 
 def instance_kind(owner: Class) -> Kind:
     """The kind of an instance of a class of the project."""
-    names = external_bases(owner)
+    names = base_names(owner)
     roles: list[tuple[Role, Confidence]] = []
-    for name in names:
+    for name in sorted(names):
         last = name.rsplit(".", 1)[-1]
         if name in frameworks.LIGHTNING_MODULES or last == "LightningModule":
             roles.append((Role.MODULE, Confidence.CERTAIN))

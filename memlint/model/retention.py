@@ -11,7 +11,7 @@ import libcst as cst
 from memlint.findings import Applicability, Confidence, Fix
 from memlint.model.aliases import (
     argument_parameters,
-    external_bases,
+    base_names,
     instance_class,
     passed_arguments,
     qualified_names,
@@ -360,7 +360,7 @@ def collects_step_outputs(stash: Stash) -> bool:
     owner = function.owner
     if owner is None or stash.span is not Span.CALL or not function.name.endswith("_step"):
         return False
-    return is_lightning_module(external_bases(owner))
+    return is_lightning_module(base_names(owner))
 
 
 # ------------------------------------------------------------------------- summaries
