@@ -270,6 +270,8 @@ def _callees(call: Call) -> Iterator[Function]:
                 yield from _method_callees(source, class_of(source.base))
             case ClassValue():
                 pass
+            case Parameter(index=0) if source.function.is_class_method:
+                pass
             case _:
                 owner = class_of(source)
                 method = _calling_method(owner) if owner is not None else None

@@ -22,6 +22,7 @@ from memlint.model.values import (
     Call,
     Constant,
     Element,
+    External,
     FunctionValue,
     Loop,
     Parameter,
@@ -61,6 +62,10 @@ def backward_of(call: Call) -> Backward | None:
     if name in {"grad", "backward"} and qualified_names(call.callee) & torch.GRADIENT_FUNCTIONS and call.arguments:
         outputs = call.argument("outputs", 0) or call.argument("tensors", 0) or call.arguments[0].value
         return Backward(call, (outputs,), _flag(call, "retain_graph"), _flag(call, "create_graph"))
+    if "backward" in name and isinstance(call.callee, External) and not callees(call):
+        # A library's own: ``torch.distributed.autograd.backward(context, [loss])``, ``mtl_backward(losses, ...)``.
+        roots = tuple(argument.value for argument in call.arguments)
+        return Backward(call, roots, _flag(call, "retain_graph"), _flag(call, "create_graph"))
     return None
 
 

@@ -63,7 +63,7 @@ class Role(str, Enum):
     """What a loader yields."""
     MODULE = "module"
     LOSS_FUNCTION = "loss function"
-    """A module without parameters that computes a loss."""
+    """A module without parameters: a loss, an activation."""
     OPTIMIZER = "optimizer"
     SCHEDULER = "scheduler"
     LOADER = "loader"
@@ -224,6 +224,11 @@ def _result_kinds(call: Call) -> Iterator[Kind]:
                 yield instance_kind(source.target)
             case Call() if source.callee is not call.callee:
                 yield from _partial_kinds(source, call)
+            case Parameter():
+                for kind in kinds(source):
+                    if kind.role is Role.CLASS and kind.cls is not None:
+                        known = True
+                        yield instance_kind(kind.cls)
     if known:
         return
     functions = callees(call)
@@ -305,7 +310,7 @@ _TORCH_NOT_TENSOR = frozenset(
 
 def _module_kind(name: str) -> Kind:
     last = name.rsplit(".", 1)[-1]
-    if last.endswith(("Loss", "LossV1", "LossV2")) and name.startswith("torch.nn."):
+    if name.startswith("torch.nn.") and (last.endswith("Loss") or last in torch.STATELESS_MODULES):
         return Kind(Role.LOSS_FUNCTION, name=name)
     return Kind(Role.MODULE, name=name)
 
@@ -699,7 +704,8 @@ def _parameter_kinds(parameter: Parameter) -> Iterator[Kind]:
         return
     owner = instance_class(parameter)
     if owner is not None:
-        yield instance_kind(owner)
+        made_from = Kind(Role.CLASS, name=owner.qualified_name, cls=owner)
+        yield made_from if parameter.function.is_class_method else instance_kind(owner)
         return
     said = False
     if parameter.annotation is not None:

@@ -101,9 +101,17 @@ class Function:
     @property
     def is_static(self) -> bool:
         """Whether the function is declared ``@staticmethod``."""
+        return self._is_declared("staticmethod")
+
+    @property
+    def is_class_method(self) -> bool:
+        """Whether the function is declared ``@classmethod``, so that its first parameter is the class."""
+        return self._is_declared("classmethod")
+
+    def _is_declared(self, name: str) -> bool:
         node = self.node
         return isinstance(node, cst.FunctionDef) and any(
-            isinstance(d.decorator, cst.Name) and d.decorator.value == "staticmethod" for d in node.decorators
+            isinstance(d.decorator, cst.Name) and d.decorator.value == name for d in node.decorators
         )
 
     @property
