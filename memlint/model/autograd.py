@@ -27,6 +27,7 @@ from memlint.model.aliases import (
     module_of,
     origins,
     passed_arguments,
+    proven_call_sites,
     qualified_names,
     sources,
 )
@@ -78,30 +79,13 @@ class Attachment(IntEnum):
     CERTAIN = 3
 
 
-_MAX_FRAMES = 5
-"""Calls that are followed into the functions of the project, one inside the other."""
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """What a call passes for the parameters of a function that is looked into."""
-
-    function: Function
-    bound: dict[str, Value]
-    outer: _Frame | None
-    depth: int
-
-    def __hash__(self) -> int:
-        return id(self)
-
-
 # -------------------------------------------------------------------- attachment
 
 
 @query(on_cycle=Attachment.DETACHED)
 def attachment(value: Value) -> Attachment:
     """How sure it is that ``value`` carries a graph where it is computed."""
-    level = _Attachment().of(value, None)
+    level = _level(value, None)
     return Attachment.CERTAIN if level is Attachment.UNKNOWN and _holds_differentiated(value) else level
 
 
@@ -118,270 +102,263 @@ def certainty(value: Value) -> Confidence:
     return Confidence.LIKELY if level is Attachment.LIKELY else Confidence.POSSIBLE
 
 
-class _Attachment:
-    """One question; values that are being answered count as detached, so that loops reach their least solution."""
+@query(on_cycle=Attachment.DETACHED)
+def _level(value: Value, bare: Function | None) -> Attachment:
+    """What the origin of ``value`` says of its graph, the parameters of the function ``bare`` left out of account."""
+    return _evaluate(value, bare if bare is value.function else None)
 
-    def __init__(self) -> None:
-        self.active: set[tuple[int, int]] = set()
-        self.known: dict[tuple[int, int], Attachment] = {}
 
-    def of(self, value: Value, frame: _Frame | None) -> Attachment:
-        key = (id(value), id(frame))
-        if key in self.known:
-            return self.known[key]
-        if key in self.active:
+def _most(values: object, bare: Function | None) -> Attachment:
+    best = Attachment.DETACHED
+    for value in values:  # type: ignore[attr-defined]
+        best = max(best, _level(value, bare))
+        if best is Attachment.CERTAIN:
+            break
+    return best
+
+
+def _evaluate(value: Value, bare: Function | None) -> Attachment:
+    match value:
+        case Constant() | Formatted() | Comparison() | FunctionValue() | ClassValue() | Narrowed():
             return Attachment.DETACHED
-        self.active.add(key)
-        result = self.evaluate(value, frame)
-        self.active.discard(key)
-        self.known[key] = result
-        return result
+        case Parameter():
+            return _parameter(value, bare)
+        case Phi() | Choice() | Awaited() | Free() | External():
+            return _renamed(value, bare)
+        case Binary():
+            return _arithmetic(value, bare)
+        case Unary():
+            return Attachment.DETACHED if value.operator == "not" else _level(value.operand, bare)
+        case Display(kind="tuple"):
+            return _most(value.elements, bare)
+        case Display():
+            return _most(elements(value), bare)
+        case Comprehension():
+            return _level(value.element, bare)
+        case Entered():
+            return _level(value.context, bare)
+        case Call():
+            return _call(value, bare)
+        case Attribute():
+            return _attribute(value, bare)
+        case Item() | Part() | Element():
+            return _component(value, bare)
+    return Attachment.UNKNOWN
 
-    def most(self, values: object, frame: _Frame | None) -> Attachment:
-        best = Attachment.DETACHED
-        for value in values:  # type: ignore[attr-defined]
-            best = max(best, self.of(value, frame))
-            if best is Attachment.CERTAIN:
-                break
-        return best
 
-    def evaluate(self, value: Value, frame: _Frame | None) -> Attachment:
-        match value:
-            case Constant() | Formatted() | Comparison() | FunctionValue() | ClassValue() | Narrowed():
-                return Attachment.DETACHED
-            case Parameter():
-                return self.parameter(value, frame)
-            case Phi() | Choice() | Awaited() | Free() | External():
-                return self.renamed(value, frame)
-            case Binary():
-                return self.arithmetic(value, frame)
-            case Unary():
-                return Attachment.DETACHED if value.operator == "not" else self.of(value.operand, frame)
-            case Display(kind="tuple"):
-                return self.most(value.elements, frame)
-            case Display():
-                return self.most(elements(value), frame)
-            case Comprehension():
-                return self.of(value.element, frame)
-            case Entered():
-                return self.of(value.context, frame)
-            case Call():
-                return self.call(value, frame)
-            case Attribute():
-                return self.attribute(value, frame)
-            case Item() | Part() | Element():
-                return self.component(value, frame)
-        return Attachment.UNKNOWN
+def _renamed(value: Value, bare: Function | None) -> Attachment:
+    nearer = aliases(value)
+    if nearer is None:
+        return Attachment.DETACHED if isinstance(value, External) else Attachment.UNKNOWN
+    best = _most(nearer, bare)
+    if best is Attachment.UNKNOWN and _runs_backward(value):
+        return Attachment.CERTAIN
+    return best
 
-    def renamed(self, value: Value, frame: _Frame | None) -> Attachment:
-        nearer = aliases(value)
-        if nearer is None:
-            return Attachment.DETACHED if isinstance(value, External) else Attachment.UNKNOWN
-        best = self.most(nearer, frame)
-        if best is Attachment.UNKNOWN and _runs_backward(value):
-            return Attachment.CERTAIN
-        return best
 
-    def parameter(self, value: Parameter, frame: _Frame | None) -> Attachment:
-        if _runs_backward(value):
-            return Attachment.CERTAIN
-        current = frame
-        while current is not None:
-            if current.function is value.function:
-                bound = current.bound.get(value.name)
-                if bound is not None:
-                    return self.of(bound, current.outer)
-                if value.name in value.function.defaults:
-                    return self.of(value.function.defaults[value.name], None)
-                break
-            current = current.outer
-        if _known_plain(value):
-            return Attachment.DETACHED
-        passed = passed_arguments(value)
-        if passed:
-            return self.most(passed, None)
-        return Attachment.UNKNOWN
-
-    def arithmetic(self, value: Binary, frame: _Frame | None) -> Attachment:
-        if role(value.left, Role.TEXT) or grad_mode(value.region) is GradMode.DISABLED:
-            return Attachment.DETACHED
-        best = self.most(value.operands(), frame)
-        if best is Attachment.UNKNOWN and _runs_backward(value):
-            return Attachment.CERTAIN
-        return best
-
-    def attribute(self, value: Attribute, frame: _Frame | None) -> Attachment:
-        if value.name in torch.DETACHING_ATTRIBUTES or value.name in torch.INDEX_PARTS:
-            return Attachment.DETACHED
-        nearer = aliases(value)
-        if nearer is not None:
-            return self.most(nearer, frame)
-        if _runs_backward(value):
-            return Attachment.CERTAIN
-        if role(value.base, Role.OUTPUT, Role.TENSOR):
-            return self.of(value.base, frame)
-        if role(value.base, Role.MODULE):
-            return Attachment.UNKNOWN
-        return min(self.of(value.base, frame), Attachment.LIKELY)
-
-    def component(self, value: Item | Part | Element, frame: _Frame | None) -> Attachment:
-        if _runs_backward(value):
-            return Attachment.CERTAIN
-        if role(value, Role.BATCH):
-            return Attachment.DETACHED
-        nearer = aliases(value)
-        if nearer is not None:
-            return self.most(nearer, frame)
-        base = value.iterable if isinstance(value, Element) else value.base
-        if is_index_component(value):
-            return Attachment.DETACHED
-        found = [self.returned_component(source, value, frame) for source in sources(base)]
-        if found and all(level is not None for level in found):
-            return max(level for level in found if level is not None)
-        if role(base, Role.CONTAINER):
-            inside = elements(base)
-            if inside:
-                return self.most(inside, frame)
-        return self.of(base, frame)
-
-    def returned_component(self, source: Value, value: Item | Part | Element, frame: _Frame | None) -> Attachment | None:
-        """The component of the tuple or dict that a function of the project returns."""
-        if not isinstance(source, Call) or isinstance(value, Element):
-            return None
-        functions = callees(source)
-        index = component_index(value)
-        if not functions or index is None or grad_mode(source.region) is GradMode.DISABLED:
-            return None
-        best = Attachment.DETACHED
-        for function in functions:
-            inner = self.enter(source, function, frame)
-            if inner is None:
-                return None
-            for exit in function.returns:
-                for returned in sources(exit.value):
-                    element = display_element(returned, index)
-                    best = max(best, self.of(element if element is not None else returned, inner))
-        return best
-
-    def enter(self, call: Call, function: Function, frame: _Frame | None) -> _Frame | None:
-        depth = frame.depth + 1 if frame is not None else 1
-        if depth > _MAX_FRAMES:
-            return None
-        return _Frame(function, bound_arguments(call, function), frame, depth)
-
-    # ------------------------------------------------------------------- calls
-
-    def call(self, call: Call, frame: _Frame | None) -> Attachment:
-        if _runs_backward(call):
-            return Attachment.CERTAIN
-        names = qualified_names(call.callee)
-        if any(name in torch.DETACHING_FUNCTIONS or name.startswith(torch.DETACHING_ROOTS) for name in names):
-            return Attachment.CERTAIN if _requests_grad(call) else Attachment.DETACHED
-        if names & torch.CREATORS_WITH_GRAD:
-            return Attachment.CERTAIN
-        mode = grad_mode(call.region)
-        level = self.call_under_grad(call, names, frame) if mode is not GradMode.DISABLED else self.lookup(call, names, frame)
-        return min(level, Attachment.LIKELY) if mode is GradMode.UNKNOWN else level
-
-    def lookup(self, call: Call, names: frozenset[str], frame: _Frame | None) -> Attachment:
-        """Without gradients a call can only hand back what was attached before."""
-        if names & torch.PASSING_BUILTINS:
-            return self.arguments(call, frame)
-        if call.method in {"pop", "popleft", "get"} and call.receiver is not None:
-            return self.most(elements(call.receiver), frame)
+def _parameter(value: Parameter, bare: Function | None) -> Attachment:
+    if _runs_backward(value):
+        return Attachment.CERTAIN
+    if bare is value.function or _known_plain(value):
         return Attachment.DETACHED
+    passed = passed_arguments(value)
+    return _most(passed, None) if passed else Attachment.UNKNOWN
 
-    def call_under_grad(self, call: Call, names: frozenset[str], frame: _Frame | None) -> Attachment:
-        module = role(call.callee, Role.MODULE, Role.ENGINE)
-        if module is not None and not any(isinstance(s, ClassValue) for s in sources(call.callee)):
-            return self.module_call(call, module.value == "certain", frame)
-        if role(call.callee, Role.LOSS_FUNCTION):
-            return self.loss_call(call, frame)
-        if names & torch.PASSING_BUILTINS or any(_is_differentiable(name) for name in names):
-            return self.arguments(call, frame)
-        functions = callees(call)
-        if functions:
-            return self.project_call(call, functions, frame)
-        if call.receiver is not None:
-            return self.method_call(call, call.receiver, frame)
-        if any(isinstance(source, ClassValue) for source in sources(call.callee)):
-            return min(self.arguments(call, frame), Attachment.LIKELY)
-        return self.unknown_call(call, frame)
 
-    def arguments(self, call: Call, frame: _Frame | None) -> Attachment:
-        return self.most((argument.value for argument in call.arguments), frame)
+def _arithmetic(value: Binary, bare: Function | None) -> Attachment:
+    if role(value.left, Role.TEXT) or grad_mode(value.region) is GradMode.DISABLED:
+        return Attachment.DETACHED
+    best = _most(value.operands(), bare)
+    if best is Attachment.UNKNOWN and _runs_backward(value):
+        return Attachment.CERTAIN
+    return best
 
-    def unknown_call(self, call: Call, frame: _Frame | None) -> Attachment:
-        level = self.arguments(call, frame)
-        if level <= Attachment.UNKNOWN:
-            return Attachment.LIKELY if _is_handed_in(call.callee) and feeds_backward(call) else Attachment.UNKNOWN
-        return min(level, Attachment.LIKELY)
 
-    def module_call(self, call: Call, certain: bool, frame: _Frame | None) -> Attachment:
-        if is_frozen(call.callee):
-            return self.arguments(call, frame)
-        functions = callees(call)
-        if functions:
-            inside = self.project_call(call, functions, frame)
-            if inside is Attachment.DETACHED or inside is Attachment.CERTAIN:
-                return inside
-            return Attachment.LIKELY
-        return Attachment.CERTAIN if certain else Attachment.LIKELY
+def _attribute(value: Attribute, bare: Function | None) -> Attachment:
+    if value.name in torch.DETACHING_ATTRIBUTES or value.name in torch.INDEX_PARTS:
+        return Attachment.DETACHED
+    nearer = aliases(value)
+    if nearer is not None:
+        return _most(nearer, bare)
+    if _runs_backward(value):
+        return Attachment.CERTAIN
+    if role(value.base, Role.OUTPUT, Role.TENSOR):
+        return _level(value.base, bare)
+    if role(value.base, Role.MODULE):
+        return Attachment.UNKNOWN
+    return min(_level(value.base, bare), Attachment.LIKELY)
 
-    def loss_call(self, call: Call, frame: _Frame | None) -> Attachment:
-        functions = callees(call)
-        level = self.arguments(call, frame)
-        if functions and level is not Attachment.CERTAIN:
-            return max(level, self.project_call(call, functions, frame))
-        return level
 
-    def project_call(self, call: Call, functions: tuple[Function, ...], frame: _Frame | None) -> Attachment:
-        best = Attachment.DETACHED
-        for function in functions:
-            inner = self.enter(call, function, frame)
-            if inner is None:
-                return max(best, self.unknown_call(call, frame))
-            if declared_without_grad(function):
-                continue
-            best = max(best, self.most((exit.value for exit in function.exits), inner))
-        return best
+def _component(value: Item | Part | Element, bare: Function | None) -> Attachment:
+    if _runs_backward(value):
+        return Attachment.CERTAIN
+    if role(value, Role.BATCH) or _known_plain(value):
+        return Attachment.DETACHED
+    nearer = aliases(value)
+    if nearer is not None:
+        return _most(nearer, bare)
+    base = value.iterable if isinstance(value, Element) else value.base
+    if is_index_component(value):
+        return Attachment.DETACHED
+    picked = picked_elements(value)
+    if picked:
+        return _most(picked, bare)
+    found = [_returned_component(source, value, bare) for source in sources(base)]
+    if found and all(level is not None for level in found):
+        return max(level for level in found if level is not None)
+    if role(base, Role.CONTAINER):
+        inside = elements(base)
+        if inside:
+            return _most(inside, bare)
+    return _level(base, bare)
 
-    def method_call(self, call: Call, receiver: Value, frame: _Frame | None) -> Attachment:
-        method = call.method or ""
-        owner = class_of(receiver)
-        if owner is None or find_method(owner, method) is None:
-            if method in torch.DETACHING_METHODS or method in torch.IN_PLACE_DETACH:
-                return Attachment.DETACHED
-            if method in {"requires_grad_"}:
-                return Attachment.CERTAIN if not _turns_off(call) else Attachment.DETACHED
-        if method == "scale" and call.arguments and role(receiver, Role.SCALER):
-            return self.arguments(call, frame)
-        if role(receiver, Role.MODULE, Role.ENGINE):
-            return self.module_method(call, receiver, method, frame)
-        if role(receiver, Role.ACCELERATOR):
-            return self.arguments(call, frame)
-        if role(receiver, Role.TENSOR, Role.OUTPUT, Role.BATCH) or method in torch.TENSOR_EVIDENCE:
-            return max(self.of(receiver, frame), self.arguments(call, frame))
-        if method in {"pop", "popleft", "get", "values", "items", "copy"}:
-            inside = elements(receiver)
-            if inside:
-                return self.most(inside, frame)
-        level = max(self.of(receiver, frame), self.arguments(call, frame))
-        if level is Attachment.DETACHED and not kinds(receiver):
-            return Attachment.UNKNOWN
-        return min(level, Attachment.LIKELY)
 
-    def module_method(self, call: Call, receiver: Value, method: str, frame: _Frame | None) -> Attachment:
-        if method in torch.GENERATED_WITHOUT_GRAD or method in {"named_modules", "modules", "children"}:
+def _returned_component(source: Value, value: Item | Part | Element, bare: Function | None) -> Attachment | None:
+    """The component of the tuple or dict that a function of the project returns."""
+    if not isinstance(source, Call) or isinstance(value, Element):
+        return None
+    functions = callees(source)
+    index = component_index(value)
+    if not functions or index is None or grad_mode(source.region) is GradMode.DISABLED:
+        return None
+    return max(_returned(source, function, index, bare) for function in functions)
+
+
+def _returned(call: Call, function: Function, component: object, bare: Function | None) -> Attachment:
+    """What ``call`` gets from ``function``: what it returns by itself, or of what is passed for its parameters."""
+    own = max((_level(value, function) for value in _exit_values(function, component)), default=Attachment.DETACHED)
+    bound = bound_arguments(call, function)
+    passing = gradient_parameters(function, component)
+    return max(own, _most([bound[name] for name in passing if name in bound], bare))
+
+
+def _exit_values(function: Function, component: object) -> Iterator[Value]:
+    """What ``function`` returns or yields, or the component of it."""
+    for exit in function.exits:
+        if component is None:
+            yield exit.value
+            continue
+        for source in sources(exit.value):
+            element = display_element(source, component)
+            yield source if element is None else element
+
+
+# ------------------------------------------------------------------- calls
+
+
+def _call(call: Call, bare: Function | None) -> Attachment:
+    if _runs_backward(call):
+        return Attachment.CERTAIN
+    names = qualified_names(call.callee)
+    if any(name in torch.DETACHING_FUNCTIONS or name.startswith(torch.DETACHING_ROOTS) for name in names):
+        return Attachment.CERTAIN if _requests_grad(call) else Attachment.DETACHED
+    if names & torch.CREATORS_WITH_GRAD:
+        return Attachment.CERTAIN
+    mode = grad_mode(call.region)
+    level = _call_under_grad(call, names, bare) if mode is not GradMode.DISABLED else _lookup(call, names, bare)
+    return min(level, Attachment.LIKELY) if mode is GradMode.UNKNOWN else level
+
+
+def _lookup(call: Call, names: frozenset[str], bare: Function | None) -> Attachment:
+    """Without gradients a call can only hand back what was attached before."""
+    if names & torch.PASSING_BUILTINS:
+        return _arguments(call, bare)
+    if call.method in {"pop", "popleft", "get"} and call.receiver is not None:
+        return _most(elements(call.receiver), bare)
+    return Attachment.DETACHED
+
+
+def _call_under_grad(call: Call, names: frozenset[str], bare: Function | None) -> Attachment:
+    module = role(call.callee, Role.MODULE, Role.ENGINE)
+    if module is not None and not any(isinstance(s, ClassValue) for s in sources(call.callee)):
+        return _module_call(call, module.value == "certain", bare)
+    if role(call.callee, Role.LOSS_FUNCTION):
+        return _loss_call(call, bare)
+    if names & torch.PASSING_BUILTINS or any(_is_differentiable(name) for name in names):
+        return _arguments(call, bare)
+    functions = callees(call)
+    if functions:
+        return _project_call(call, functions, bare)
+    if call.receiver is not None:
+        return _method_call(call, call.receiver, bare)
+    if any(isinstance(source, ClassValue) for source in sources(call.callee)):
+        return min(_arguments(call, bare), Attachment.LIKELY)
+    return _unknown_call(call, bare)
+
+
+def _arguments(call: Call, bare: Function | None) -> Attachment:
+    return _most((argument.value for argument in call.arguments), bare)
+
+
+def _unknown_call(call: Call, bare: Function | None) -> Attachment:
+    level = _arguments(call, bare)
+    if level <= Attachment.UNKNOWN:
+        return Attachment.LIKELY if _is_handed_in(call.callee) and feeds_backward(call) else Attachment.UNKNOWN
+    return min(level, Attachment.LIKELY)
+
+
+def _module_call(call: Call, certain: bool, bare: Function | None) -> Attachment:
+    if is_frozen(call.callee):
+        return _arguments(call, bare)
+    functions = callees(call)
+    if functions:
+        inside = _project_call(call, functions, bare)
+        if inside is Attachment.DETACHED or inside is Attachment.CERTAIN:
+            return inside
+        return Attachment.LIKELY
+    return Attachment.CERTAIN if certain else Attachment.LIKELY
+
+
+def _loss_call(call: Call, bare: Function | None) -> Attachment:
+    functions = callees(call)
+    level = _arguments(call, bare)
+    if functions and level is not Attachment.CERTAIN:
+        return max(level, _project_call(call, functions, bare))
+    return level
+
+
+def _project_call(call: Call, functions: tuple[Function, ...], bare: Function | None) -> Attachment:
+    recording = [function for function in functions if not declared_without_grad(function)]
+    return max((_returned(call, function, None, bare) for function in recording), default=Attachment.DETACHED)
+
+
+def _method_call(call: Call, receiver: Value, bare: Function | None) -> Attachment:
+    method = call.method or ""
+    owner = class_of(receiver)
+    if owner is None or find_method(owner, method) is None:
+        if method in torch.DETACHING_METHODS or method in torch.IN_PLACE_DETACH:
             return Attachment.DETACHED
-        if method in {"parameters", "named_parameters"}:
-            return Attachment.DETACHED if is_frozen(receiver) else Attachment.CERTAIN
-        if method in {"log", "log_dict", "print"}:
-            return Attachment.DETACHED
-        if method in {"forward", "forward_features", "forward_head", "__call__"}:
-            return Attachment.LIKELY if not is_frozen(receiver) else self.arguments(call, frame)
-        held = role(call.callee, Role.MODULE, Role.LOSS_FUNCTION)
-        return self.unknown_call(call, frame) if held is None else Attachment.LIKELY
+        if method in {"requires_grad_"}:
+            return Attachment.CERTAIN if not _turns_off(call) else Attachment.DETACHED
+    if method == "scale" and call.arguments and role(receiver, Role.SCALER):
+        return _arguments(call, bare)
+    if role(receiver, Role.MODULE, Role.ENGINE):
+        return _module_method(call, receiver, method, bare)
+    if role(receiver, Role.ACCELERATOR):
+        return _arguments(call, bare)
+    if role(receiver, Role.TENSOR, Role.OUTPUT, Role.BATCH) or method in torch.TENSOR_EVIDENCE:
+        return max(_level(receiver, bare), _arguments(call, bare))
+    if method in {"pop", "popleft", "get", "values", "items", "copy"}:
+        inside = elements(receiver)
+        if inside:
+            return _most(inside, bare)
+    level = max(_level(receiver, bare), _arguments(call, bare))
+    if level is Attachment.DETACHED and not kinds(receiver):
+        return Attachment.UNKNOWN
+    return min(level, Attachment.LIKELY)
+
+
+def _module_method(call: Call, receiver: Value, method: str, bare: Function | None) -> Attachment:
+    if method in torch.GENERATED_WITHOUT_GRAD or method in {"named_modules", "modules", "children"}:
+        return Attachment.DETACHED
+    if method in {"parameters", "named_parameters"}:
+        return Attachment.DETACHED if is_frozen(receiver) else Attachment.CERTAIN
+    if method in {"log", "log_dict", "print"}:
+        return Attachment.DETACHED
+    if method in {"forward", "forward_features", "forward_head", "__call__"}:
+        return Attachment.LIKELY if not is_frozen(receiver) else _arguments(call, bare)
+    held = role(call.callee, Role.MODULE, Role.LOSS_FUNCTION)
+    return _unknown_call(call, bare) if held is None else Attachment.LIKELY
 
 
 def _is_handed_in(callee: Value) -> bool:
@@ -544,6 +521,33 @@ def component_index(value: Item | Part | Element) -> object:
 # ------------------------------------------------------------------- flow backward
 
 
+def picked_elements(value: Item | Part | Element) -> tuple[Value, ...]:
+    """What a component can be when its base comes out of a list of tuples: the element of each tuple at its index."""
+    index = component_index(value)
+    if index is None or isinstance(value, Element):
+        return ()
+    found: list[Value] = []
+    for source in sources(value.base):
+        container = _source_container(source)
+        inside = elements(container) if container is not None else ()
+        picked = [display_element(element, index) for element in inside]
+        if not picked or any(element is None for element in picked):
+            return ()
+        found.extend(element for element in picked if element is not None)
+    return tuple(found)
+
+
+def _source_container(source: Value) -> Value | None:
+    match source:
+        case Element():
+            return source.iterable
+        case Item():
+            return source.base
+        case Call() if source.method in {"pop", "popleft", "get"}:
+            return source.receiver
+    return None
+
+
 def differentiable_operands(value: Value) -> tuple[Value, ...]:
     """The operands through which a gradient flows from ``value`` to what it was computed from."""
     match value:
@@ -589,11 +593,11 @@ def _passing_arguments(call: Call, functions: tuple[Function, ...]) -> tuple[Val
 
 
 @query(on_cycle=frozenset())
-def gradient_parameters(function: Function) -> frozenset[str]:
-    """The parameters of ``function`` from which a gradient flows to what it returns or yields."""
+def gradient_parameters(function: Function, component: object = None) -> frozenset[str]:
+    """The parameters of ``function`` from which a gradient flows to what it returns or yields, or to a component of it."""
     if declared_without_grad(function):
         return frozenset()
-    upstream = (value for exit in function.exits for value in local_ancestors(exit.value))
+    upstream = (value for returned in _exit_values(function, component) for value in local_ancestors(returned))
     return frozenset(v.name for v in upstream if isinstance(v, Parameter) and v.function is function)
 
 
@@ -755,7 +759,7 @@ def _returned_roots(function: Function) -> Iterator[Value]:
     """Returned values that a caller in another file runs a backward over."""
     if not function.returns or function.parent is None:
         return
-    for call in call_sites(function) or ():
+    for call in proven_call_sites(function):
         if call.function.module is function.module:
             continue
         for root in backward_roots(call.function, freeing=True):
@@ -968,8 +972,10 @@ class _Flow:
             self.returning.add(function)
             self.pending.extend(entry for entry in self.entries[function] if entry is not None)
             return False
-        sites = call_sites(function)
-        if function.name == "<lambda>" or not sites:
+        sites = proven_call_sites(function)
+        if function.name == "<lambda>" or len(sites) < len(call_sites(function) or (None,)):
+            self.escaped = True
+        if not sites:
             self.escaped = True
         else:
             here = self.entered and any(outer in self.entries for outer in function.enclosing())

@@ -9,6 +9,7 @@ from typing import Any
 
 import libcst as cst
 
+from memlint.model.memo import Memo
 from memlint.model.program import Program
 from memlint.model.scopes import Function, Module
 from memlint.model.values import ClassValue, External, FunctionValue, ModuleValue, Value
@@ -35,7 +36,7 @@ class Project:
         self._words: dict[Path, frozenset[bytes]] = {}
         self._mentions: dict[str, tuple[Module, ...] | None] = {}
         self._resolved: dict[tuple[Path, str], Value | None] = {}
-        self.memo: dict[Any, Any] = {}
+        self.memo = Memo()
         """Answers of the analyses, dropped when a file changes."""
 
     # ------------------------------------------------------------------ modules
