@@ -94,6 +94,34 @@ def is_attached(value: Value) -> bool:
     return attachment(value) >= Attachment.LIKELY
 
 
+@query(on_cycle=True)
+def is_leaf(value: Value) -> bool:
+    """Whether ``value`` holds nothing attached but parameters: leaves of the graph, which keep no activations alive."""
+    if attachment(value) <= Attachment.UNKNOWN:
+        return True
+    match value:
+        case Call():
+            names = qualified_names(value.callee)
+            if names & torch.CREATORS_WITH_GRAD or value.method in {"parameters", "named_parameters", "requires_grad_"}:
+                return True
+            if value.method in {"values", "items", "copy", "pop", "get"} and value.receiver is not None:
+                return is_leaf(value.receiver)
+            return bool(names & torch.PASSING_BUILTINS) and all(is_leaf(a.value) for a in value.arguments)
+        case Attribute() | Free() | Parameter():
+            nearer = passed_arguments(value) if isinstance(value, Parameter) else aliases(value)
+            return nearer is not None and all(is_leaf(source) for source in nearer)
+        case Binary():
+            return bool(role(value, Role.CONTAINER)) and all(is_leaf(operand) for operand in value.operands())
+        case Phi() | Choice() | Item() | Part() | Element() | Display() | Comprehension() | Awaited():
+            return all(is_leaf(operand) for operand in value.operands())
+    return False
+
+
+def keeps_graph(value: Value) -> bool:
+    """Whether keeping ``value`` keeps a graph alive, certainly or likely."""
+    return attachment(value) > Attachment.UNKNOWN and not is_leaf(value)
+
+
 def certainty(value: Value) -> Confidence:
     """The attachment of ``value`` as the confidence of a finding that rests on it."""
     level = attachment(value)

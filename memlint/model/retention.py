@@ -23,6 +23,7 @@ from memlint.model.autograd import (
     Reach,
     attachment,
     certainty,
+    keeps_graph,
     drain,
     drained_outside,
     drained_within,
@@ -437,7 +438,7 @@ def attached_leaves(where: Occurrence) -> tuple[Occurrence, ...]:
     value = where.value
     if isinstance(value, (Binary, Unary)) and value.node is where.node:
         return tuple(leaf for operand in operand_occurrences(value) for leaf in attached_leaves(operand))
-    return (where,) if attachment(value) > Attachment.UNKNOWN else ()
+    return (where,) if keeps_graph(value) else ()
 
 
 _TRANSFERS = frozenset({"cpu", "to", "cuda", "numpy", "clone", "float", "half", "double", "bfloat16", "contiguous", "tolist"})
@@ -459,7 +460,7 @@ def attached_members(where: Occurrence) -> tuple[Occurrence, ...]:
     value = where.value
     if isinstance(value, Display) and value.node is where.node:
         return tuple(member for operand in operand_occurrences(value) for member in attached_members(operand))
-    return (where,) if attachment(value) > Attachment.UNKNOWN else ()
+    return (where,) if keeps_graph(value) else ()
 
 
 def detach_fix(target: cst.CSTNode) -> Fix:

@@ -10,6 +10,7 @@ from memlint.findings import Claim, Confidence, Finding, Severity
 from memlint.model.autograd import certainty
 from memlint.model.holding import holding
 from memlint.model.knowledge.torch import GRAPH_WORDS
+from memlint.model.kinds import Role, role
 from memlint.model.program import Program
 from memlint.model.retention import (
     Accumulation,
@@ -24,7 +25,7 @@ from memlint.model.retention import (
     retention_confidence,
 )
 from memlint.model.source_text import code
-from memlint.model.values import Call, Comprehension, Display, Occurrence, Parameter
+from memlint.model.values import Call, Occurrence, Parameter
 from memlint.rule import Rule
 
 
@@ -400,7 +401,7 @@ class Penalty:
     def _accumulated(self, accumulation: Accumulation) -> Iterator[Finding]:
         for addend in accumulation.addends:
             leaves = attached_leaves(addend)
-            if isinstance(addend.value, (Display, Comprehension)):
+            if role(accumulation.value, Role.CONTAINER):
                 continue
             if not leaves or all(isinstance(leaf.value, Parameter) for leaf in leaves):
                 continue
