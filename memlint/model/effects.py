@@ -115,18 +115,24 @@ def optimizers_stepped(call: Call) -> tuple[Value, ...]:
         return (receiver,)
     if is_known_other(receiver, Role.OPTIMIZER) or given is not None:
         return ()
-    return (receiver,) if _is_only_stepper(call) else ()
+    return (receiver,) if _is_first_step(call) else ()
 
 
-def _is_only_stepper(call: Call) -> bool:
-    """An object of unknown origin whose ``step()`` is the only one in a function that runs a backward steps that optimizer."""
+def _is_first_step(call: Call) -> bool:
+    """Whether an object of unknown origin steps first after a backward: schedulers step after the optimizer."""
+    backwards = [other for other in call.function.calls if backward_of(other)]
     steps = [
         other
         for other in call.function.calls
         if other.name == "step" and other.receiver is not None and not is_known_other(other.receiver, Role.OPTIMIZER)
     ]
-    receivers = {frozenset(map(id, sources(other.receiver))) for other in steps if other.receiver is not None}
-    return len(receivers) == 1 and any(backward_of(other) for other in call.function.calls)
+    begin = max((other.order for other in backwards if other.order < call.order), default=0)
+    rivals = [other for other in steps if begin < other.order < call.order] if begin else steps
+    return bool(backwards) and all(_same_receiver(call, other) for other in rivals)
+
+
+def _same_receiver(one: Call, other: Call) -> bool:
+    return one.receiver is not None and other.receiver is not None and sources(one.receiver) == sources(other.receiver)
 
 
 def cleared_by(call: Call) -> Value | None:

@@ -89,16 +89,20 @@ def everywhere(found: Objects) -> Objects:
 def seen_from(found: Objects, call: Call, function: Function) -> Objects:
     """``found`` in ``function`` in terms of the caller: what ``call`` passes stands for the parameters."""
     bound = bound_arguments(call, function)
-    return frozenset(_rebased(found, function, bound))
+    return frozenset(rebased for each in found for rebased in _rebased(each, call, function, bound))
 
 
-def _rebased(found: Objects, function: Function, bound: dict[str, Value]) -> Iterator[Object]:
-    for each in found:
-        parameter = each.root
-        if not isinstance(parameter, Parameter) or parameter.function is not function:
-            yield each
-        elif parameter.name in bound:
-            yield from (passed.part(*each.path) for passed in objects(bound[parameter.name]))
+def _rebased(found: Object, call: Call, function: Function, bound: dict[str, Value]) -> Iterator[Object]:
+    parameter = found.root
+    if not isinstance(parameter, Parameter) or parameter.function is not function:
+        yield found
+    elif parameter.name in bound:
+        yield from (passed.part(*found.path) for passed in objects(bound[parameter.name]))
+    elif parameter.star == "*" and found.path:
+        # An element of *args is one of the positional arguments that no other parameter takes.
+        plain = sum(not p.star and not p.keyword_only for p in function.parameters) - function.is_method
+        for argument in call.positional()[max(plain, 0) :]:
+            yield from (passed.part(*found.path[1:]) for passed in objects(argument))
 
 
 def _objects(value: Value) -> Iterator[Object]:

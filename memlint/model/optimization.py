@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum
 from typing import NamedTuple
 
-from memlint.model.aliases import call_sites, callees, display_element, sources
+import libcst as cst
+
+from memlint.model.aliases import call_sites, callees, display_element, mro, qualified_names, sources
 from memlint.model.effects import backward_of, calls_in, optimizers_stepped
 from memlint.model.identity import Object, Objects, everywhere, holds, objects, seen_from
 from memlint.model.kinds import Role, role
@@ -27,6 +29,7 @@ from memlint.model.values import (
     Occurrence,
     Region,
     Store,
+    Unary,
     Value,
     operand_occurrences,
 )
@@ -40,23 +43,59 @@ _MAX_VALUES = 300
 
 @dataclass(frozen=True)
 class Update:
-    """An optimizer changes the parameters that it was given by their gradients."""
+    """Parameters are changed by their gradients: ``optimizer.step()``, or by hand ``w.data -= lr * w.grad``."""
 
-    call: Call
+    node: cst.CSTNode
+    region: Region
+    call: Call | None
+    """The call that steps the optimizer; None for an update by hand."""
     optimizer: Occurrence
+    """The optimizer; for an update by hand, the parameter."""
 
     @property
     def objects(self) -> Objects:
-        """The optimizer."""
+        """The optimizer, or the parameter."""
         return objects(self.optimizer.value)
 
 
 def updates(function: Function) -> Iterator[Update]:
-    """The updates that the code of ``function`` itself makes by a call; DeepSpeed's engines clear by themselves."""
+    """The updates that the code of ``function`` itself makes; DeepSpeed's engines, which clear as well, left out."""
     for call in function.calls:
         for optimizer in optimizers_stepped(call):
             if not (call.receiver is not None and role(call.receiver, Role.ENGINE)):
-                yield Update(call, _occurrence(call, optimizer))
+                yield Update(call.node, call.region, call, _occurrence(call, optimizer))
+        if call.method in _IN_PLACE_UPDATES and call.receiver is not None:
+            given = (argument.value for argument in call.arguments)
+            yield from _by_hand(call.node, call.region, operand_occurrences(call)[0], given)
+    for store in function.stores:
+        if store.augmented and isinstance(store.value, Binary):
+            target = Occurrence(store.value.left, store.target)
+            yield from _by_hand(store.node, store.region, target, (store.value.right,))
+
+
+_IN_PLACE_UPDATES = frozenset({"add_", "sub_", "addcmul_", "addcdiv_"})
+
+
+def _by_hand(node: cst.CSTNode, region: Region, target: Occurrence, given: Iterable[Value]) -> Iterator[Update]:
+    parameter = (
+        target.value.base if isinstance(target.value, Attribute) and target.value.name == "data" else target.value
+    )
+    mine = objects(parameter)
+    used = (
+        value for each in given for value in _upstream(each) if isinstance(value, Attribute) and value.name == "grad"
+    )
+    if any(objects(gradient.base) & mine for gradient in used):
+        yield Update(node, region, None, Occurrence(parameter, target.node))
+
+
+def _upstream(value: Value) -> Iterator[Value]:
+    """``value`` and what it is computed from within one expression."""
+    pending = [value]
+    while pending:
+        current = pending.pop()
+        yield current
+        if isinstance(current, (Attribute, Binary, Unary, Call)):
+            pending.extend(current.operands())
 
 
 def _occurrence(call: Call, value: Value) -> Occurrence:
@@ -68,9 +107,11 @@ def _occurrence(call: Call, value: Value) -> Occurrence:
 
 def accumulates(call: Call) -> bool:
     """Whether running ``call`` adds to the ``.grad`` of parameters; ``torch.autograd.grad`` does not."""
-    if backward_of(call) is not None:
-        return call.name != "grad"
-    return any(_accumulates(function) for function in _run_by(call))
+    return _accumulates_directly(call) or any(_accumulates(function) for function in _run_by(call))
+
+
+def _accumulates_directly(call: Call) -> bool:
+    return backward_of(call) is not None and call.name != "grad"
 
 
 @query(on_cycle=False)
@@ -80,7 +121,9 @@ def _accumulates(function: Function) -> bool:
 
 def accumulates_in(region: Region) -> bool:
     """Whether a run of ``region`` adds to the ``.grad`` of parameters."""
-    return any(accumulates(call) for call in calls_in(region))
+    calls = list(calls_in(region))
+    # What stands in the region itself is cheaper to ask than what its calls lead to.
+    return any(_accumulates_directly(call) for call in calls) or any(accumulates(call) for call in calls)
 
 
 def _run_by(call: Call) -> tuple[Function, ...]:
@@ -92,10 +135,23 @@ def _run_by(call: Call) -> tuple[Function, ...]:
 # ------------------------------------------------------------------------ clearing
 
 
-def cleared_in(region: Region) -> Iterator[Objects]:
-    """The optimizers, modules and parameters whose gradients a run of ``region`` clears, callees included."""
+def cleared_in(region: Region, but: Call | None = None) -> Iterator[Objects]:
+    """The optimizers, modules and parameters whose gradients a run of ``region`` clears, callees included.
+
+    What the functions do that the call ``but`` runs is left out.
+    """
+    yield from directly_cleared_in(region)
     for call in calls_in(region):
-        yield from cleared_by_call(call)
+        if call is not but and directly_cleared(call) is None:
+            yield from cleared_by_call(call)
+
+
+def directly_cleared_in(region: Region) -> Iterator[Objects]:
+    """What the code of ``region`` itself clears."""
+    for call in calls_in(region):
+        direct = directly_cleared(call)
+        if direct is not None:
+            yield direct
     for store in region.function.stores:
         if store.region.within(region):
             yield from _cleared_by_store(store)
@@ -105,11 +161,7 @@ def cleared_in(region: Region) -> Iterator[Objects]:
 
 
 def cleared_by_call(call: Call) -> Iterator[Objects]:
-    """What ``call`` clears, itself or in the functions that it runs."""
-    direct = directly_cleared(call)
-    if direct is not None:
-        yield direct
-        return
+    """What the functions that ``call`` runs clear."""
     for function in _run_by(call):
         for found in _clearings(function):
             yield seen_from(found, call, function)
@@ -233,9 +285,9 @@ def _contents(collection: Call | Display | Comprehension) -> Iterator[Value]:
 class Cleared(Enum):
     """Whether the gradients that an update uses are cleared in each repetition."""
 
-    YES = auto()
-    NO = auto()
-    UNKNOWN = auto()
+    YES = 1
+    UNKNOWN = 2
+    NO = 3
 
 
 def stepped_in(region: Region) -> Iterator[Objects]:
@@ -266,15 +318,17 @@ def clears(target: Objects, optimizer: Objects) -> bool:
     return holds(target, trained) or holds(trained, target)
 
 
-def cleared_for(optimizer: Objects, region: Region) -> Cleared:
+def cleared_for(optimizer: Objects, region: Region, but: Call | None = None) -> Cleared:
     """Whether a run of ``region`` clears the gradients that ``optimizer`` uses.
 
     What is cleared for another optimizer that ``region`` steps says nothing about this one; what is cleared for
     none that is known may be for any.
     """
-    targets = list(cleared_in(region))
-    if any(target and clears(target, optimizer) for target in targets):
-        return Cleared.YES
+    targets: list[Objects] = []
+    for target in cleared_in(region, but):
+        if target and clears(target, optimizer):
+            return Cleared.YES
+        targets.append(target)
     if _is_handed_on(optimizer, region):
         return Cleared.UNKNOWN
     others = [other for other in stepped_in(region) if not holds(other, optimizer)]
@@ -290,13 +344,13 @@ _KEEPING_GRADIENTS = frozenset(
 def _is_handed_on(optimizer: Objects, region: Region) -> bool:
     """Whether code that is out of sight gets the optimizer, or a closure that it runs, and may clear gradients."""
     for call in calls_in(region):
-        if callees(call):
+        if callees(call) or any(name.startswith("torch.") for name in qualified_names(call.callee)):
             continue
         arguments = [argument.value for argument in call.arguments]
         if call.name == "step" and optimizers_stepped(call):
             if any(not holds(optimizer, objects(a)) and not _is_plain(a) for a in arguments):
                 return True
-        elif call.name not in _KEEPING_GRADIENTS and any(holds(optimizer, objects(a)) for a in arguments):
+        elif call.name not in _KEEPING_GRADIENTS and any(holds(objects(a), optimizer) for a in arguments):
             return True
     return False
 
@@ -308,29 +362,49 @@ def _is_plain(argument: Value) -> bool:
     )
 
 
+class Stage(NamedTuple):
+    """A function that is called between a loop and an update; ``optimizer`` is what is stepped, as seen there."""
+
+    function: Function
+    optimizer: Objects
+    site: Call
+
+
 class Repetition(NamedTuple):
-    """A loop whose iterations each run a backward and an update; ``optimizer`` is what is stepped, as seen there."""
+    """A loop whose iterations each run a backward and an update."""
 
     loop: Loop
     optimizer: Objects
-    chain: tuple[Function, ...]
-    """The functions that are called on the way from the loop to the update."""
+    """What is stepped, as seen in the loop."""
+    stages: tuple[Stage, ...]
+
+    @property
+    def cleared(self) -> Cleared:
+        """Whether each iteration clears the gradients of the optimizer."""
+        # A call on the way may name a method that the function on the way overrides.
+        sites = [None, *(stage.site for stage in self.stages)]
+        answers = [cleared_for(self.optimizer, self.loop, sites[-1])]
+        for stage, inner in zip(self.stages, sites, strict=False):
+            answers.append(cleared_for(stage.optimizer, stage.function.body, inner))
+        return min(answers, key=lambda answer: answer.value)
 
 
 def repetitions(update: Update) -> Iterator[Repetition]:
     """The innermost loops that repeat an update and a backward: around the update, or around calls of its function."""
-    yield from _repetitions(update.call.region, update.objects, ())
+    yield from _repetitions(update.region, update.objects, ())
 
 
-def _repetitions(region: Region, optimizer: Objects, chain: tuple[Function, ...]) -> Iterator[Repetition]:
+def _repetitions(region: Region, optimizer: Objects, stages: tuple[Stage, ...]) -> Iterator[Repetition]:
+    inside = any(accumulates_in(stage.function.body) for stage in stages)
     for loop in region.loops():
-        if not loop.is_comprehension and accumulates_in(loop):
-            yield Repetition(loop, optimizer, chain)
+        if not loop.is_comprehension and (inside or accumulates_in(loop)):
+            yield Repetition(loop, optimizer, stages)
             return
     function = region.function
-    if len(chain) < _MAX_CALLERS and function not in chain:
+    if len(stages) < _MAX_CALLERS and all(stage.function is not function for stage in stages):
         for site in call_sites(function) or ():
-            yield from _repetitions(site.region, seen_from(optimizer, site, function), (*chain, function))
+            seen = seen_from(optimizer, site, function)
+            yield from _repetitions(site.region, seen, (*stages, Stage(function, optimizer, site)))
 
 
 def is_fresh(repetition: Repetition) -> bool:
@@ -345,4 +419,12 @@ def _is_made_in(found: Object, repetition: Repetition) -> bool:
     root = found.root
     if not isinstance(root, Call):
         return False
-    return root.region.within(repetition.loop) or root.function in repetition.chain
+    return root.region.within(repetition.loop) or any(root.function is stage.function for stage in repetition.stages)
+
+
+def cleared_by_class(function: Function) -> bool:
+    """Whether another method of the same class clears gradients, as a hook that a framework calls may do."""
+    owner = function.owner
+    return owner is not None and any(
+        _clearings(m) for cls in mro(owner) for m in cls.methods.values() if m is not function
+    )
