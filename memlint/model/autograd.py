@@ -97,24 +97,25 @@ def is_attached(value: Value) -> bool:
 @query(on_cycle=True)
 def is_leaf(value: Value) -> bool:
     """Whether ``value`` holds nothing attached but parameters: leaves of the graph, which keep no activations alive."""
+    return attachment(value) <= Attachment.UNKNOWN or not any(_records(ancestor) for ancestor in ancestors(value))
+
+
+def _records(value: Value) -> bool:
+    """Whether autograd records the operation that computes ``value``."""
     if attachment(value) <= Attachment.UNKNOWN:
-        return True
-    match value:
-        case Call():
-            names = qualified_names(value.callee)
-            if names & torch.CREATORS_WITH_GRAD or value.method in {"parameters", "named_parameters", "requires_grad_"}:
-                return True
-            if value.method in {"values", "items", "copy", "pop", "get"} and value.receiver is not None:
-                return is_leaf(value.receiver)
-            return bool(names & torch.PASSING_BUILTINS) and all(is_leaf(a.value) for a in value.arguments)
-        case Attribute() | Free() | Parameter():
-            nearer = passed_arguments(value) if isinstance(value, Parameter) else aliases(value)
-            return nearer is not None and all(is_leaf(source) for source in nearer)
-        case Binary():
-            return bool(role(value, Role.CONTAINER)) and all(is_leaf(operand) for operand in value.operands())
-        case Phi() | Choice() | Item() | Part() | Element() | Display() | Comprehension() | Awaited():
-            return all(is_leaf(operand) for operand in value.operands())
-    return False
+        return False
+    if isinstance(value, Binary):
+        return not role(value, Role.CONTAINER)
+    if not isinstance(value, Call):
+        return isinstance(value, Unary)
+    names = qualified_names(value.callee)
+    hands_on = value.method in _HANDING_METHODS or bool(names & (torch.PASSING_BUILTINS | torch.CREATORS_WITH_GRAD))
+    return not hands_on and not callees(value)
+
+
+_HANDING_METHODS = frozenset(
+    {"requires_grad_", "values", "items", "keys", "copy", "pop", "popleft", "get"} | torch.PARAMETER_METHODS
+)
 
 
 def keeps_graph(value: Value) -> bool:
@@ -377,9 +378,9 @@ def _method_call(call: Call, receiver: Value, bare: Function | None) -> Attachme
 
 
 def _module_method(call: Call, receiver: Value, method: str, bare: Function | None) -> Attachment:
-    if method in torch.GENERATED_WITHOUT_GRAD or method in {"named_modules", "modules", "children"}:
+    if method in torch.GENERATED_WITHOUT_GRAD or method in torch.STRUCTURE_METHODS:
         return Attachment.DETACHED
-    if method in {"parameters", "named_parameters"}:
+    if method in torch.PARAMETER_METHODS:
         return Attachment.DETACHED if is_frozen(receiver) else Attachment.CERTAIN
     if method in {"log", "log_dict", "print"}:
         return Attachment.DETACHED
@@ -593,6 +594,8 @@ def differentiable_operands(value: Value) -> tuple[Value, ...]:
 
 
 def _call_operands(call: Call) -> tuple[Value, ...]:
+    if call.method in torch.STRUCTURE_METHODS or call.method in torch.PARAMETER_METHODS:
+        return ()
     names = qualified_names(call.callee)
     if any(name in torch.DETACHING_FUNCTIONS or name.startswith(torch.DETACHING_ROOTS) for name in names):
         return ()

@@ -272,6 +272,14 @@ TENSOR_EVIDENCE = frozenset(
 
 OPTIMIZER_EVIDENCE = frozenset({"zero_grad", "param_groups", "add_param_group"})
 
+PARAMETER_METHODS = frozenset({"parameters", "named_parameters"})
+"""Module methods that return leaves of the graph."""
+
+STRUCTURE_METHODS = frozenset(
+    {"modules", "children", "named_modules", "named_children", "buffers", "named_buffers", "get_submodule"}
+)
+"""Module methods that return its parts, not what it computes."""
+
 GENERATED_WITHOUT_GRAD = frozenset({"generate", "state_dict", "parameters_count", "get_nb_trainable_parameters"})
 """Module methods that record no graph (``generate`` of transformers runs under no_grad)."""
 
@@ -280,3 +288,8 @@ ACCELERATORS = frozenset({"cuda", "gpu", "mps", "xpu", "npu", "hpu", "xla", "aut
 
 ACCELERATOR_ROOTS = ("torch.cuda.", "torch.mps.", "torch.xpu.", "torch.npu.", "torch.accelerator.", "torch_xla.", "apex.")
 """Where functions live that only make sense on an accelerator."""
+
+GRAPH_CAPTURES = frozenset(
+    {"torch.cuda.graph", "torch.cuda.graphs.graph", "torch.cuda.CUDAGraph", "torch.cuda.make_graphed_callables"}
+)
+"""What records kernels together with the addresses that they use."""
