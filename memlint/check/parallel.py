@@ -158,7 +158,7 @@ class Worker:
             data = read(file.path)
         except OSError as error:
             return _not_read(file, f"cannot be read: {error.strerror or error}")
-        except _Unstable:
+        except UnstableFile:
             return _not_read(file, "keeps changing while it is read")
         return self.report(file, data)
 
@@ -202,12 +202,12 @@ class Worker:
         return FileReport(file, left, data, after, result, silenced=len(found))
 
 
-class _Unstable(Exception):
+class UnstableFile(Exception):
     """A file that somebody writes to all the time."""
 
 
 def read(path: Path) -> bytes:
-    """The bytes of a file, all of one moment. Raises OSError, and _Unstable for a file that changes all the time."""
+    """The bytes of a file, all of one moment. Raises OSError, and UnstableFile for a file that changes all the time."""
     for _ in range(_READ_ATTEMPTS):
         with path.open("rb") as file:
             before = os.fstat(file.fileno())
@@ -215,7 +215,7 @@ def read(path: Path) -> bytes:
             after = os.fstat(file.fileno())
         if (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size):
             return data
-    raise _Unstable
+    raise UnstableFile
 
 
 def _not_read(file: SourceFile, message: str, kind: ErrorKind = ErrorKind.FILE) -> FileReport:

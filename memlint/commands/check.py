@@ -276,33 +276,42 @@ class _Check:
     def _watch(self) -> int:
         """Checks until Ctrl-C."""
         while True:
-            files, _ = self._snapshot()
+            before = self._snapshot()
             if sys.stdout.isatty():
                 click.clear()
             _, outcome = self._run_once()
             # What memlint has just written itself is no news.
-            files |= _times(report.file.path for report in outcome.changed)
+            before.times.update(_times(report.file.path for report in outcome.changed))
             _say("Watching for changes (Ctrl-C ends).", quiet=self.arguments.quiet)
-            sys.stdout.flush()
-            self._wait(files)
+            self._wait(before)
 
-    def _wait(self, files: dict[Path, int]) -> None:
-        """Returns when the files are no longer those in ``files``, or have other times."""
+    def _wait(self, before: _Snapshot) -> None:
+        """Returns when the files are no longer what they were."""
+        seconds = 0.0
         while True:
-            now, seconds = self._snapshot()
-            if now != files:
-                return
             # Looking must not become the main thing that this machine does.
             time.sleep(max(_WATCH_INTERVAL, 5 * seconds))
+            start = time.monotonic()
+            if self._snapshot() != before:
+                return
+            seconds = time.monotonic() - start
 
-    def _snapshot(self) -> tuple[dict[Path, int], float]:
-        """When the files to check, and what configures them, were last changed; and how long it took to find out."""
-        start = time.monotonic()
+    def _snapshot(self) -> _Snapshot:
         self.configuration.forget()
         session = self._session()
-        watched = {file.path for file in session.files}
-        sources = {self.configuration.source(path.parent) for path in watched}
-        return _times([*watched, *filter(None, sources)]), time.monotonic() - start
+        files = {file.path for file in session.files}
+        sources = {self.configuration.source(path.parent) for path in files}
+        return _Snapshot(_times([*files, *filter(None, sources)]), tuple(map(str, session.discovery.errors)))
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """What has to change before files are checked again."""
+
+    times: dict[Path, int]
+    """When the files, and what configures them, were last changed."""
+    errors: tuple[str, ...]
+    """What stood in the way of finding more."""
 
 
 def _times(paths: Iterable[Path]) -> dict[Path, int]:
@@ -336,18 +345,20 @@ def print_bytes(data: bytes) -> None:
 def _write_output(file: Path, text: str) -> None:
     """Makes ``file`` hold ``text``: whole, or not at all."""
     data = text.encode("utf-8", "backslashreplace")
-    if file.exists() and not file.is_file():
-        # A pipe or a terminal cannot be replaced.
-        file.write_bytes(data)
-        return
     is_new = not file.exists()
-    file.touch()
     try:
+        if not is_new and not file.is_file():
+            # A pipe or a terminal cannot be replaced.
+            file.write_bytes(data)
+            return
+        file.touch()
         write_atomically(file, data)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written: {error.strerror or error}") from error
     except WriteError as error:
         raise UserError(str(error)) from error
     finally:
-        if is_new and not file.stat().st_size:
+        if is_new and file.exists() and not file.stat().st_size:
             file.unlink()
 
 

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import io
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import libcst
+import pytest
+
+from memlint.check.parallel import Action, FileReport, Task, UnstableFile, Worker, check_files, default_jobs, read
+from memlint.config import Configuration, Options
+from memlint.files import ErrorKind, SourceFile
+from memlint.findings import Finding
+from memlint.rule import Rule
+from tests.check.tiny import CODES, RULES, Hazard
+
+
+class Death(Hazard):
+    """Ends the process."""
+
+    code = "MEM941"
+    name = "death"
+    gate = frozenset({"death"})
+
+    def report(self, call: libcst.CSTNode) -> Finding:  # noqa: ARG002 - the node does not matter
+        os._exit(1)
+
+
+def project(root: Path, texts: Sequence[str]) -> list[SourceFile]:
+    files = [SourceFile(root / f"f{number:03}.py", named=number % 2 == 0) for number in range(len(texts))]
+    for file, text in zip(files, texts, strict=True):
+        file.path.write_text(text)
+    return files
+
+
+def run(
+    root: Path, files: Sequence[SourceFile], jobs: int, action: Action = Action.CHECK, rules: tuple[Rule, ...] = RULES
+) -> list[FileReport]:
+    configuration = Configuration(CODES | {rule.code for rule in rules}, Options(unsafe_fixes=True))
+    task = Task(root, tuple(file.path for file in files), configuration, rules, action)
+    return list(check_files(task, files, jobs))
+
+
+TEXTS = [
+    "hazard()\n",
+    "",
+    "x = 1\nwaste(x)\n",
+    "hazard(\n",
+    "risk(); hazard()  # noqa: MEM901\n",
+    "crash()\n",
+    "chance()  # noqa: MEM901\n",
+    "\0",
+    "def f():\n    return hazard()\n",
+]
+
+
+@pytest.mark.parametrize("action", Action)
+def test_two_processes_say_what_one_says(action: Action, tmp_path: Path) -> None:
+    texts = random.Random(0).choices(TEXTS, k=40)
+    files = project(tmp_path, texts)
+    alone = run(tmp_path, files, 1, action)
+    assert [report.file for report in alone] == files
+    assert run(tmp_path, files, 2, action) == alone
+    assert [file.path.read_text() for file in files] == texts, "nothing is written here"
+
+
+def test_a_process_that_dies_costs_one_file(tmp_path: Path) -> None:
+    files = project(tmp_path, ["hazard()\n", "death()\n", "hazard()\n", "hazard()\n"])
+    reports = run(tmp_path, files, 2, rules=(*RULES, Death()))
+    assert [report.file for report in reports] == files
+    assert [len(report.result.diagnostics) for report in reports] == [1, 0, 1, 1]
+    (error,) = (report.result.error for report in reports if report.result.error)
+    assert error.kind is ErrorKind.INTERNAL
+    assert str(error) == f"{files[1].path}: the process that checked it died, perhaps for lack of memory"
+
+
+def test_a_caller_may_stop_early(tmp_path: Path) -> None:
+    files = project(tmp_path, ["hazard()\n"] * 20)
+    task = Task(tmp_path, (), Configuration(CODES), RULES)
+    reports = check_files(task, files, 2)
+    assert next(reports).file == files[0]
+    reports.close()  # type: ignore[attr-defined]
+
+
+def test_few_files_are_not_worth_a_second_process() -> None:
+    assert default_jobs(0) == default_jobs(1) == default_jobs(100) == 1
+    assert 1 <= default_jobs(10**6) <= (os.cpu_count() or 1)
+
+
+def test_a_file_that_is_gone_or_no_file_is_an_error(tmp_path: Path) -> None:
+    (gone,) = run(tmp_path, [SourceFile(tmp_path / "gone.py", named=False)], 1)
+    assert gone.result.error is not None
+    assert gone.result.error.kind is ErrorKind.FILE
+    assert str(gone.result.error) == f"{tmp_path}/gone.py: cannot be read: No such file or directory"
+    (directory,) = run(tmp_path, [SourceFile(tmp_path, named=False)], 1)
+    assert directory.result.error is not None
+    assert directory.result.error.message == "cannot be read: Is a directory"
+
+
+class ChangingPath:
+    """A file that somebody adds to while it is read, for a while."""
+
+    def __init__(self, path: Path, changes: int) -> None:
+        self.path = path
+        self.changes = changes
+
+    def open(self, mode: str) -> io.FileIO:
+        outer = self
+
+        class File(io.FileIO):
+            def read(self, size: int | None = -1, /) -> bytes:
+                data = super().read(size)
+                if outer.changes:
+                    outer.changes -= 1
+                    with outer.path.open("ab") as writer:
+                        writer.write(b"#")
+                return data
+
+        return File(self.path, mode)
+
+
+def test_what_is_read_is_of_one_moment(tmp_path: Path) -> None:
+    path = tmp_path / "x.py"
+    path.write_text("")
+    assert read(cast("Path", ChangingPath(path, changes=2))) == b"##"
+    with pytest.raises(UnstableFile):
+        read(cast("Path", ChangingPath(path, changes=100)))
+
+
+def test_what_is_fixed_is_seen_by_no_other_file(tmp_path: Path) -> None:
+    """The second file is checked against the first as it is on the disk, fixed or not."""
+    files = project(tmp_path, ["hazard()\n", "hazard()\n"])
+    worker = Worker(Task(tmp_path, (), Configuration(CODES), RULES, Action.FIX))
+    first, second = map(worker, files)
+    assert first.after == second.after == b"harmless()\n"
+    assert [diagnostic.code for diagnostic in first.fixed] == ["MEM901"]
+    assert files[0].path.read_text() == "hazard()\n"
