@@ -217,6 +217,28 @@ def _is_step(function: Function) -> bool:
     return any(call.region.loop is None and _runs_step(call) for call in function.calls)
 
 
+def is_repeated(call: Call) -> bool | None:
+    """Whether ``call`` runs in a loop, or in a function that the project calls in a loop; None if nobody in sight does."""
+    return _is_repeated(call, _MAX_CALLERS)
+
+
+def _is_repeated(call: Call, depth: int) -> bool | None:
+    if call.region.loop is not None:
+        return True
+    function = call.function
+    sites = [site for site in call_sites(function) or () if site.function is not function]
+    if not sites or depth == 0:
+        return None if function.parent is not None and not is_test(function) else False
+    repeated = [_is_repeated(site, depth - 1) for site in sites]
+    return True if True in repeated else None if None in repeated else False
+
+
+def is_test(function: Function) -> bool:
+    """Whether a test runner finds ``function`` by its name and that of its file, and calls it once."""
+    file = function.module.path.stem
+    return function.name.startswith("test") and (file.startswith("test_") or file.endswith("_test"))
+
+
 # ---------------------------------------------------------------------------- wasted graphs
 
 

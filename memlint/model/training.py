@@ -1,0 +1,108 @@
+"""What a training step trains: the modules behind the optimizers that it steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from memlint.model.aliases import base_names, call_sites, find_method
+from memlint.model.effects import returns_loss_to_framework
+from memlint.model.gradmode import is_lightning_module
+from memlint.model.identity import Object, Objects, everywhere, holds, objects
+from memlint.model.kinds import Role, role
+from memlint.model.optimization import stepped_in, trained_by
+from memlint.model.scopes import Class, Function
+from memlint.model.values import Call, Constant, Region, Value
+
+_MAX_CALLERS = 3
+"""Callers that are asked one after the other for the optimizers that they step."""
+
+
+def is_trained(module: Value, region: Region) -> bool | None:
+    """Whether the training step that ``region`` belongs to trains ``module``; None if its optimizers are not in sight."""
+    trained = trained_in_step(region)
+    if trained is None:
+        return None
+    whole = everywhere(objects(module))
+    every = trained | frozenset(_ingredients(trained))
+    return holds(every, whole) or holds(whole, every)
+
+
+def trained_in_step(region: Region) -> Objects | None:
+    """The modules and parameters that the training step around ``region`` trains; None if that is not in sight."""
+    hook = _training_hook(region.function)
+    if hook is not None:
+        return _trained_by_framework(hook)
+    optimizers = list(_stepped_around(region, _MAX_CALLERS))
+    found = [trained_by(optimizer) for optimizer in optimizers]
+    return frozenset().union(*found) if found and all(found) else None
+
+
+def _stepped_around(region: Region, depth: int) -> Iterator[Objects]:
+    """The optimizers that are stepped in the outermost loop around ``region``, or in that around a caller."""
+    function = region.function
+    outermost = list(region.loops())[-1:] or [function.body]
+    found = list(stepped_in(outermost[0]))
+    yield from found
+    if not found and depth:
+        for site in call_sites(function) or ():
+            if site.function is not function:
+                yield from _stepped_around(site.region, depth - 1)
+
+
+def _training_hook(function: Function) -> Function | None:
+    """The method around (or equal to) ``function`` whose loss a framework differentiates."""
+    return next((each for each in (function, *function.enclosing()) if returns_loss_to_framework(each)), None)
+
+
+def _trained_by_framework(hook: Function) -> Objects | None:
+    owner = hook.owner
+    assert owner is not None
+    if is_lightning_module(base_names(owner)):
+        return _trained_by_configured(owner)
+    # The Trainer of transformers trains the model that it hands to the hook and keeps as an attribute.
+    model = next((parameter for parameter in hook.parameters if parameter.name == "model"), None)
+    instance = hook.instance
+    if model is None or instance is None:
+        return None
+    return objects(model) | {each.part("model") for each in objects(instance)}
+
+
+def _trained_by_configured(owner: Class) -> Objects | None:
+    """What the optimizers train that ``configure_optimizers`` makes."""
+    method = find_method(owner, "configure_optimizers")
+    if method is None:
+        return None
+    made = [call for function in method.walk() for call in function.calls if role(call, Role.OPTIMIZER)]
+    found = [trained_by(objects(call)) for call in made]
+    return frozenset().union(*found) if found and all(found) else None
+
+
+def _ingredients(trained: Objects) -> Iterator[Object]:
+    """What the constructors of trained modules were given: the encoder in ``Model(encoder, decoder)``."""
+    seen: set[Object] = set()
+    pending = list(trained)
+    while pending:
+        root = pending.pop().root
+        for argument in root.arguments if isinstance(root, Call) else ():
+            for found in everywhere(objects(argument.value)) - seen:
+                seen.add(found)
+                pending.append(found)
+                yield found
+
+
+def is_meant_for_evaluation(module: Value) -> bool:
+    """Whether ``eval()`` is called on ``module`` somewhere in the file, or it is loaded with trained weights."""
+    whole = everywhere(objects(module))
+    named = module.function.module.calls_by_name
+    switches = (*named.get("eval", ()), *named.get("load_state_dict", ()))
+    if any(call.receiver is not None and holds(everywhere(objects(call.receiver)), whole) for call in switches):
+        return True
+    return any(isinstance(each.root, Call) and _loads_weights(each.root) for each in whole)
+
+
+def _loads_weights(call: Call) -> bool:
+    """Whether ``call`` makes a module with weights that were trained before."""
+    if call.name in {"from_pretrained", "load_from_checkpoint"}:
+        return True
+    given = call.argument("pretrained") or call.argument("weights")
+    return given is not None and not (isinstance(given, Constant) and not given.constant)
