@@ -359,6 +359,8 @@ def _method_call(call: Call, receiver: Value, bare: Function | None) -> Attachme
             return Attachment.DETACHED
         if method in {"requires_grad_"}:
             return Attachment.CERTAIN if not _turns_off(call) else Attachment.DETACHED
+    if method in torch.STRUCTURE_METHODS or (method in {"index", "count", "keys"} and role(receiver, Role.CONTAINER)):
+        return Attachment.DETACHED
     if method == "scale" and call.arguments and role(receiver, Role.SCALER):
         return _arguments(call, bare)
     if role(receiver, Role.MODULE, Role.ENGINE):
