@@ -93,7 +93,10 @@ def _add(table: Table, *cells: object) -> None:
 
 
 def _said(findings: Iterable[Reported]) -> str:
-    return ", ".join(f"{finding.code} at {finding.row} ({finding.confidence})" for finding in findings) or "nothing"
+    return (
+        ", ".join(f"{finding.code} at {finding.row} ({finding.severity}, {finding.confidence})" for finding in findings)
+        or "nothing"
+    )
 
 
 def print_bugs(bugs: Sequence[Row], scores: Sequence[BugScore], results: Results) -> None:
