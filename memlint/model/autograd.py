@@ -42,6 +42,7 @@ from memlint.model.values import (
     Attribute,
     Awaited,
     Binary,
+    Branch,
     Call,
     Choice,
     ClassValue,
@@ -762,7 +763,43 @@ def drained_within(value: Value, region: Region) -> bool:
 
     A later backward through ``value`` would then raise, so nothing that keeps it can be there for one.
     """
-    return _is_covered(value, _freed_by(call for call in region.function.calls if call.region.within(region)))
+    covering = _covering(value, region)
+    return bool(covering) and _is_unconditional(covering, region)
+
+
+def drained_on_some_paths(value: Value, region: Region) -> bool:
+    """Whether freeing backwards inside ``region`` run over ``value`` under a condition only."""
+    covering = _covering(value, region)
+    return bool(covering) and not _is_unconditional(covering, region)
+
+
+def _covering(value: Value, region: Region) -> list[Call]:
+    """The calls inside ``region`` that start a freeing backward over what ``value`` was computed from."""
+    starting = [call for call in region.function.calls if call.region.within(region) and any(freeing_roots(call))]
+    if not _is_covered(value, _freed_by(starting)):
+        return []
+    return [call for call in starting if _is_covered(value, _freed_by((call,)))] or starting
+
+
+def _is_unconditional(calls: list[Call], region: Region) -> bool:
+    """Whether one of ``calls`` runs each time that ``region`` does: one without condition, or one on every branch."""
+    taken = {id(branch) for call in calls for branch in _branches(call, region)[-1:]}
+    for call in calls:
+        branches = _branches(call, region)
+        if not branches or all(id(sibling) in taken for sibling in branches[-1].siblings):
+            return True
+    return False
+
+
+def _branches(call: Call, region: Region) -> list[Branch]:
+    """The branches around ``call`` within ``region``, innermost first."""
+    found: list[Branch] = []
+    for ancestor in call.region.ancestors():
+        if ancestor is region:
+            break
+        if isinstance(ancestor, Branch) and not ancestor.follows:
+            found.append(ancestor)
+    return found
 
 
 def drained_outside(value: Value, region: Region) -> bool:

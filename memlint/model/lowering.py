@@ -505,6 +505,7 @@ class _Lowering:
         """After ``if test: return`` the rest of the block runs under the other branch's condition."""
         rest = Branch(self.region, self.function, node, self.order, branch.test, branch.negated)
         rest.siblings = branch.siblings
+        rest.follows = True
         self.region = rest
 
     def for_(self, node: cst.For) -> None:

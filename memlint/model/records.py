@@ -44,10 +44,24 @@ def forgotten_entries(function: Function) -> tuple[Entry, ...]:
     found: list[Entry] = []
     for entries in _records(function).values():
         detached = [entry for entry in entries if entry.detached]
+        if _is_detached_later(function, entries[0].record):
+            continue
         if len(detached) >= _MIN_DETACHED and _has_another_way_out(function, entries[0].record):
             others = (entry for entry in entries if not entry.detached)
             found.extend(entry for entry in others if _carries_graph(entry, detached))
     return tuple(found)
+
+
+def _is_detached_later(function: Function, record: Value) -> bool:
+    """Whether a loop over the record replaces its values: ``for k, v in record.items(): record[k] = v.item()``."""
+    return any(
+        store.index is not None
+        and store.base is not None
+        and not _names_entry(store.index)
+        and any(source is record for source in sources(store.base))
+        and attachment(store.value) is Attachment.DETACHED
+        for store in function.stores
+    )
 
 
 def _has_another_way_out(function: Function, record: Value) -> bool:

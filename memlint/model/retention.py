@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -25,6 +25,7 @@ from memlint.model.autograd import (
     certainty,
     keeps_graph,
     drain,
+    drained_on_some_paths,
     drained_outside,
     drained_within,
     local_ancestors,
@@ -525,7 +526,7 @@ def retention_confidence(kept: Value, added: Value, span: Span, loop: Loop | Non
     if span is Span.ITERATION and loop is not None and drained and drained_outside(added, loop):
         # The one backward that frees it runs after the loop: the graphs are alive together in any case.
         return None
-    if reach is Reach.UNKNOWN and not drained:
+    if reach is Reach.UNKNOWN and (not drained or (loop is not None and drained_on_some_paths(added, loop))):
         return Confidence.POSSIBLE
     return certainty(added)
 
@@ -561,3 +562,30 @@ def is_replaced_before(value: Value, event: Call | Store | Binary) -> bool:
             if attachment(use.value) is Attachment.DETACHED:
                 return True
     return False
+
+
+def is_reset_in_loop(accumulation: Accumulation) -> bool:
+    """Whether the loop itself starts the sum anew now and then: at every accumulation boundary, at every report."""
+    loop = accumulation.loop
+    if loop is None or accumulation.span is not Span.ITERATION:
+        return False
+    heads = [phi for phi in loop.phis.values() if any(value is accumulation.value for value in _joined(phi.carried))]
+    return any(
+        isinstance(value, (Constant, Call)) and value.region.within(loop) and value is not accumulation.value
+        for head in heads
+        for value in _joined(head.carried)
+    )
+
+
+def _joined(values: Iterable[Value]) -> Iterator[Value]:
+    """The values behind joins of branches, heads of loops left alone."""
+    pending = list(values)
+    seen: set[int] = set()
+    while pending:
+        value = pending.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        yield value
+        if isinstance(value, Phi) and value.loop is None:
+            pending.extend(value.inputs)

@@ -61,7 +61,7 @@ class Region:
 class Branch(Region):
     """One side of an ``if``, a ``match`` case, or the body of a conditional expression."""
 
-    __slots__ = ("negated", "siblings", "test")
+    __slots__ = ("follows", "negated", "siblings", "test")
 
     def __init__(
         self, parent: Region, function: Function, node: cst.CSTNode, first: int, test: Value | None, negated: bool
@@ -69,6 +69,8 @@ class Branch(Region):
         super().__init__(parent, function, node, first)
         self.test = test
         self.negated = negated
+        self.follows = False
+        """Whether this is the rest of a block after ``if test: return`` (or ``continue``), and no branch of its own."""
         self.siblings: list[Branch] = [self]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Claim, Confidence, Finding, Severity
-from memlint.model.autograd import certainty
+from memlint.model.autograd import Drain, certainty, drain
 from memlint.model.holding import holding
 from memlint.model.knowledge.torch import GRAPH_WORDS
 from memlint.model.kinds import Role, role
@@ -20,6 +20,7 @@ from memlint.model.retention import (
     detach_fix,
     detach_point,
     is_module_state,
+    is_reset_in_loop,
     kept_by,
     made_within,
     retention_confidence,
@@ -226,6 +227,22 @@ def train(model: nn.Module, loader, opt):
     )
     negative = (
         """
+from torch import nn
+
+def train(loader, opt, k):
+    model = nn.Linear(3, 3)
+    running, tokens = 0, 0
+    for i, (x, y) in enumerate(loader):
+        loss = nn.functional.mse_loss(model(x), y)
+        running += loss
+        loss.backward()
+        if (i + 1) % k == 0:
+            opt.step()
+            opt.zero_grad()
+            print(running / k)
+            running = 0
+""",
+        """
 def accumulate(outs, weights, crit, y):
     loss = 0
     for out, w in zip(outs, weights):
@@ -408,6 +425,8 @@ class Penalty:
             if accumulation.loop is not None and not made_within(addend.value, accumulation.loop):
                 continue
             confidence = retention_confidence(accumulation.value, addend.value, accumulation.span, accumulation.loop)
+            if confidence is not None and is_reset_in_loop(accumulation) and drain(addend.value) is Drain.DRAINED:
+                confidence = Confidence.POSSIBLE
             if confidence is not None:
                 yield self._finding(accumulation.holder, addend, leaves, confidence)
 
