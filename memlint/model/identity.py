@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator
 from typing import NamedTuple
 
+import libcst as cst
+
 from memlint.model.aliases import (
     aliases,
     bound_arguments,
@@ -21,6 +23,7 @@ from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.values import (
     Attribute,
+    Binary,
     Call,
     Constant,
     Element,
@@ -133,6 +136,9 @@ def _from_here(value: Value) -> Iterator[Object]:
             yield from _component(value)
         case Element():
             yield from _element(value)
+        case Binary(augmented=cst.AugAssign()):
+            # A tensor, list or set is changed in place.
+            yield from objects(value.left)
         case Entered():
             yield from objects(value.context)
 

@@ -172,27 +172,22 @@ def directly_cleared(call: Call) -> Objects | None:
     receiver = call.receiver
     if receiver is not None and call.method == "zero_grad":
         return objects(receiver)
-    if receiver is not None and call.method in {"zero_", "fill_"} and _is_gradient(receiver):
-        return objects(_owner_of_gradient(receiver))
+    owner = gradient_owner(receiver) if receiver is not None and call.method in {"zero_", "fill_"} else None
+    if owner is not None:
+        return objects(owner)
     if "zero_grad" in call.name and not callees(call):
         return UNKNOWN
     flag = call.argument("zero_grad")
     return UNKNOWN if isinstance(flag, Constant) and flag.constant is True else None
 
 
-def _is_gradient(value: Value) -> bool:
-    """Whether ``value`` is ``p.grad`` or a part of it, ``p.grad.data``."""
+def gradient_owner(value: Value) -> Value | None:
+    """``p`` if ``value`` is ``p.grad`` or a part of it, such as ``p.grad.data``."""
     while isinstance(value, Attribute):
         if value.name == "grad":
-            return True
+            return value.base
         value = value.base
-    return False
-
-
-def _owner_of_gradient(value: Value) -> Value:
-    while isinstance(value, Attribute) and value.name != "grad":
-        value = value.base
-    return value.base if isinstance(value, Attribute) else value
+    return None
 
 
 def _cleared_by_store(store: Store) -> Iterator[Objects]:
@@ -368,6 +363,11 @@ class Stage(NamedTuple):
     function: Function
     optimizer: Objects
     site: Call
+
+
+def innermost_step(region: Region) -> Loop | None:
+    """The innermost loop around ``region`` whose iterations run a backward."""
+    return next((loop for loop in region.loops() if not loop.is_comprehension and accumulates_in(loop)), None)
 
 
 class Repetition(NamedTuple):
