@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
@@ -108,7 +109,9 @@ def _in_processes(task: Task, left: deque[SourceFile], jobs: int, size: int) -> 
     stop = context.Event()
     pool = ProcessPoolExecutor(min(jobs, len(left)), context, _start, (task, stop))
     try:
-        for future in [pool.submit(_work, tuple(islice(left, at, at + size))) for at in range(0, len(left), size)]:
+        with _interrupts_deferred():
+            futures = [pool.submit(_work, tuple(islice(left, at, at + size))) for at in range(0, len(left), size)]
+        for future in futures:
             for report in future.result():
                 left.popleft()
                 yield report
@@ -125,6 +128,19 @@ def _one_by_one(task: Task, left: deque[SourceFile]) -> Iterator[FileReport]:
         except BrokenProcessPool:  # noqa: PERF203 - it is caught once for each process that dies
             message = "the process that checked it died, perhaps for lack of memory"
             yield _not_read(left.popleft(), message, ErrorKind.INTERNAL)
+
+
+@contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """Holds Ctrl-C back from this process, and away from the processes that are started inside."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Process:
