@@ -25,7 +25,7 @@ from flake8.options.manager import OptionManager
 from memlint.check.engine import FileResult, check_data
 from memlint.config import ConfigError, Configuration, Options, checked_selectors
 from memlint.diagnostics import Location
-from memlint.files import ErrorKind, FileError, absolute, discover, project_root
+from memlint.files import ErrorKind, FileError, absolute, project_files, project_root
 from memlint.model.project import Project
 from memlint.registry import all_rules
 
@@ -66,8 +66,7 @@ class Host:
         """The project that the file at ``path`` belongs to; its files are looked for once."""
         root = project_root([path])
         if root not in self._projects:
-            files = discover([root], self.configuration).files
-            self._projects[root] = Project(root, [file.path for file in files])
+            self._projects[root] = Project(root, project_files(root, (), self.configuration))
         return self._projects[root]
 
     def check(self, path: Path, data: bytes) -> FileResult:
