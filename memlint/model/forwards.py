@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -17,7 +18,7 @@ from memlint.model.autograd import Attachment, Reach, attachment, certainty, gra
 from memlint.model.effects import Effect, backward_of, function_effects, returns_loss_to_framework
 from memlint.model.gradmode import GradMode, grad_mode, is_lightning_module
 from memlint.model.identity import Objects, holds, objects, seen_from
-from memlint.model.kinds import Role, instance_kind, role
+from memlint.model.kinds import Role, instance_kind, kinds, role
 from memlint.model.knowledge import frameworks
 from memlint.model.memo import query
 from memlint.model.scopes import Class, Function
@@ -40,14 +41,20 @@ def forwards(function: Function) -> tuple[Call, ...]:
 def _records(call: Call) -> bool:
     if _is_part_of_forward(call):
         return False
-    if called_module(call) is not None:
-        return attachment(call) >= Attachment.LIKELY
+    module = called_module(call)
+    if module is not None:
+        # What only an annotation or its use calls a module may be a loss, which continues the graph of its arguments.
+        known = any(kind.role is Role.MODULE and kind.name not in _ANY_MODULE for kind in kinds(module))
+        continued = any(attachment(argument.value) > Attachment.UNKNOWN for argument in call.arguments)
+        return attachment(call) >= Attachment.LIKELY and (known or not continued)
     functions = callees(call)
     if not functions or attachment(call) < Attachment.LIKELY:
         return False
     if any(function_effects(function) & Effect.BACKWARD for function in functions):
         return False
-    return any(_runs_module(function) for function in functions) and all(attachment(given) <= Attachment.UNKNOWN for given in _given(call))
+    if any(attachment(given) > Attachment.UNKNOWN for given in _given(call)):
+        return False
+    return any(_runs_module(function) for function in functions)
 
 
 @query(on_cycle=False)
@@ -56,6 +63,9 @@ def _runs_module(function: Function) -> bool:
         called_module(call) is not None or any(_runs_module(inner) for inner in callees(call))
         for call in function.lower().calls
     )
+
+
+_ANY_MODULE = frozenset({"", "torch.nn.Module", "torch.nn.modules.Module", "torch.nn.modules.module.Module"})
 
 
 def _given(call: Call) -> Iterator[Value]:
@@ -218,7 +228,7 @@ def _is_step(function: Function) -> bool:
 
 
 def is_repeated(call: Call) -> bool | None:
-    """Whether ``call`` runs in a loop, or in a function that the project calls in a loop; None if nobody in sight does."""
+    """Whether ``call`` runs in a loop, or in a function that is called in a loop; None if no caller is in sight."""
     return _is_repeated(call, _MAX_CALLERS)
 
 
@@ -228,15 +238,19 @@ def _is_repeated(call: Call, depth: int) -> bool | None:
     function = call.function
     sites = [site for site in call_sites(function) or () if site.function is not function]
     if not sites or depth == 0:
-        return None if function.parent is not None and not is_test(function) else False
+        return None if function.parent is not None and function.name != "__init__" else False
     repeated = [_is_repeated(site, depth - 1) for site in sites]
     return True if True in repeated else None if None in repeated else False
 
 
-def is_test(function: Function) -> bool:
-    """Whether a test runner finds ``function`` by its name and that of its file, and calls it once."""
-    file = function.module.path.stem
-    return function.name.startswith("test") and (file.startswith("test_") or file.endswith("_test"))
+_EVALUATION_NAME = re.compile(
+    r"(^|_)(eval|evaluate|evaluation|valid|validate|validation|test|infer|inference|predict|prediction|score|generate)(_|$)"
+)
+
+
+def is_named_for_evaluation(function: Function) -> bool:
+    """Whether the name of ``function``, or of one around it, says that it evaluates: a hint, and no proof."""
+    return any(_EVALUATION_NAME.search(each.name.lower()) for each in (function, *function.enclosing()))
 
 
 # ---------------------------------------------------------------------------- wasted graphs
@@ -246,16 +260,25 @@ def is_test(function: Function) -> bool:
 def wasted(call: Call) -> Confidence | None:
     """How sure it is that no gradient flows through the graph that a forward pass records; None if one does.
 
-    Possible: it is handed to code out of sight, or dropped at once, so that only a hook could use it.
+    Possible: it is handed to code out of sight, or dropped at once, so that only a hook could use it; or it stands in a
+    test, or in a callback that code out of sight may call under ``no_grad``.
     """
     flow = gradient_flow(call)
     if flow.reach is Reach.YES or _is_wasted_inside(call):
         return None
     if not _is_read(call):
         return None if function_effects(call.function) & Effect.BACKWARD else Confidence.POSSIBLE
-    if flow.reach is Reach.UNKNOWN or flow.handed_over:
+    if flow.reach is Reach.UNKNOWN or flow.handed_over or call.function.module.is_test:
         return Confidence.POSSIBLE
-    return certainty(call)
+    return Confidence.POSSIBLE if _is_foreign_callback(call.function) else certainty(call)
+
+
+def _is_foreign_callback(function: Function) -> bool:
+    """Whether ``function`` is a lambda, or is called by lambdas only, so that whoever gets it decides on the mode."""
+    if function.name == "<lambda>":
+        return True
+    sites = call_sites(function) or ()
+    return bool(sites) and all(site.function.name == "<lambda>" for site in sites)
 
 
 def _is_wasted_inside(call: Call) -> bool:

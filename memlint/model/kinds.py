@@ -14,6 +14,7 @@ import libcst as cst
 
 from memlint.findings import Confidence
 from memlint.model.aliases import (
+    argument_parameters,
     base_names,
     callees,
     display_element,
@@ -331,7 +332,7 @@ def is_pretrained_class(name: str) -> bool:
     last = name.rsplit(".", 1)[-1]
     if not name.startswith(frameworks.PRETRAINED_ROOTS) or not last[:1].isupper():
         return False
-    return not last.endswith(frameworks.PRETRAINED_NOT_MODULES) and (
+    return not last.endswith(frameworks.PRETRAINED_NOT_MODULES) and "Collator" not in last and (
         "Model" in last or "For" in last or last.endswith(("Net", "Transformer", "2D", "3D", "KL", "Encoder", "Decoder"))
     )
 
@@ -707,19 +708,28 @@ def _parameter_kinds(parameter: Parameter) -> Iterator[Kind]:
         made_from = Kind(Role.CLASS, name=owner.qualified_name, cls=owner)
         yield made_from if parameter.function.is_class_method else instance_kind(owner)
         return
-    said = False
-    if parameter.annotation is not None:
-        for kind in annotation_kinds(parameter.annotation, parameter.function.parent or parameter.function):
-            said = True
-            yield kind
+    said = _annotated_kinds(parameter)
+    yield from said
     if said:
         return
     passed = passed_arguments(parameter)
     for argument in passed or ():
-        for kind in kinds(argument):
-            yield kind
+        yield from kinds(argument)
     if passed is None and parameter.name in parameter.function.defaults:
         yield from (k for k in kinds(parameter.function.defaults[parameter.name]) if k.role is not Role.NONE)
+
+
+def _annotated_kinds(parameter: Parameter) -> tuple[Kind, ...]:
+    if parameter.annotation is None:
+        return ()
+    said = tuple(annotation_kinds(parameter.annotation, parameter.function.parent or parameter.function))
+    if any(kind.name == "torch.nn.Module" for kind in said):
+        # Losses are modules as well.
+        given = (*(passed_arguments(parameter) or ()), *filter(None, [parameter.function.defaults.get(parameter.name)]))
+        losses = tuple(kind for value in given for kind in kinds(value) if kind.role is Role.LOSS_FUNCTION)
+        if losses or any(use.name == "reduction" for use in parameter.uses if isinstance(use, Attribute)):
+            return losses or (Kind(Role.LOSS_FUNCTION, Confidence.LIKELY),)
+    return said
 
 
 def annotation_kinds(node: cst.BaseExpression, scope: Function) -> Iterator[Kind]:
@@ -852,10 +862,15 @@ def _evidence(value: Value) -> Iterator[Kind]:
 
 
 def _same_object(value: Value) -> Iterator[Value]:
-    yield from aliases_forward(value)
+    names = list(aliases_forward(value))
     for source in sources(value):
-        if source is not value and isinstance(source, Parameter) and source.index != 0:
-            yield from aliases_forward(source)
+        if source is not value and isinstance(source, Parameter) and source is not source.function.instance:
+            names.extend(aliases_forward(source))
+            for passed in passed_arguments(source) or ():
+                names.extend(aliases_forward(passed))
+    yield from names
+    for name in names:
+        yield from _parameters_for(name)
     # An attribute of self is one object in all methods of its class.
     if isinstance(value, Attribute):
         owner = instance_class(value.base)
@@ -864,6 +879,16 @@ def _same_object(value: Value) -> Iterator[Value]:
                 if load is not value and instance_class(load.base) is owner:
                     yield load
                     yield from (use for use in load.uses if isinstance(use, Phi))
+
+
+def _parameters_for(value: Value) -> Iterator[Value]:
+    """The names that ``value`` has in the project's functions that it is passed to."""
+    for use in value.uses:
+        if isinstance(use, Call) and use.callee is not value:
+            for argument in use.arguments:
+                if argument.value is value:
+                    for parameter in argument_parameters(use, argument):
+                        yield from aliases_forward(parameter)
 
 
 def _judge(methods: set[str], attributes: set[str], called: bool, iterated: bool) -> Iterator[Kind]:
@@ -879,6 +904,8 @@ def _judge(methods: set[str], attributes: set[str], called: bool, iterated: bool
         yield Kind(Role.MODULE, Confidence.CERTAIN)
     elif methods & {"eval", "gradient_checkpointing_enable", "save_pretrained"}:
         yield Kind(Role.MODULE, Confidence.LIKELY)
+    elif called and "reduction" in attributes:
+        yield Kind(Role.LOSS_FUNCTION, Confidence.LIKELY)
     elif called and attributes & {"eval", "training"}:
         yield Kind(Role.MODULE, Confidence.LIKELY)
     elif "zero_grad" in methods:

@@ -227,6 +227,14 @@ class Module:
     def __repr__(self) -> str:
         return f"<Module {self.name}>"
 
+    @property
+    def is_test(self) -> bool:
+        """Whether a test runner finds the file by its name, and tests in it by theirs."""
+        name = self.path.stem
+        if not (name.startswith("test_") or name.endswith("_test") or name == "conftest"):
+            return False
+        return any(function.name.startswith("test_") or function.owner is not None for function in self.functions)
+
     @cached_property
     def functions(self) -> tuple[Function, ...]:
         """The top level and every function, method and lambda of the file, lowered."""

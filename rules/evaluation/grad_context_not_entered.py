@@ -4,14 +4,13 @@ from collections.abc import Iterator
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
 from memlint.model.aliases import callees, qualified_names, sources
-from memlint.model.gradmode import GradMode, context_mode, grad_mode
+from memlint.model.gradmode import context_mode, grad_mode
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
 from memlint.model.program import Program
 from memlint.model.source_text import code
 from memlint.model.values import Attribute, Call, Choice, Constant, External, Value
 from memlint.rule import Rule
-
 
 _ACTIVATIONS = "the activations of every forward pass that follows, until its output is dropped"
 _CALLED_FOR_EFFECT = {
