@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections import Counter
@@ -33,7 +34,7 @@ from memlint.findings import Applicability
 from memlint.fixing import WriteError, unified_diff, write_atomically
 from memlint.messages import CLEAN, FAILED, FOUND, UserError
 from memlint.report import Report, fails, renderer
-from memlint.report.style import wants_color
+from memlint.report.style import wants_color, wrapped
 from memlint.rule import Rule
 
 _TEXT_FORMATS = ("full", "concise")
@@ -236,8 +237,9 @@ class _Check:
         file = self.arguments.output_file
         stream = sys.stderr if to_stderr else sys.stdout
         color = file is None and wants_color(stream)
+        width = shutil.get_terminal_size().columns if file is None and stream.isatty() else None
         errors = [*outcome.errors, *outcome.warnings]
-        report = Report(outcome.results, errors, self.rules, root, self.settings.unsafe_fixes)
+        report = Report(outcome.results, errors, self.rules, root, self.settings.unsafe_fixes, width)
         output_format = self.settings.output_format
         if self.arguments.statistics:
             text = _statistics(report, as_json=output_format == "json")
@@ -381,7 +383,7 @@ def _summary(report: Report, outcome: Outcome, failed: bool) -> str:
         lines.append(f"[*] {fixable} fixable with the `--fix` option{f' ({more})' if hidden else ''}.")
     elif hidden:
         lines.append(f"No fixes available ({more}).")
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{wrapped('', line, 0, report.width)}\n" for line in lines)
 
 
 def _has_unsafe_fix_only(diagnostic: Diagnostic) -> bool:

@@ -30,6 +30,8 @@ class Report:
     """The absolute root of the project; SARIF's paths are relative to it."""
     unsafe_fixes: bool = False
     """Whether unsafe fixes are among those that ``--fix`` would apply."""
+    width: int | None = None
+    """Columns of the terminal that sentences should fit in; None for no limit."""
 
     @property
     def diagnostics(self) -> Iterator[Diagnostic]:

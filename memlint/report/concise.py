@@ -5,7 +5,7 @@ from __future__ import annotations
 from memlint.config import shown
 from memlint.diagnostics import Diagnostic
 from memlint.report import Report
-from memlint.report.style import BOLD, FIXABLE, SEVERITIES, styled
+from memlint.report.style import BOLD, FIXABLE, SEVERITIES, styled, wrapped
 
 
 def render(report: Report, *, color: bool = False) -> str:
@@ -23,8 +23,10 @@ def place(diagnostic: Diagnostic) -> str:
     return f"{shown(diagnostic.path)}{cell}:{diagnostic.location.row}:{diagnostic.location.column}"
 
 
-def headline(report: Report, diagnostic: Diagnostic, color: bool) -> str:
+def headline(report: Report, diagnostic: Diagnostic, color: bool, width: int | None = None) -> str:
     """Code and message of a diagnostic, with ``[*]`` if ``--fix`` would fix it."""
     code = styled(diagnostic.code, SEVERITIES[diagnostic.severity], color)
-    mark = f"[{styled('*', FIXABLE, color)}] " if report.applicable_fix(diagnostic) else ""
-    return f"{code} {mark}{diagnostic.message}"
+    fixable = report.applicable_fix(diagnostic) is not None
+    mark = f"[{styled('*', FIXABLE, color)}] " if fixable else ""
+    plain = f"{diagnostic.code} {'[*] ' * fixable}"
+    return f"{code} {mark}{wrapped(plain, diagnostic.message, 2, width)}"

@@ -13,7 +13,7 @@ from memlint.diagnostics import Diagnostic, Location
 from memlint.findings import Applicability
 from memlint.report import Report
 from memlint.report.concise import headline, place
-from memlint.report.style import GUTTER, HELP, RELATED, SEVERITIES, Style, styled
+from memlint.report.style import GUTTER, HELP, RELATED, SEVERITIES, Style, styled, wrapped
 
 _CONTEXT = 2
 """Rows shown before and after a finding."""
@@ -48,11 +48,11 @@ def _paragraph(report: Report, result: FileResult, diagnostic: Diagnostic, color
         _Note(diagnostic.location, diagnostic.end_location, "", "^", SEVERITIES[diagnostic.severity]),
         *(_Note(related.location, related.end_location, related.message, "-", RELATED) for related in here),
     ]
-    frame = _Frame(_rows(text or ""), notes, color)
+    frame = _Frame(_rows(text or ""), notes, color, report.width)
     arrow = styled("-->", GUTTER, color)
     fix = report.applicable_fix(diagnostic) or diagnostic.fix
     lines = [
-        headline(report, diagnostic, color),
+        headline(report, diagnostic, color, report.width),
         f"{' ' * frame.width}{arrow} {place(diagnostic)}",
         *frame.lines(),
         *([frame.footnote("holds", diagnostic.holds)] if diagnostic.holds else []),
@@ -87,10 +87,11 @@ class _Note:
 class _Frame:
     """The rows of a text around the first of ``notes``, and those of the other notes."""
 
-    def __init__(self, rows: Sequence[str], notes: Sequence[_Note], color: bool) -> None:
+    def __init__(self, rows: Sequence[str], notes: Sequence[_Note], color: bool, width: int | None) -> None:
         self._rows = rows
         self._notes = notes
         self._color = color
+        self._available = width
         self._shown = self._choose()
         self.width = len(str(max(self._shown)))
 
@@ -115,9 +116,10 @@ class _Frame:
         yield self._line("")
 
     def footnote(self, title: str, text: str) -> str:
-        """A line below the frame."""
-        sign, title = styled("=", GUTTER, self._color), styled(f"{title}:", HELP, self._color)
-        return f"{' ' * self.width} {sign} {title} {text}"
+        """A line, or a few, below the frame."""
+        plain = f"{' ' * self.width} = {title}: "
+        head = f"{' ' * self.width} {styled('=', GUTTER, self._color)} {styled(f'{title}:', HELP, self._color)} "
+        return f"{head}{wrapped(plain, text, len(plain), self._available)}"
 
     def _line(self, content: str, row: int | None = None) -> str:
         number = " " * self.width if row is None else str(row).rjust(self.width)

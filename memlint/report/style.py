@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from typing import Any, TextIO, TypeAlias
 
 import click
@@ -27,6 +28,24 @@ SEVERITIES: dict[Severity, Style] = {
 def styled(text: str, style: Style, color: bool) -> str:
     """``text`` in ``style``, if there are to be colours."""
     return click.style(text, **style) if color and text else text
+
+
+def wrapped(prefix: str, text: str, indent: int, width: int | None) -> str:
+    """``text``, broken between words so that it fits in ``width`` columns behind ``prefix``, which is left out.
+
+    Further lines are indented by ``indent`` columns.
+    """
+    if width is None:
+        return text
+    lines = textwrap.wrap(
+        text,
+        max(width, indent + 20),
+        initial_indent=" " * len(prefix),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines)[len(prefix) :]
 
 
 def wants_color(stream: TextIO) -> bool:

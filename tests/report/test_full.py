@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from textwrap import dedent
 
 import pytest
 from rich.cells import cell_len
 
-from tests.report.reports import notebook, rendered
+from memlint.report import renderer
+from tests.report.reports import notebook, rendered, report
 
 
 def expected(text: str) -> str:
@@ -137,6 +139,22 @@ def test_colors_change_nothing_else() -> None:
     colored = rendered("full", text, color=True)
     assert "\x1b[" in colored
     assert re.sub(r"\x1b\[[0-9;]*m", "", colored) == rendered("full", text)
+
+
+def test_sentences_fit_in_the_terminal_and_code_does_not_suffer() -> None:
+    narrow = dataclasses.replace(report(f"x = [{'a, ' * 30}hazard()]\n", unsafe_fixes=True), width=30)
+    diagnostic = dataclasses.replace(
+        next(narrow.diagnostics),
+        message="a message of some words that go on and on",
+        holds="what is held, at some length",
+    )
+    result = dataclasses.replace(narrow.results[0], diagnostics=[diagnostic])
+    text = renderer("full").render(dataclasses.replace(narrow, results=[result]))
+    assert text.startswith("MEM901 [*] a message of some\n  words that go on and on\n --> /project")
+    assert "\n  = holds: what is held, at\n           some length\n" in text
+    assert f"1 | x = [{'a, ' * 30}hazard()]\n" in text
+    wide = renderer("full").render(dataclasses.replace(narrow, results=[result], width=200))
+    assert "= holds: what is held, at some length\n" in wide
 
 
 def test_nothing_found_prints_nothing() -> None:
