@@ -17,7 +17,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout: only git knows which files belong to the repository")
     copy = tmp_path_factory.mktemp("repository")
-    listed = output("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
+    # Whoever runs the tests may not be the one who cloned the repository.
+    listed_files = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    listed = output("git", "-c", "safe.directory=*", *listed_files, cwd=ROOT)
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
