@@ -407,3 +407,15 @@ def passed_arguments(parameter: Parameter) -> tuple[Value, ...] | None:
         elif parameter.name in function.defaults:
             found.append(function.defaults[parameter.name])
     return tuple(found)
+
+
+def bound_arguments_of_constructor(call: Call, init: Function) -> dict[str, Value]:
+    """Parameters of ``__init__`` with what a call of the class passes for them."""
+    bound: dict[str, Value] = {}
+    parameters = [p for p in init.lower().parameters if not p.star and not p.keyword_only][1:]
+    for parameter, passed in zip(parameters, call.positional(), strict=False):
+        bound[parameter.name] = passed
+    for argument in call.arguments:
+        if argument.keyword is not None:
+            bound[argument.keyword] = argument.value
+    return bound

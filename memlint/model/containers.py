@@ -26,7 +26,9 @@ from memlint.model.values import (
     Value,
 )
 
-GROWING_METHODS = frozenset({"append", "appendleft", "add", "put", "put_nowait", "insert", "extend", "extendleft", "update"})
+GROWING_METHODS = frozenset(
+    {"append", "appendleft", "add", "put", "put_nowait", "insert", "extend", "extendleft", "update"}
+)
 """Methods of lists, deques, sets, dicts and queues that keep what they are given."""
 
 FACTORIES = frozenset(
@@ -61,7 +63,12 @@ def insertions_of(call: Call) -> Iterator[Insertion]:
     """What a call such as ``container.append(value)`` puts where."""
     receiver = call.receiver
     function = call.node.func
-    if receiver is None or not isinstance(function, cst.Attribute) or call.method not in GROWING_METHODS or not call.arguments:
+    if (
+        receiver is None
+        or not isinstance(function, cst.Attribute)
+        or call.method not in GROWING_METHODS
+        or not call.arguments
+    ):
         return
     position = 1 if call.method == "insert" and len(call.arguments) > 1 else 0
     for argument in call.arguments if call.method == "update" else call.arguments[position : position + 1]:
@@ -167,7 +174,9 @@ def is_emptied_in(container: Value, region: Region) -> bool:
                 if use.region.within(region) and any(isinstance(u, Call) and u.callee is use for u in use.uses):
                     return True
     return any(
-        isinstance(deletion.node.target, cst.Subscript) and deletion.region.within(region) and deletion.value is container
+        isinstance(deletion.node.target, cst.Subscript)
+        and deletion.region.within(region)
+        and deletion.value is container
         for deletion in region.function.deletions
     )
 

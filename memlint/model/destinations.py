@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from memlint.model.aliases import (
     argument_parameters,
+    bound_arguments_of_constructor,
     call_sites,
     callees,
     find_method,
@@ -14,7 +15,6 @@ from memlint.model.aliases import (
     qualified_names,
     sources,
 )
-from memlint.model.autograd import bound_arguments_of_constructor
 from memlint.model.containers import insertions_of, is_container, names_of
 from memlint.model.knowledge import torch
 from memlint.model.scopes import Class, Function

@@ -206,7 +206,7 @@ def calls_in(region: Region) -> Iterator[Call]:
 @query(on_cycle=frozenset())
 def runs_backward_on(function: Function) -> frozenset[str]:
     """The parameters of ``function`` that it (or what it calls) runs a backward over."""
-    from memlint.model.autograd import ancestors  # noqa: PLC0415
+    from memlint.model.upstream import ancestors
 
     upstream = (value for root in backward_roots(function.lower()) for value in ancestors(root))
     return frozenset(v.name for v in upstream if isinstance(v, Parameter) and v.function is function)

@@ -14,7 +14,8 @@ from memlint.model.aliases import (
     callees,
     instance_class,
 )
-from memlint.model.autograd import Attachment, Reach, attachment, certainty, gradient_flow
+from memlint.model.attachment import Attachment, attachment, certainty
+from memlint.model.downstream import Reach, gradient_flow
 from memlint.model.effects import Effect, backward_of, function_effects, returns_loss_to_framework
 from memlint.model.gradmode import GradMode, grad_mode, is_lightning_module
 from memlint.model.identity import Objects, holds, objects, seen_from

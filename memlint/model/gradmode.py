@@ -213,3 +213,8 @@ def is_hf_trainer(bases: frozenset[str]) -> bool:
 def is_external(value: Value, names: frozenset[str]) -> bool:
     """Whether ``value`` is a name that an import provides and that is one of ``names``."""
     return any(isinstance(source, External) and source.qualified_name in names for source in (value, *sources(value)))
+
+
+def declared_without_grad(function: Function) -> bool:
+    """Whether decorators or a framework disable gradients for the function."""
+    return declared_mode(function) is GradMode.DISABLED

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memlint.findings import ClaimShape, Severity
-from memlint.model.autograd import Drain, drain
+from memlint.model.drain import Drain, drain
 from memlint.model.values import Value
 
 

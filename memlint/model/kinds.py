@@ -332,8 +332,14 @@ def is_pretrained_class(name: str) -> bool:
     last = name.rsplit(".", 1)[-1]
     if not name.startswith(frameworks.PRETRAINED_ROOTS) or not last[:1].isupper():
         return False
-    return not last.endswith(frameworks.PRETRAINED_NOT_MODULES) and "Collator" not in last and (
-        "Model" in last or "For" in last or last.endswith(("Net", "Transformer", "2D", "3D", "KL", "Encoder", "Decoder"))
+    return (
+        not last.endswith(frameworks.PRETRAINED_NOT_MODULES)
+        and "Collator" not in last
+        and (
+            "Model" in last
+            or "For" in last
+            or last.endswith(("Net", "Transformer", "2D", "3D", "KL", "Encoder", "Decoder"))
+        )
     )
 
 
@@ -427,9 +433,9 @@ def _may_hold_parameters(value: Value) -> bool:
                 names = qualified_names(source.callee)
                 if names and all(_parameterless(name) for name in names):
                     continue
-                if any(kind.role in {Role.LOSS_FUNCTION, Role.NUMBER, Role.TEXT, Role.TENSOR} for kind in kinds(source)) and not (
-                    names & torch.CREATORS_WITH_GRAD
-                ):
+                if any(
+                    kind.role in {Role.LOSS_FUNCTION, Role.NUMBER, Role.TEXT, Role.TENSOR} for kind in kinds(source)
+                ) and not (names & torch.CREATORS_WITH_GRAD):
                     continue
                 return True
             case Parameter():
@@ -468,7 +474,10 @@ def _used_as_module(parameter: Parameter) -> bool:
         return True
     names = [name for name, stores in owner.instance_stores.items() if any(s.value is parameter for s in stores)]
     return any(
-        isinstance(use, Call) and use.callee is load for name in names for load in owner.module.loads.get(name, ()) for use in load.uses
+        isinstance(use, Call) and use.callee is load
+        for name in names
+        for load in owner.module.loads.get(name, ())
+        for use in load.uses
     )
 
 
@@ -476,7 +485,9 @@ def _parameterless(name: str) -> bool:
     last = name.rsplit(".", 1)[-1]
     if name.startswith("torch.nn."):
         return last in torch.STATELESS_MODULES or last.endswith("Loss")
-    return name.startswith(("builtins.", "math.", "torch.")) and name not in torch.CREATORS_WITH_GRAD and last != "super"
+    return (
+        name.startswith(("builtins.", "math.", "torch.")) and name not in torch.CREATORS_WITH_GRAD and last != "super"
+    )
 
 
 # ------------------------------------------------------------------ by receiver
@@ -532,16 +543,33 @@ def _known_method(call: Call, receiver: Value, kind: Kind, method: str) -> Itera
             elif kind.role is Role.BATCH and method in {"to", "cuda"}:
                 yield kind
             else:
-                yield Kind(Role.TENSOR, Confidence.weakest(kind.confidence, Confidence.LIKELY if kind.role is Role.OUTPUT else Confidence.CERTAIN))
+                yield Kind(
+                    Role.TENSOR,
+                    Confidence.weakest(
+                        kind.confidence, Confidence.LIKELY if kind.role is Role.OUTPUT else Confidence.CERTAIN
+                    ),
+                )
         case Role.ACCELERATOR:
-            if method in {"prepare", "setup", "setup_dataloaders", "setup_module", "setup_optimizers", "prepare_model", "prepare_optimizer", "prepare_data_loader"}:
+            if method in {
+                "prepare",
+                "setup",
+                "setup_dataloaders",
+                "setup_module",
+                "setup_optimizers",
+                "prepare_model",
+                "prepare_optimizer",
+                "prepare_data_loader",
+            }:
                 if len(call.arguments) == 1 and not call.is_open:
                     yield from kinds(call.arguments[0].value)
                 else:
                     yield Kind(Role.PREPARED, name=method)
             elif method == "unwrap_model" and call.arguments:
                 yield from kinds(call.arguments[0].value)
-            elif method in {"gather", "gather_for_metrics", "reduce", "pad_across_processes", "all_gather", "all_reduce"} and call.arguments:
+            elif (
+                method in {"gather", "gather_for_metrics", "reduce", "pad_across_processes", "all_gather", "all_reduce"}
+                and call.arguments
+            ):
                 yield from kinds(call.arguments[0].value)
         case Role.SCALER:
             if method == "scale":
@@ -661,7 +689,17 @@ def _component_kinds(call: Call, value: Item | Part | Element) -> Iterator[Kind]
     """Kinds of a component of what a call returns: ``a, b = accelerator.prepare(a, b)``, ``for i, x in enumerate(y)``."""
     names = qualified_names(call.callee)
     if isinstance(value, Element):
-        if names & {"builtins.enumerate", "builtins.zip", "builtins.reversed", "builtins.iter", "tqdm.tqdm", "tqdm.auto.tqdm", "tqdm.notebook.tqdm", "builtins.sorted", "builtins.list"} or _wraps_iterable(call):
+        if names & {
+            "builtins.enumerate",
+            "builtins.zip",
+            "builtins.reversed",
+            "builtins.iter",
+            "tqdm.tqdm",
+            "tqdm.auto.tqdm",
+            "tqdm.notebook.tqdm",
+            "builtins.sorted",
+            "builtins.list",
+        } or _wraps_iterable(call):
             for kind in (kind for argument in call.arguments for kind in kinds(argument.value)):
                 if kind.role is Role.LOADER:
                     yield Kind(Role.BATCH, kind.confidence)
@@ -772,7 +810,11 @@ def _generic_kinds(node: cst.Subscript, scope: Function) -> Iterator[Kind]:
 
 def _annotated_class(name: str) -> Iterator[Kind]:
     last = name.rsplit(".", 1)[-1]
-    if name in {"torch.Tensor", "torch.FloatTensor", "torch.LongTensor"} or last in {"Tensor", "FloatTensor", "LongTensor"}:
+    if name in {"torch.Tensor", "torch.FloatTensor", "torch.LongTensor"} or last in {
+        "Tensor",
+        "FloatTensor",
+        "LongTensor",
+    }:
         yield Kind(Role.TENSOR, name=name)
     elif name in {"builtins.int", "builtins.float", "builtins.bool"}:
         yield Kind(Role.NUMBER)

@@ -746,9 +746,7 @@ class _Lowering:
         if env.loop is not None and root in env.names and env.names[root] is env.loop.phis.get(root):
             while env.parent is not None:
                 env = env.parent
-                if root in env.names and not (
-                    env.loop is not None and env.names[root] is env.loop.phis.get(root)
-                ):
+                if root in env.names and not (env.loop is not None and env.names[root] is env.loop.phis.get(root)):
                     break
         return env
 
@@ -756,7 +754,9 @@ class _Lowering:
         callee = self.expression(node.func)
         arguments = tuple(
             [
-                Argument(arg, arg.keyword.value if arg.keyword is not None else None, arg.star, self.expression(arg.value))
+                Argument(
+                    arg, arg.keyword.value if arg.keyword is not None else None, arg.star, self.expression(arg.value)
+                )
                 for arg in node.args
             ]
         )

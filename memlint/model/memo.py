@@ -31,7 +31,9 @@ def project_of(subject: Value | Region | Function | Class | Module) -> Project:
             return subject.project
 
 
-def query(on_cycle: Any) -> Callable[[Callable[Concatenate[Subject, Rest], Answer]], Callable[Concatenate[Subject, Rest], Answer]]:
+def query(
+    on_cycle: Any,
+) -> Callable[[Callable[Concatenate[Subject, Rest], Answer]], Callable[Concatenate[Subject, Rest], Answer]]:
     """Remembers the answers of a function of one value, region, function, class or module.
 
     ``on_cycle`` is what the function answers while it is itself being asked the same question. An answer that rests on

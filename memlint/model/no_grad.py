@@ -8,7 +8,8 @@ import libcst as cst
 
 from memlint.findings import Applicability, Fix
 from memlint.model.aliases import qualified_names
-from memlint.model.autograd import Attachment, Reach, attachment, gradient_flow
+from memlint.model.attachment import Attachment, attachment
+from memlint.model.downstream import Reach, gradient_flow
 from memlint.model.effects import Effect, effects, function_effects
 from memlint.model.forwards import forwards, wasted
 from memlint.model.knowledge import torch
@@ -28,7 +29,9 @@ def no_grad_fixes(calls: Sequence[Call], *, safe: bool = True) -> tuple[Fix, ...
     function = calls[0].function
     wrapping = _wrapping(function, [call.node for call in calls], safe)
     decorating = _decorating(function)
-    found = (wrapping, decorating) if wrapping and wrapping.applicability is Applicability.SAFE else (decorating, wrapping)
+    found = (
+        (wrapping, decorating) if wrapping and wrapping.applicability is Applicability.SAFE else (decorating, wrapping)
+    )
     return tuple(fix for fix in found if fix is not None)
 
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from memlint.model.aliases import qualified_names, sources
-from memlint.model.autograd import Attachment, attachment, local_ancestors
+from memlint.model.attachment import Attachment, attachment
 from memlint.model.effects import backward_roots
 from memlint.model.knowledge import torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function
+from memlint.model.upstream import local_ancestors
 from memlint.model.values import (
     Attribute,
     Call,
@@ -135,7 +136,9 @@ def _carries_graph(entry: Entry, detached: list[Entry]) -> bool:
     if not isinstance(entry.written.value, Call):
         return False
     mine = _inputs(entry.written.value)
-    return any(mine & _inputs(other.written.value.operands()[0]) for other in detached if other.written.value.operands())
+    return any(
+        mine & _inputs(other.written.value.operands()[0]) for other in detached if other.written.value.operands()
+    )
 
 
 def _inputs(value: Value) -> frozenset[int]:
@@ -144,5 +147,8 @@ def _inputs(value: Value) -> frozenset[int]:
         id(ancestor)
         for ancestor in local_ancestors(value)
         if isinstance(ancestor, Parameter)
-        or (isinstance(ancestor, Call) and not any(n.startswith(torch.FUNCTION_MODULES) for n in qualified_names(ancestor.callee)))
+        or (
+            isinstance(ancestor, Call)
+            and not any(n.startswith(torch.FUNCTION_MODULES) for n in qualified_names(ancestor.callee))
+        )
     )

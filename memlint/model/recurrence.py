@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from memlint.model.autograd import Attachment, ancestors, attachment, local_ancestors
+from memlint.model.attachment import Attachment, attachment
 from memlint.model.effects import backward_of, started_roots
 from memlint.model.scopes import Function
+from memlint.model.upstream import ancestors, local_ancestors
 from memlint.model.values import Call, Loop, Occurrence, Phi, Value, operand_occurrences
 
 

@@ -17,27 +17,17 @@ from memlint.model.aliases import (
     qualified_names,
     sources,
 )
-from memlint.model.autograd import (
-    Attachment,
-    Drain,
-    Reach,
-    attachment,
-    certainty,
-    keeps_graph,
-    drain,
-    drained_on_some_paths,
-    drained_outside,
-    drained_within,
-    local_ancestors,
-    reaches_gradient,
-)
+from memlint.model.attachment import Attachment, attachment, certainty, keeps_graph
 from memlint.model.containers import Insertion, container_origins, insertions_of
+from memlint.model.downstream import Reach, reaches_gradient
+from memlint.model.drain import Drain, drain, drained_on_some_paths, drained_outside, drained_within
 from memlint.model.effects import returns_loss_to_framework, started_roots
 from memlint.model.gradmode import is_lightning_module
 from memlint.model.kinds import Role, instance_kind
 from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.source_text import code
+from memlint.model.upstream import local_ancestors
 from memlint.model.values import (
     Argument,
     Attribute,
@@ -148,7 +138,11 @@ def _in_place(call: Call) -> Accumulation | None:
     if call.method not in _IN_PLACE or not call.arguments:
         return None
     holder = operand_occurrences(call)[0]
-    while isinstance(holder.value, Call) and (holder.value.method or "").endswith("_") and holder.value.receiver is not None:
+    while (
+        isinstance(holder.value, Call)
+        and (holder.value.method or "").endswith("_")
+        and holder.value.receiver is not None
+    ):
         holder = operand_occurrences(holder.value)[0]
     addends = tuple(o for o in operand_occurrences(call)[1:] if not isinstance(o.value, Constant))
     if not addends:
@@ -251,7 +245,12 @@ def _reads_attribute(value: Value, store: Store) -> bool:
 def stored_attribute(value: Value) -> str | None:
     """The attribute of the instance that ``value`` is assigned to."""
     for use in value.uses:
-        if isinstance(use, Store) and use.value is value and use.base is not None and instance_class(use.base) is not None:
+        if (
+            isinstance(use, Store)
+            and use.value is value
+            and use.base is not None
+            and instance_class(use.base) is not None
+        ):
             return use.attribute
     return None
 
@@ -407,7 +406,9 @@ def _kept_beyond(call: Call, function: Function) -> bool:
     receiver = call.receiver
     if receiver is None:
         return True
-    return _belongs_outside(receiver, function) or isinstance(receiver, Parameter) or instance_class(receiver) is not None
+    return (
+        _belongs_outside(receiver, function) or isinstance(receiver, Parameter) or instance_class(receiver) is not None
+    )
 
 
 def _parameters_in(value: Value, function: Function) -> Iterator[Parameter]:
@@ -428,7 +429,11 @@ def made_within(value: Value, loop: Loop) -> bool:
     calls = [a for a in local_ancestors(value) if isinstance(a, Call) and attachment(a) > Attachment.UNKNOWN]
     if calls:
         return any(call.region.within(loop) for call in calls)
-    return any(a.region.within(loop) and not isinstance(a, Phi) for a in local_ancestors(value) if attachment(a) > Attachment.UNKNOWN)
+    return any(
+        a.region.within(loop) and not isinstance(a, Phi)
+        for a in local_ancestors(value)
+        if attachment(a) > Attachment.UNKNOWN
+    )
 
 
 def attached_leaves(where: Occurrence) -> tuple[Occurrence, ...]:
@@ -442,7 +447,9 @@ def attached_leaves(where: Occurrence) -> tuple[Occurrence, ...]:
     return (where,) if keeps_graph(value) else ()
 
 
-_TRANSFERS = frozenset({"cpu", "to", "cuda", "numpy", "clone", "float", "half", "double", "bfloat16", "contiguous", "tolist"})
+_TRANSFERS = frozenset(
+    {"cpu", "to", "cuda", "numpy", "clone", "float", "half", "double", "bfloat16", "contiguous", "tolist"}
+)
 
 
 def detach_point(where: Occurrence) -> Occurrence:
@@ -468,7 +475,7 @@ def detach_fix(target: cst.CSTNode) -> Fix:
     """The safe fix for an attached value that is kept: same value, type and device, no graph, no synchronisation."""
     return Fix(
         "call_method",
-        f"Keep `{code(target)}.detach()`",
+        f"Detach `{code(target)}` before it is kept",
         Applicability.SAFE,
         {"expression": target},
         {"method": "detach"},

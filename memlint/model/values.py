@@ -117,9 +117,7 @@ class Handler(Region):
 
     __slots__ = ("caught",)
 
-    def __init__(
-        self, parent: Region, function: Function, node: cst.CSTNode, first: int, caught: Value | None
-    ) -> None:
+    def __init__(self, parent: Region, function: Function, node: cst.CSTNode, first: int, caught: Value | None) -> None:
         super().__init__(parent, function, node, first)
         self.caught = caught
 

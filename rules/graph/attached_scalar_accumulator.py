@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Claim, Confidence, Finding, Severity
-from memlint.model.autograd import Drain, certainty, drain
+from memlint.model.attachment import certainty
+from memlint.model.drain import Drain, drain
 from memlint.model.holding import holding
-from memlint.model.knowledge.torch import GRAPH_WORDS
 from memlint.model.kinds import Role, role
+from memlint.model.knowledge.torch import GRAPH_WORDS
 from memlint.model.program import Program
 from memlint.model.retention import (
     Accumulation,

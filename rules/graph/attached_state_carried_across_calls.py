@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity
-from memlint.model.autograd import Attachment, Drain, Reach, attachment, certainty, drain, reaches_gradient
+from memlint.model.attachment import Attachment, attachment, certainty
+from memlint.model.downstream import Reach, reaches_gradient
+from memlint.model.drain import Drain, drain
 from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.holding import holding
 from memlint.model.knowledge.torch import GRAPH_WORDS

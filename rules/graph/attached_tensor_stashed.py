@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Claim, Confidence, Finding, Severity
-from memlint.model.autograd import Reach, certainty, reaches_gradient
+from memlint.model.attachment import certainty
 from memlint.model.containers import is_emptied_in, length_limit
+from memlint.model.downstream import Reach, reaches_gradient
 from memlint.model.holding import holding
 from memlint.model.knowledge.torch import GRAPH_WORDS
 from memlint.model.program import Program

@@ -8,14 +8,15 @@ import libcst as cst
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
 from memlint.model.aliases import callees
-from memlint.model.autograd import certainty
+from memlint.model.attachment import certainty
 from memlint.model.kinds import kinds
 from memlint.model.program import Program
 from memlint.model.recurrence import Recurrence, recurrences
-from memlint.model.source_text import code
 from memlint.rule import Rule
 
-_RECURRENT = frozenset({"torch.nn.RNN", "torch.nn.GRU", "torch.nn.LSTM", "torch.nn.RNNCell", "torch.nn.GRUCell", "torch.nn.LSTMCell"})
+_RECURRENT = frozenset(
+    {"torch.nn.RNN", "torch.nn.GRU", "torch.nn.LSTM", "torch.nn.RNNCell", "torch.nn.GRUCell", "torch.nn.LSTMCell"}
+)
 _WITH_TUPLE_STATE = frozenset({"torch.nn.LSTM", "torch.nn.LSTMCell"})
 
 

@@ -68,29 +68,75 @@ KERAS_GRADIENT_FREE_HOOKS = frozenset({"test_step", "predict_step"})
 KERAS_MODELS = frozenset({"keras.Model", "keras.models.Model"})
 
 GRADIENT_FREE_CLASSES = frozenset(
-    {"torch.autograd.Function", "torch.autograd.function.Function", "torch.optim.Optimizer", "torch.optim.optimizer.Optimizer", "torchmetrics.Metric", "torchmetrics.metric.Metric"}
+    {
+        "torch.autograd.Function",
+        "torch.autograd.function.Function",
+        "torch.optim.Optimizer",
+        "torch.optim.optimizer.Optimizer",
+        "torchmetrics.Metric",
+        "torchmetrics.metric.Metric",
+    }
 )
 """Base classes whose methods the library runs with gradients disabled (``Function.forward``, ``Metric.update``)."""
 GRADIENT_FREE_METHODS = frozenset({"forward", "backward", "setup_context", "jvp", "vjp", "update", "compute"})
 
 ACCELERATORS = frozenset({"accelerate.Accelerator", "accelerate.accelerator.Accelerator"})
-FABRICS = frozenset({"lightning.Fabric", "lightning.fabric.Fabric", "lightning_fabric.Fabric", "lightning.fabric.fabric.Fabric"})
+FABRICS = frozenset(
+    {"lightning.Fabric", "lightning.fabric.Fabric", "lightning_fabric.Fabric", "lightning.fabric.fabric.Fabric"}
+)
 ENGINE_FACTORIES = frozenset({"deepspeed.initialize"})
 """Functions that return ``(engine, optimizer, loader, scheduler)``; ``engine.step()`` zeroes the gradients itself."""
 AMP_INITIALIZERS = frozenset({"apex.amp.initialize"})
 """Functions that return ``(model, optimizer)``."""
 
-PRETRAINED_ROOTS = ("transformers.", "diffusers.", "sentence_transformers.", "peft.", "pytorch_transformers.", "pytorch_pretrained_bert.", "adapters.")
+PRETRAINED_ROOTS = (
+    "transformers.",
+    "diffusers.",
+    "sentence_transformers.",
+    "peft.",
+    "pytorch_transformers.",
+    "pytorch_pretrained_bert.",
+    "adapters.",
+)
 PRETRAINED_NOT_MODULES = (
-    "Tokenizer", "TokenizerFast", "Config", "Processor", "Extractor", "Scheduler", "Arguments", "Trainer", "Pipeline",
-    "Collator", "Callback", "TokenizerBase", "Dataset",
+    "Tokenizer",
+    "TokenizerFast",
+    "Config",
+    "Processor",
+    "Extractor",
+    "Scheduler",
+    "Arguments",
+    "Trainer",
+    "Pipeline",
+    "Collator",
+    "Callback",
+    "TokenizerBase",
+    "Dataset",
 )
 """Endings of class names under PRETRAINED_ROOTS that are no modules."""
 
 METRIC_ROOTS = ("torchmetrics.", "evaluate.", "ignite.metrics.", "sklearn.metrics.")
 """Objects that detach what they are given, or work under no_grad."""
 
-DETACHING_SINK_METHODS = frozenset({"log", "log_dict", "log_metrics", "add_scalar", "add_scalars", "add_histogram", "add_image", "set_postfix", "set_description", "info", "debug", "warning", "error", "write", "set_postfix_str"})
+DETACHING_SINK_METHODS = frozenset(
+    {
+        "log",
+        "log_dict",
+        "log_metrics",
+        "add_scalar",
+        "add_scalars",
+        "add_histogram",
+        "add_image",
+        "set_postfix",
+        "set_description",
+        "info",
+        "debug",
+        "warning",
+        "error",
+        "write",
+        "set_postfix_str",
+    }
+)
 """Methods of loggers and progress bars: they format their arguments and keep no tensor."""
 
 TRAINERS = frozenset(
@@ -127,8 +173,18 @@ PROCESS_GROUPS = (
 """Calls that only a program of several processes makes, one for each device."""
 
 RANK_ATTRIBUTES = frozenset(
-    {"rank", "local_rank", "global_rank", "process_index", "local_process_index", "is_main_process",
-     "is_local_main_process", "is_last_process", "is_global_zero", "is_world_process_zero"}
+    {
+        "rank",
+        "local_rank",
+        "global_rank",
+        "process_index",
+        "local_process_index",
+        "is_main_process",
+        "is_local_main_process",
+        "is_last_process",
+        "is_global_zero",
+        "is_world_process_zero",
+    }
 )
 """Attributes of accelerators, trainers, strategies and parsed arguments that tell the processes apart."""
 

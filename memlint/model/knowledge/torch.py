@@ -58,7 +58,21 @@ DETACHING_METHODS = frozenset(
 """Tensor methods whose result carries no graph (integer or boolean results, fresh tensors, Python values)."""
 
 DETACHING_ATTRIBUTES = frozenset(
-    {"data", "shape", "device", "dtype", "grad", "grad_fn", "is_leaf", "is_cuda", "layout", "ndim", "requires_grad", "itemsize", "nbytes"}
+    {
+        "data",
+        "shape",
+        "device",
+        "dtype",
+        "grad",
+        "grad_fn",
+        "is_leaf",
+        "is_cuda",
+        "layout",
+        "ndim",
+        "requires_grad",
+        "itemsize",
+        "nbytes",
+    }
 )
 """Tensor attributes that lead away from the graph."""
 
@@ -89,7 +103,22 @@ DETACHING_FUNCTIONS = frozenset(
 )
 """Functions whose result carries no graph whatever goes in."""
 
-DETACHING_ROOTS = ("numpy.", "pandas.", "sklearn.", "scipy.", "matplotlib.", "os.", "time.", "logging.", "random.", "wandb.", "tqdm.write", "datetime.", "re.", "sys.")
+DETACHING_ROOTS = (
+    "numpy.",
+    "pandas.",
+    "sklearn.",
+    "scipy.",
+    "matplotlib.",
+    "os.",
+    "time.",
+    "logging.",
+    "random.",
+    "wandb.",
+    "tqdm.write",
+    "datetime.",
+    "re.",
+    "sys.",
+)
 """Libraries that know nothing of autograd."""
 
 PASSING_BUILTINS = frozenset(
@@ -148,9 +177,16 @@ LOADER_CLASSES = frozenset(
         "torchdata.stateful_dataloader.StatefulDataLoader",
     }
 )
-SCALER_CLASSES = frozenset({"torch.amp.GradScaler", "torch.cuda.amp.GradScaler", "torch.cuda.amp.grad_scaler.GradScaler"})
+SCALER_CLASSES = frozenset(
+    {"torch.amp.GradScaler", "torch.cuda.amp.GradScaler", "torch.cuda.amp.grad_scaler.GradScaler"}
+)
 DATASET_CLASSES = frozenset(
-    {"torch.utils.data.Dataset", "torch.utils.data.IterableDataset", "torch.utils.data.TensorDataset", "torch.utils.data.Subset"}
+    {
+        "torch.utils.data.Dataset",
+        "torch.utils.data.IterableDataset",
+        "torch.utils.data.TensorDataset",
+        "torch.utils.data.Subset",
+    }
 )
 MODULE_CLASSES = frozenset(
     {
@@ -254,13 +290,30 @@ SELF_RETURNING = frozenset(
 """Module methods that return the module itself."""
 
 MODULE_EVIDENCE = frozenset(
-    {"parameters", "named_parameters", "named_modules", "modules", "children", "named_children", "load_state_dict",
-     "register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook", "gradient_checkpointing_enable",
-     "enable_input_require_grads", "save_pretrained", "no_sync", "eval", "train"}
+    {
+        "parameters",
+        "named_parameters",
+        "named_modules",
+        "modules",
+        "children",
+        "named_children",
+        "load_state_dict",
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "gradient_checkpointing_enable",
+        "enable_input_require_grads",
+        "save_pretrained",
+        "no_sync",
+        "eval",
+        "train",
+    }
 )
 """Methods that only a module has (``load_state_dict`` belongs to optimizers as well and decides together with a call)."""
 
-STRONG_MODULE_EVIDENCE = frozenset({"parameters", "named_parameters", "named_modules", "modules", "children", "register_forward_hook"})
+STRONG_MODULE_EVIDENCE = frozenset(
+    {"parameters", "named_parameters", "named_modules", "modules", "children", "register_forward_hook"}
+)
 
 TENSOR_EVIDENCE = frozenset(
     """
@@ -286,7 +339,15 @@ GENERATED_WITHOUT_GRAD = frozenset({"generate", "state_dict", "parameters_count"
 ACCELERATORS = frozenset({"cuda", "gpu", "mps", "xpu", "npu", "hpu", "xla", "auto"})
 """How devices other than the CPU are called in ``torch.device`` and in the arguments of frameworks."""
 
-ACCELERATOR_ROOTS = ("torch.cuda.", "torch.mps.", "torch.xpu.", "torch.npu.", "torch.accelerator.", "torch_xla.", "apex.")
+ACCELERATOR_ROOTS = (
+    "torch.cuda.",
+    "torch.mps.",
+    "torch.xpu.",
+    "torch.npu.",
+    "torch.accelerator.",
+    "torch_xla.",
+    "apex.",
+)
 """Where functions live that only make sense on an accelerator."""
 
 GRAPH_CAPTURES = frozenset(

@@ -1,0 +1,409 @@
+"""Which values carry an autograd graph, with a degree of certainty."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from memlint.findings import Confidence
+from memlint.model.aliases import (
+    aliases,
+    bound_arguments,
+    callees,
+    find_method,
+    instance_class,
+    passed_arguments,
+    qualified_names,
+    sources,
+)
+from memlint.model.containers import elements
+from memlint.model.differentiated import feeds_backward, holds_differentiated, starts_backward
+from memlint.model.freezing import is_frozen, turns_off_grad
+from memlint.model.gradmode import GradMode, declared_without_grad, grad_mode
+from memlint.model.kinds import Role, class_of, kinds, role
+from memlint.model.knowledge import torch
+from memlint.model.memo import query
+from memlint.model.scopes import Function
+from memlint.model.upstream import (
+    ancestors,
+    component_index,
+    exit_values,
+    gradient_parameters,
+    is_index_component,
+    picked_elements,
+)
+from memlint.model.values import (
+    Attribute,
+    Awaited,
+    Binary,
+    Call,
+    Choice,
+    ClassValue,
+    Comparison,
+    Comprehension,
+    Constant,
+    Display,
+    Element,
+    Entered,
+    External,
+    Formatted,
+    Free,
+    FunctionValue,
+    Item,
+    Narrowed,
+    Parameter,
+    Part,
+    Phi,
+    Unary,
+    Value,
+)
+
+
+class Attachment(IntEnum):
+    """How sure it is that a value carries a graph."""
+
+    DETACHED = 0
+    UNKNOWN = 1
+    LIKELY = 2
+    CERTAIN = 3
+
+
+@query(on_cycle=Attachment.DETACHED)
+def attachment(value: Value) -> Attachment:
+    """How sure it is that ``value`` carries a graph where it is computed."""
+    level = _level(value, None)
+    return Attachment.CERTAIN if level is Attachment.UNKNOWN and holds_differentiated(value) else level
+
+
+def is_attached(value: Value) -> bool:
+    """Whether ``value`` carries a graph, certainly or likely."""
+    return attachment(value) >= Attachment.LIKELY
+
+
+@query(on_cycle=True)
+def is_leaf(value: Value) -> bool:
+    """Whether ``value`` holds nothing attached but parameters: leaves of the graph, which keep no activations alive."""
+    return attachment(value) <= Attachment.UNKNOWN or not any(_records(ancestor) for ancestor in ancestors(value))
+
+
+def _records(value: Value) -> bool:
+    """Whether autograd records the operation that computes ``value``."""
+    if attachment(value) <= Attachment.UNKNOWN:
+        return False
+    if isinstance(value, Binary):
+        return not role(value, Role.CONTAINER)
+    if not isinstance(value, Call):
+        return isinstance(value, Unary)
+    names = qualified_names(value.callee)
+    hands_on = value.method in _HANDING_METHODS or bool(names & (torch.PASSING_BUILTINS | torch.CREATORS_WITH_GRAD))
+    return not hands_on and not callees(value)
+
+
+_HANDING_METHODS = frozenset(
+    {"requires_grad_", "values", "items", "keys", "copy", "pop", "popleft", "get"} | torch.PARAMETER_METHODS
+)
+
+
+def keeps_graph(value: Value) -> bool:
+    """Whether keeping ``value`` keeps a graph alive, certainly or likely."""
+    return attachment(value) > Attachment.UNKNOWN and not is_leaf(value)
+
+
+def certainty(value: Value) -> Confidence:
+    """The attachment of ``value`` as the confidence of a finding that rests on it."""
+    level = attachment(value)
+    if level is Attachment.CERTAIN:
+        return Confidence.CERTAIN
+    return Confidence.LIKELY if level is Attachment.LIKELY else Confidence.POSSIBLE
+
+
+@query(on_cycle=Attachment.DETACHED)
+def _level(value: Value, bare: Function | None) -> Attachment:
+    """What the origin of ``value`` says of its graph, the parameters of the function ``bare`` left out of account."""
+    return _evaluate(value, bare if bare is value.function else None)
+
+
+def _most(values: object, bare: Function | None) -> Attachment:
+    best = Attachment.DETACHED
+    for value in values:  # type: ignore[attr-defined]
+        best = max(best, _level(value, bare))
+        if best is Attachment.CERTAIN:
+            break
+    return best
+
+
+def _evaluate(value: Value, bare: Function | None) -> Attachment:
+    match value:
+        case Constant() | Formatted() | Comparison() | FunctionValue() | ClassValue() | Narrowed():
+            return Attachment.DETACHED
+        case Parameter():
+            return _parameter(value, bare)
+        case Phi() | Choice() | Awaited() | Free() | External():
+            return _renamed(value, bare)
+        case Binary():
+            return _arithmetic(value, bare)
+        case Unary():
+            return Attachment.DETACHED if value.operator == "not" else _level(value.operand, bare)
+        case Display(kind="tuple"):
+            return _most(value.elements, bare)
+        case Display():
+            return _most(elements(value), bare)
+        case Comprehension():
+            return _level(value.element, bare)
+        case Entered():
+            return _level(value.context, bare)
+        case Call():
+            return _call(value, bare)
+        case Attribute():
+            return _attribute(value, bare)
+        case Item() | Part() | Element():
+            return _component(value, bare)
+    return Attachment.UNKNOWN
+
+
+def _renamed(value: Value, bare: Function | None) -> Attachment:
+    nearer = aliases(value)
+    if nearer is None:
+        return Attachment.DETACHED if isinstance(value, External) else Attachment.UNKNOWN
+    best = _most(nearer, bare)
+    if best is Attachment.UNKNOWN and starts_backward(value):
+        return Attachment.CERTAIN
+    return best
+
+
+def _parameter(value: Parameter, bare: Function | None) -> Attachment:
+    if starts_backward(value):
+        return Attachment.CERTAIN
+    if bare is value.function or _known_plain(value):
+        return Attachment.DETACHED
+    passed = passed_arguments(value)
+    return _most(passed, None) if passed else Attachment.UNKNOWN
+
+
+def _arithmetic(value: Binary, bare: Function | None) -> Attachment:
+    if role(value.left, Role.TEXT) or grad_mode(value.region) is GradMode.DISABLED:
+        return Attachment.DETACHED
+    best = _most(value.operands(), bare)
+    if best is Attachment.UNKNOWN and starts_backward(value):
+        return Attachment.CERTAIN
+    return best
+
+
+def _attribute(value: Attribute, bare: Function | None) -> Attachment:
+    if value.name in torch.DETACHING_ATTRIBUTES or value.name in torch.INDEX_PARTS:
+        return Attachment.DETACHED
+    nearer = aliases(value)
+    if nearer is not None:
+        return _most(nearer, bare)
+    if starts_backward(value):
+        return Attachment.CERTAIN
+    if role(value.base, Role.OUTPUT, Role.TENSOR):
+        return _level(value.base, bare)
+    if role(value.base, Role.MODULE):
+        return Attachment.UNKNOWN
+    return min(_level(value.base, bare), Attachment.LIKELY)
+
+
+def _component(value: Item | Part | Element, bare: Function | None) -> Attachment:
+    if starts_backward(value):
+        return Attachment.CERTAIN
+    if role(value, Role.BATCH) or _known_plain(value):
+        return Attachment.DETACHED
+    nearer = aliases(value)
+    if nearer is not None:
+        return _most(nearer, bare)
+    base = value.iterable if isinstance(value, Element) else value.base
+    if is_index_component(value):
+        return Attachment.DETACHED
+    picked = picked_elements(value)
+    if picked:
+        return _most(picked, bare)
+    found = [_returned_component(source, value, bare) for source in sources(base)]
+    if found and all(level is not None for level in found):
+        return max(level for level in found if level is not None)
+    if role(base, Role.CONTAINER):
+        inside = elements(base)
+        if inside:
+            return _most(inside, bare)
+    return _level(base, bare)
+
+
+def _returned_component(source: Value, value: Item | Part | Element, bare: Function | None) -> Attachment | None:
+    """The component of the tuple or dict that a function of the project returns."""
+    if not isinstance(source, Call) or isinstance(value, Element):
+        return None
+    functions = callees(source)
+    index = component_index(value)
+    if not functions or index is None or grad_mode(source.region) is GradMode.DISABLED:
+        return None
+    return max(_returned(source, function, index, bare) for function in functions)
+
+
+def _returned(call: Call, function: Function, component: object, bare: Function | None) -> Attachment:
+    """What ``call`` gets from ``function``: what it returns by itself, or of what is passed for its parameters."""
+    own = max((_level(value, function) for value in exit_values(function, component)), default=Attachment.DETACHED)
+    bound = bound_arguments(call, function)
+    passing = gradient_parameters(function, component)
+    return max(own, _most([bound[name] for name in passing if name in bound], bare))
+
+
+def _call(call: Call, bare: Function | None) -> Attachment:
+    if starts_backward(call):
+        return Attachment.CERTAIN
+    names = qualified_names(call.callee)
+    if any(name in torch.DETACHING_FUNCTIONS or name.startswith(torch.DETACHING_ROOTS) for name in names):
+        return Attachment.CERTAIN if _requests_grad(call) else Attachment.DETACHED
+    if names & torch.CREATORS_WITH_GRAD:
+        return Attachment.CERTAIN
+    mode = grad_mode(call.region)
+    level = _call_under_grad(call, names, bare) if mode is not GradMode.DISABLED else _lookup(call, names, bare)
+    return min(level, Attachment.LIKELY) if mode is GradMode.UNKNOWN else level
+
+
+def _lookup(call: Call, names: frozenset[str], bare: Function | None) -> Attachment:
+    """Without gradients a call can only hand back what was attached before."""
+    if names & torch.PASSING_BUILTINS:
+        return _arguments(call, bare)
+    if call.method in {"pop", "popleft", "get"} and call.receiver is not None:
+        return _most(elements(call.receiver), bare)
+    return Attachment.DETACHED
+
+
+def _call_under_grad(call: Call, names: frozenset[str], bare: Function | None) -> Attachment:
+    module = role(call.callee, Role.MODULE, Role.ENGINE)
+    if module is not None and not any(isinstance(s, ClassValue) for s in sources(call.callee)):
+        return _module_call(call, module.value == "certain", bare)
+    if role(call.callee, Role.LOSS_FUNCTION):
+        return _loss_call(call, bare)
+    if names & torch.PASSING_BUILTINS or any(_is_differentiable(name) for name in names):
+        return _arguments(call, bare)
+    functions = callees(call)
+    if functions:
+        return _project_call(call, functions, bare)
+    if call.receiver is not None:
+        return _method_call(call, call.receiver, bare)
+    if any(isinstance(source, ClassValue) for source in sources(call.callee)):
+        return min(_arguments(call, bare), Attachment.LIKELY)
+    return _unknown_call(call, bare)
+
+
+def _arguments(call: Call, bare: Function | None) -> Attachment:
+    return _most((argument.value for argument in call.arguments), bare)
+
+
+def _unknown_call(call: Call, bare: Function | None) -> Attachment:
+    level = _arguments(call, bare)
+    if level <= Attachment.UNKNOWN:
+        return Attachment.LIKELY if _is_handed_in(call.callee) and feeds_backward(call) else Attachment.UNKNOWN
+    return min(level, Attachment.LIKELY)
+
+
+def _module_call(call: Call, certain: bool, bare: Function | None) -> Attachment:
+    if is_frozen(call.callee):
+        return _arguments(call, bare)
+    functions = callees(call)
+    if functions:
+        inside = _project_call(call, functions, bare)
+        if inside is Attachment.DETACHED or inside is Attachment.CERTAIN:
+            return inside
+        return Attachment.LIKELY
+    return Attachment.CERTAIN if certain else Attachment.LIKELY
+
+
+def _loss_call(call: Call, bare: Function | None) -> Attachment:
+    functions = callees(call)
+    level = _arguments(call, bare)
+    if functions and level is not Attachment.CERTAIN:
+        return max(level, _project_call(call, functions, bare))
+    return level
+
+
+def _project_call(call: Call, functions: tuple[Function, ...], bare: Function | None) -> Attachment:
+    recording = [function for function in functions if not declared_without_grad(function)]
+    return max((_returned(call, function, None, bare) for function in recording), default=Attachment.DETACHED)
+
+
+_WITHOUT_TENSORS = (Role.OPTIMIZER, Role.SCHEDULER, Role.LOADER, Role.DATASET, Role.TEXT, Role.NUMBER)
+"""Objects none of whose methods returns something with a graph."""
+
+
+def _method_call(call: Call, receiver: Value, bare: Function | None) -> Attachment:
+    method = call.method or ""
+    owner = class_of(receiver)
+    if owner is None or find_method(owner, method) is None:
+        if method in torch.DETACHING_METHODS or method in torch.IN_PLACE_DETACH:
+            return Attachment.DETACHED
+        if method in {"requires_grad_"}:
+            return Attachment.CERTAIN if not turns_off_grad(call) else Attachment.DETACHED
+    if (
+        role(receiver, *_WITHOUT_TENSORS)
+        or method in torch.STRUCTURE_METHODS
+        or (method in {"index", "count", "keys"} and role(receiver, Role.CONTAINER))
+    ):
+        return Attachment.DETACHED
+    if method == "scale" and call.arguments and role(receiver, Role.SCALER):
+        return _arguments(call, bare)
+    if role(receiver, Role.MODULE, Role.ENGINE):
+        return _module_method(call, receiver, method, bare)
+    if role(receiver, Role.ACCELERATOR):
+        return _arguments(call, bare)
+    if role(receiver, Role.TENSOR, Role.OUTPUT, Role.BATCH) or method in torch.TENSOR_EVIDENCE:
+        return max(_level(receiver, bare), _arguments(call, bare))
+    if method in {"pop", "popleft", "get", "values", "items", "copy"}:
+        inside = elements(receiver)
+        if inside:
+            return _most(inside, bare)
+    level = max(_level(receiver, bare), _arguments(call, bare))
+    if level is Attachment.DETACHED and not kinds(receiver):
+        return Attachment.UNKNOWN
+    return min(level, Attachment.LIKELY)
+
+
+def _module_method(call: Call, receiver: Value, method: str, bare: Function | None) -> Attachment:
+    if method in torch.GENERATED_WITHOUT_GRAD or method in torch.STRUCTURE_METHODS:
+        return Attachment.DETACHED
+    if method in torch.PARAMETER_METHODS:
+        return Attachment.DETACHED if is_frozen(receiver) else Attachment.CERTAIN
+    if method in {"log", "log_dict", "print"}:
+        return Attachment.DETACHED
+    if method in {"forward", "forward_features", "forward_head", "__call__"}:
+        return Attachment.LIKELY if not is_frozen(receiver) else _arguments(call, bare)
+    held = role(call.callee, Role.MODULE, Role.LOSS_FUNCTION)
+    return _unknown_call(call, bare) if held is None else Attachment.LIKELY
+
+
+def _is_handed_in(callee: Value) -> bool:
+    """Whether what is called is an object that the function or its instance was given, as models and criteria are."""
+    if isinstance(callee, Attribute):
+        return instance_class(callee.base) is not None
+    return any(isinstance(source, Parameter) for source in sources(callee))
+
+
+def _is_differentiable(name: str) -> bool:
+    last = name.rsplit(".", 1)[-1]
+    return name.startswith(torch.FUNCTION_MODULES) and (
+        not last[:1].isupper() or ".distributions." in name or last == "Variable"
+    )
+
+
+def _requests_grad(call: Call) -> bool:
+    value = call.argument("requires_grad")
+    return isinstance(value, Constant) and value.constant is True
+
+
+def _known_plain(value: Value) -> bool:
+    """Whether ``value`` is known to be something that carries no graph."""
+    known = kinds(value)
+    plain = {
+        Role.NUMBER,
+        Role.TEXT,
+        Role.NONE,
+        Role.LOADER,
+        Role.BATCH,
+        Role.DATASET,
+        Role.OPTIMIZER,
+        Role.SCHEDULER,
+        Role.MODULE,
+    }
+    return (
+        bool(known) and all(kind.role in plain for kind in known) and any(kind.role is not Role.NONE for kind in known)
+    )

@@ -1,0 +1,71 @@
+"""Values that a backward starts from, which proves that they carry a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from memlint.model.aliases import display_element
+from memlint.model.effects import backward_of, backward_roots, returns_loss_to_framework
+from memlint.model.memo import query
+from memlint.model.scopes import Function
+from memlint.model.upstream import ancestors
+from memlint.model.values import Attribute, Call, Choice, Display, Exit, Item, Part, Phi, Store, Value
+
+
+def starts_backward(value: Value) -> bool:
+    """Whether a backward starts from this very value under one of its later names, here or in a framework."""
+    return any(_use_starts_backward(alias, use) for alias in _direct_names(value) for use in alias.uses)
+
+
+def _use_starts_backward(value: Value, use: Value | Store | Exit) -> bool:
+    match use:
+        case Attribute(name="backward"):
+            return any(isinstance(user, Call) and user.callee is use and not user.positional() for user in use.uses)
+        case Call(name="scale") if use.receiver is not value:
+            return starts_backward(use)
+        case Call() if use.callee is not value:
+            backward = backward_of(use)
+            return backward is not None and any(root is value for root in backward.roots)
+        case Exit(kind="return"):
+            return returns_loss_to_framework(use.function)
+        case Choice():
+            return any(_use_starts_backward(use, user) for user in use.uses)
+        case Display():
+            leads = display_element(use, "loss" if use.kind == "dict" else 0) is value
+            return leads and any(
+                isinstance(user, (Choice, Exit)) and _use_starts_backward(use, user) for user in use.uses
+            )
+    return False
+
+
+def holds_differentiated(value: Value) -> bool:
+    """Whether a backward starts from a component of the value: ``output["loss"].backward()``."""
+    return any(
+        isinstance(use, (Item, Attribute, Part)) and starts_backward(use)
+        for alias in _direct_names(value)
+        for use in alias.uses
+    )
+
+
+@query(on_cycle=False)
+def feeds_backward(call: Call) -> bool:
+    """Whether a backward in the same function starts from something computed from ``call``."""
+    return id(call) in _fed(call.function)
+
+
+@query(on_cycle=frozenset())
+def _fed(function: Function) -> frozenset[int]:
+    return frozenset(id(ancestor) for root in backward_roots(function) for ancestor in ancestors(root))
+
+
+def _direct_names(value: Value) -> Iterator[Value]:
+    yield value
+    for use in value.uses:
+        if (
+            isinstance(use, Phi)
+            and use.loop is not None
+            and use.inputs
+            and use.inputs[0] is value
+            and len(use.inputs) == 1
+        ):
+            yield use

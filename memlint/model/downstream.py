@@ -1,0 +1,358 @@
+"""Whether a value is differentiated later: the flow of data from a value to the backwards that start from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from memlint.model.aliases import (
+    argument_parameters,
+    bound_arguments_of_constructor,
+    call_sites,
+    callees,
+    find_method,
+    instance_class,
+    module_of,
+    origins,
+    proven_call_sites,
+    qualified_names,
+    sources,
+)
+from memlint.model.containers import GROWING_METHODS, insertions_of, names_of
+from memlint.model.differentiated import starts_backward
+from memlint.model.effects import backward_of, returns_loss_to_framework
+from memlint.model.gradmode import GradMode, grad_mode
+from memlint.model.kinds import Role, class_of, kinds, role
+from memlint.model.knowledge import frameworks, torch
+from memlint.model.memo import query
+from memlint.model.scopes import Function
+from memlint.model.upstream import component_index, is_index_component
+from memlint.model.values import (
+    Attribute,
+    Awaited,
+    Binary,
+    Call,
+    Choice,
+    ClassValue,
+    Comparison,
+    Constant,
+    Display,
+    Exit,
+    Formatted,
+    Item,
+    Part,
+    Phi,
+    Store,
+    Unary,
+    Value,
+)
+
+
+class Reach(str, Enum):
+    """Whether a value is differentiated later."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+    """It leaves what can be seen: returned to unknown callers, handed to unknown code."""
+
+
+@dataclass(frozen=True)
+class GradientFlow:
+    """Where the graph of a value goes."""
+
+    reach: Reach
+    handed_over: tuple[Call, ...]
+    """Calls of code out of sight that get the value (and would have to run a backward by themselves)."""
+
+
+_MAX_FLOW = 3000
+
+
+def reaches_gradient(value: Value) -> Reach:
+    """Whether a backward or ``autograd.grad`` starts from something computed from ``value``.
+
+    Follows names, containers, attributes of the class, calls into the project's functions, and returns to their
+    callers.
+    """
+    return gradient_flow(value).reach
+
+
+@query(on_cycle=GradientFlow(Reach.UNKNOWN, ()))
+def gradient_flow(value: Value) -> GradientFlow:
+    """Follows the graph of ``value`` to what it is used for; see :func:`reaches_gradient`."""
+    return _Flow().run(value)
+
+
+class _Step(NamedTuple):
+    """A value to be followed, whether it lies in a function that was entered, and which component of it matters."""
+
+    value: Value
+    entered: bool
+    component: object = None
+
+
+def _is_last_alone(item: Item | Part) -> bool:
+    """``losses[-1].backward()``: the newest element of a list is differentiated, those before it are not."""
+    if not isinstance(item, Item) or component_index(item) != -1:
+        return False
+    return starts_backward(item) and item.region.loop is not None
+
+
+class _Flow:
+    """Follows a value along its uses.
+
+    A function that is entered through an argument returns to the call that entered it, and to no other. The flag that
+    goes with each pending value says whether it lies in such a function.
+    """
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[int, bool, object]] = set()
+        self.pending: list[_Step] = []
+        self.entered = False
+        self.component: object = None
+        self.entries: dict[Function, list[_Step | None]] = {}
+        self.returning: set[Function] = set()
+        self.escaped = False
+        self.handed_over: list[Call] = []
+
+    def run(self, start: Value) -> GradientFlow:
+        self.push(*(names_of(start) if role(start, Role.CONTAINER) else (start,)))
+        while self.pending:
+            value, self.entered, self.component = self.pending.pop()
+            if self.is_seen(value):
+                continue
+            self.seen.add((id(value), self.entered, self.component))
+            if len(self.seen) > _MAX_FLOW:
+                return self.result(Reach.UNKNOWN)
+            for use in value.uses:
+                if self.follow(value, use):
+                    return self.result(Reach.YES)
+        return self.result(Reach.UNKNOWN if self.escaped else Reach.NO)
+
+    def is_seen(self, value: Value) -> bool:
+        """Whether the value was followed already, in the same way or in a more general one."""
+        return any(
+            (id(value), entered, component) in self.seen
+            for entered in {self.entered, False}
+            for component in (self.component, None)
+        )
+
+    def result(self, reach: Reach) -> GradientFlow:
+        return GradientFlow(reach, tuple(self.handed_over))
+
+    def push(self, *values: Value) -> None:
+        """Values of the same run of the function that is looked at."""
+        self.pending.extend(_Step(value, self.entered) for value in values)
+
+    def push_elsewhere(self, *values: Value) -> None:
+        """Values of any other run."""
+        self.pending.extend(_Step(value, False) for value in values)
+
+    def push_into(self, display: Display, value: Value) -> None:
+        """A literal that holds the value in one of its places."""
+        for place, element in enumerate(display.elements):
+            if element is value:
+                key = display.keys[place] if display.kind == "dict" else None
+                index = key.constant if isinstance(key, Constant) else None if display.kind == "dict" else place
+                self.pending.append(_Step(display, self.entered, None if display.starred else index))
+
+    def push_part(self, part: Item | Part) -> None:
+        """A component of the value; none that is known to be another one than that which matters."""
+        index = component_index(part)
+        if self.component is None or index is None or index == self.component:
+            self.push(part)
+
+    def follow(self, value: Value, use: Value | Store | Exit) -> bool:
+        """Follows one use; True if it is a gradient."""
+        match use:
+            case Store():
+                self.store(value, use)
+            case Exit():
+                return self.exit(use)
+            case Attribute():
+                if use.name == "backward":
+                    return any(isinstance(user, Call) and backward_of(user) for user in use.uses)
+                self.attribute(use)
+            case Call():
+                return self.call(value, use)
+            case Comparison() | Formatted():
+                pass
+            case Binary() | Unary():
+                if grad_mode(use.region) is not GradMode.DISABLED:
+                    self.push(use)
+            case Display():
+                self.push_into(use, value)
+            case Item() | Part():
+                if not is_index_component(use) and not _is_last_alone(use):
+                    self.push_part(use)
+            case Phi() | Choice() | Awaited():
+                self.pending.append(_Step(use, self.entered, self.component))
+            case _:
+                self.push(use)
+        return False
+
+    def attribute(self, use: Attribute) -> None:
+        if use.name in torch.DETACHING_ATTRIBUTES:
+            return
+        for user in use.uses:
+            if not (isinstance(user, Call) and user.callee is use):
+                self.push(use)
+            elif user.method not in torch.DETACHING_METHODS and user.method not in GROWING_METHODS:
+                self.push(user)
+
+    def store(self, value: Value, store: Store) -> None:
+        if store.value is not value:
+            return
+        if store.base is None:
+            self.captured(store)
+        elif store.attribute is not None:
+            self.stored_attribute(store.base, store.attribute)
+        else:
+            self.into_container(store.base)
+
+    def captured(self, store: Store) -> None:
+        """Functions defined inside, or the functions of a module, read the name."""
+        for inner in store.function.functions:
+            inner.lower()
+        self.push_elsewhere(*store.function.captures.get(store.key or "", ()))
+
+    def stored_attribute(self, base: Value, name: str) -> None:
+        owner = instance_class(base) or class_of(base)
+        module = owner.module if owner is not None else module_of(base)
+        loads = module.loads.get(name, ())
+        self.push_elsewhere(*loads)
+        if module is not module_of(base):
+            self.push_elsewhere(*module_of(base).loads.get(name, ()))
+        if not loads:
+            self.escaped = True
+
+    def into_container(self, container: Value) -> None:
+        holder = container
+        while isinstance(holder, Item):
+            holder = holder.base
+        if isinstance(holder, Attribute):
+            self.stored_attribute(holder.base, holder.name)
+        for name in names_of(container):
+            if name.function is container.function:
+                self.push(name)
+            else:
+                self.push_elsewhere(name)
+
+    def exit(self, exit: Exit) -> bool:
+        function = exit.function
+        if returns_loss_to_framework(function):
+            return self.component in {None, 0, "loss"}
+        if function.parent is None:
+            return False
+        if self.entered and function in self.entries:
+            self.returning.add(function)
+            self.pending.extend(entry for entry in self.entries[function] if entry is not None)
+            return False
+        sites = proven_call_sites(function)
+        if function.name == "<lambda>" or len(sites) < len(call_sites(function) or (None,)):
+            self.escaped = True
+        if not sites or _is_tested_only(function, sites):
+            self.escaped = True
+        if sites:
+            here = self.entered and any(outer in self.entries for outer in function.enclosing())
+            self.pending.extend(_Step(site, here, self.component) for site in sites)
+        return False
+
+    def call(self, value: Value, call: Call) -> bool:
+        if call.callee is value:
+            return False
+        backward = backward_of(call)
+        if backward is not None:
+            return any(root is value for root in backward.roots)
+        names = qualified_names(call.callee)
+        if any(name in torch.DETACHING_FUNCTIONS or name.startswith(torch.DETACHING_ROOTS) for name in names):
+            return False
+        if call.receiver is not None and any(insertion.value is value for insertion in insertions_of(call)):
+            self.into_container(call.receiver)
+            return False
+        if call.method in frameworks.DETACHING_SINK_METHODS:
+            return False
+        return self.argument(value, call, names)
+
+    def argument(self, value: Value, call: Call, names: frozenset[str]) -> bool:
+        if self.enter(value, call):
+            return False
+        if any(isinstance(source, ClassValue) for source in sources(call.callee)):
+            self.constructor(value, call)
+            return False
+        if not _is_plain(call) and (grad_mode(call.region) is not GradMode.DISABLED or names & torch.PASSING_BUILTINS):
+            self.push(call)
+        if not names and not kinds(call.callee) and call.method is None:
+            self.escaped = True
+        if _is_out_of_sight(call, names):
+            self.handed_over.append(call)
+            return "backward" in call.name
+        return False
+
+    def enter(self, value: Value, call: Call) -> bool:
+        """Follows an argument into the functions of the project that ``call`` runs; False if there are none."""
+        records = grad_mode(call.region) is not GradMode.DISABLED
+        parameters = [
+            parameter
+            for argument in call.arguments
+            if argument.value is value
+            for parameter in argument_parameters(call, argument)
+        ]
+        for parameter in parameters:
+            entry = _Step(call, self.entered) if records else None
+            self.entries.setdefault(parameter.function, []).append(entry)
+            if entry is not None and parameter.function in self.returning:
+                self.pending.append(entry)
+            self.pending.append(_Step(parameter, True, self.component))
+        return bool(parameters)
+
+    def constructor(self, value: Value, call: Call) -> None:
+        """An object of a project's class keeps what it is built from."""
+        for source in sources(call.callee):
+            if not isinstance(source, ClassValue):
+                continue
+            init = find_method(source.target, "__init__")
+            if init is None:
+                self.push(call)
+                continue
+            bound = bound_arguments_of_constructor(call, init)
+            self.pending.extend(_Step(p, True) for p in init.parameters if bound.get(p.name) is value)
+
+
+def _is_tested_only(function: Function, sites: tuple[Call, ...]) -> bool:
+    """Whether nothing but tests calls ``function``, so that those whom it is made for are not in sight."""
+    return not function.module.is_test and all(site.function.module.is_test for site in sites)
+
+
+_HARMLESS_RECEIVERS = frozenset(Role) - {Role.OBJECT, Role.PREPARED, Role.FUNCTION, Role.CLASS}
+
+
+def _is_out_of_sight(call: Call, names: frozenset[str]) -> bool:
+    """Whether ``call`` runs code that is neither in the project nor known, and that could run a backward."""
+    known = (
+        "builtins.",
+        "copy.",
+        "itertools.",
+        "functools.",
+        "collections.",
+        *torch.FUNCTION_MODULES,
+        *frameworks.METRIC_ROOTS,
+    )
+    if call.uses and not any(role(argument.value, Role.OPTIMIZER, Role.PARAMETERS) for argument in call.arguments):
+        # What runs a backward returns nothing, or the norm of the gradients that it clips.
+        return False
+    if names:
+        return not callees(call) and not any(name.startswith(known) for name in names)
+    subject = call.receiver if call.receiver is not None else call.callee
+    if call.method in torch.TENSOR_EVIDENCE or role(subject, *_HARMLESS_RECEIVERS):
+        return False
+    libraries = origins(subject)
+    return not libraries or not all(name.startswith(torch.DETACHING_ROOTS) for name in libraries)
+
+
+def _is_plain(value: Value) -> bool:
+    """Whether ``value`` is known to be a text or a Python number."""
+    known = kinds(value)
+    return bool(known) and all(kind.role in {Role.TEXT, Role.NUMBER} for kind in known)

@@ -1,0 +1,251 @@
+"""What a value was computed from, along the paths that gradients take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from memlint.model.aliases import (
+    aliases,
+    bound_arguments,
+    callees,
+    display_element,
+    passed_arguments,
+    qualified_names,
+    sources,
+)
+from memlint.model.containers import elements
+from memlint.model.gradmode import GradMode, declared_without_grad, grad_mode
+from memlint.model.kinds import Role, class_of, role
+from memlint.model.knowledge import torch
+from memlint.model.memo import query
+from memlint.model.scopes import Function
+from memlint.model.values import (
+    Attribute,
+    Awaited,
+    Binary,
+    Call,
+    Choice,
+    ClassValue,
+    Comparison,
+    Comprehension,
+    Constant,
+    Display,
+    Element,
+    Entered,
+    Formatted,
+    Item,
+    Opaque,
+    Parameter,
+    Part,
+    Phi,
+    Unary,
+    Unbound,
+    Value,
+)
+
+
+def exit_values(function: Function, component: object) -> Iterator[Value]:
+    """What ``function`` returns or yields, or the component of it."""
+    for exit in function.exits:
+        if component is None:
+            yield exit.value
+            continue
+        for source in sources(exit.value):
+            element = display_element(source, component)
+            yield source if element is None else element
+
+
+def is_index_component(value: Item | Part | Element) -> bool:
+    """Whether the component is the index half of ``max(dim)``, ``topk``, ``sort`` and their like."""
+    if component_index(value) != 1 or isinstance(value, Element):
+        return False
+    with_indices = {"max", "min", "topk", "sort", "kthvalue", "mode", "median", "cummax", "cummin"}
+    for source in sources(value.base):
+        if isinstance(source, Call) and source.name in with_indices:
+            names = qualified_names(source.callee)
+            if source.receiver is not None or any(name.startswith("torch.") for name in names):
+                return True
+    return False
+
+
+def component_index(value: Item | Part | Element) -> object:
+    """The constant index or key of a component; None if there is none."""
+    if isinstance(value, Part):
+        return value.index
+    if isinstance(value, Item) and len(value.index) == 1 and isinstance(value.index[0], Constant):
+        return value.index[0].constant
+    return None
+
+
+def picked_elements(value: Item | Part | Element) -> tuple[Value, ...]:
+    """What a component can be when its base comes out of a list of tuples: the element of each tuple at its index."""
+    index = component_index(value)
+    if index is None or isinstance(value, Element):
+        return ()
+    found: list[Value] = []
+    for source in sources(value.base):
+        container = _source_container(source)
+        inside = elements(container) if container is not None else ()
+        picked = [display_element(element, index) for element in inside]
+        if not picked or any(element is None for element in picked):
+            return ()
+        found.extend(element for element in picked if element is not None)
+    return tuple(found)
+
+
+def _source_container(source: Value) -> Value | None:
+    match source:
+        case Element():
+            return source.iterable
+        case Item():
+            return source.base
+        case Call() if source.method in {"pop", "popleft", "get"}:
+            return source.receiver
+    return None
+
+
+def differentiable_operands(value: Value) -> tuple[Value, ...]:
+    """The operands through which a gradient flows from ``value`` to what it was computed from."""
+    match value:
+        case Binary():
+            return value.operands()
+        case Unary():
+            return (value.operand,) if value.operator != "not" else ()
+        case Phi() | Choice() | Display() | Comprehension() | Item() | Part() | Element() | Awaited() | Entered():
+            return value.operands() if not (isinstance(value, (Item, Part)) and is_index_component(value)) else ()
+        case Attribute():
+            return () if value.name in torch.DETACHING_ATTRIBUTES else (value.base,)
+        case Call():
+            return _call_operands(value)
+    return ()
+
+
+def _call_operands(call: Call) -> tuple[Value, ...]:
+    if call.method in torch.STRUCTURE_METHODS or call.method in torch.PARAMETER_METHODS:
+        return ()
+    names = qualified_names(call.callee)
+    if any(name in torch.DETACHING_FUNCTIONS or name.startswith(torch.DETACHING_ROOTS) for name in names):
+        return ()
+    if call.method in torch.DETACHING_METHODS and call.receiver is not None and class_of(call.receiver) is None:
+        return ()
+    receiver = () if call.receiver is None else (call.receiver,)
+    functions = callees(call)
+    if functions and not any(isinstance(source, ClassValue) for source in sources(call.callee)):
+        passing = _passing_arguments(call, functions)
+        if passing is not None:
+            return passing
+    return (*receiver, *(argument.value for argument in call.arguments))
+
+
+def _passing_arguments(call: Call, functions: tuple[Function, ...]) -> tuple[Value, ...] | None:
+    """The arguments whose gradient the called functions of the project let through; None if not all are in sight."""
+    if call.is_open:
+        return None
+    found: list[Value] = []
+    for function in functions:
+        bound = bound_arguments(call, function)
+        if any(parameter.star for parameter in function.parameters):
+            return None
+        found.extend(bound[name] for name in gradient_parameters(function) if name in bound)
+    return tuple(found)
+
+
+@query(on_cycle=frozenset())
+def gradient_parameters(function: Function, component: object = None) -> frozenset[str]:
+    """The parameters of ``function`` from which a gradient flows to what it returns or yields, or to a component of it."""
+    if declared_without_grad(function):
+        return frozenset()
+    upstream = (value for returned in exit_values(function, component) for value in local_ancestors(returned))
+    return frozenset(v.name for v in upstream if isinstance(v, Parameter) and v.function is function)
+
+
+def local_ancestors(value: Value) -> Iterator[Value]:
+    """Like :func:`ancestors`, within the function of ``value``."""
+    seen: set[int] = set()
+    pending = [value]
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        pending.extend(differentiable_operands(current))
+
+
+@query(on_cycle=())
+def ancestors(root: Value) -> tuple[Value, ...]:
+    """``root`` and everything that a backward from it runs over, as far as it can be followed.
+
+    Crosses attributes of ``self``, containers, and calls of the project's functions into what they return.
+    """
+    return tuple(_walk_ancestors(root))
+
+
+_MAX_ANCESTORS = 4000
+
+
+def _walk_ancestors(root: Value) -> Iterator[Value]:
+    seen: set[tuple[int, object]] = set()
+    yielded: set[int] = set()
+    pending: list[tuple[Value, object]] = [(root, None)]
+    while pending and len(seen) < _MAX_ANCESTORS:
+        value, component = pending.pop()
+        if (id(value), component) in seen or (id(value), None) in seen:
+            continue
+        seen.add((id(value), component))
+        if id(value) not in yielded:
+            yielded.add(id(value))
+            yield value
+        if not _is_graph_free(value):
+            pending.extend(_nearer(value, component))
+
+
+def _nearer(value: Value, component: object) -> Iterator[tuple[Value, object]]:
+    """The values one step upstream, each with the index or key of the part of it that counts (None for all of it)."""
+    if isinstance(value, Display) and component is not None:
+        element = display_element(value, component)
+        if element is not None:
+            yield element, None
+            return
+    if isinstance(value, (Part, Item)) and component_index(value) is not None:
+        yield value.base, component_index(value)
+    else:
+        kept = component if isinstance(value, (Phi, Choice, Awaited)) else None
+        yield from ((operand, kept) for operand in differentiable_operands(value))
+    yield from ((alias, component) for alias in aliases(value) or ())
+    if isinstance(value, Call):
+        for function in callees(value):
+            yield from ((exit.value, component) for exit in function.exits)
+        inside = elements(value.receiver) if value.receiver is not None and value.method in {"pop", "get"} else ()
+        yield from ((element, None) for element in inside)
+    elif isinstance(value, Parameter):
+        yield from ((passed, component) for passed in passed_arguments(value) or ())
+    container = _container_behind(value)
+    if container is not None and role(container, Role.CONTAINER):
+        yield from ((element, None) for element in elements(container))
+
+
+def _container_behind(value: Value) -> Value | None:
+    match value:
+        case Item():
+            return value.base
+        case Element():
+            return value.iterable
+        case Display() | Phi() | Attribute():
+            return value
+    return None
+
+
+def _is_graph_free(value: Value) -> bool:
+    return isinstance(value, (Constant, Formatted, Comparison, Unbound, Opaque)) or bool(role(value, Role.BATCH))
+
+
+def graph_sources(value: Value) -> tuple[Value, ...]:
+    """The calls of modules upstream of ``value`` that save activations."""
+    return tuple(
+        ancestor
+        for ancestor in ancestors(value)
+        if isinstance(ancestor, Call)
+        and role(ancestor.callee, Role.MODULE, Role.ENGINE)
+        and grad_mode(ancestor.region) is not GradMode.DISABLED
+    )
