@@ -1,12 +1,16 @@
-"""Writes what the rules say about themselves into the documentation: docs/rules/ and the table of rules in README.md.
+"""Writes into the documentation what the product says: the pages of the rules, their table, the output of commands.
 
-``python docs/build.py`` writes; ``python docs/build.py --check`` names the files that are out of date and fails.
+``python docs/build.py`` writes; ``python docs/build.py --check`` names the files that are out of date and fails. What a
+command such as ``$ memlint check examples/`` prints in a ``console`` block of a guide is printed anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import shlex
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,9 +20,10 @@ from memlint.registry import DOCUMENTATION, all_rules
 from memlint.rule import Rule
 
 ROOT = Path(__file__).resolve().parents[1]
-README = Path("README.md")
+GUIDES = sorted(path.relative_to(ROOT) for folder in (ROOT, ROOT / "docs") for path in folder.glob("*.md"))
 INDEX = Path(DOCUMENTATION, "README.md")
 _TABLE = re.compile(r"(?<=<!-- rules -->\n).*?(?=<!-- end of rules -->)", re.DOTALL)
+_SESSION = re.compile(r"(?<=^```console\n)\$ (memlint .*)\n(?:.*\n)*?(?=^```$)", re.MULTILINE)
 
 
 def table(rules: Iterable[Rule], folder: str) -> str:
@@ -47,12 +52,32 @@ def index(rules: Iterable[Rule]) -> str:
     return f"# Rules\n\n{origin}\n\n{table(rules, '')}"
 
 
-def built(rules: Iterable[Rule], readme: str) -> dict[Path, str]:
+def guide(text: str, rules: Iterable[Rule]) -> str:
+    """A guide with the table of the rules and the output of its commands as they are now."""
+    with_table = _TABLE.sub(lambda _: table(rules, f"{DOCUMENTATION}/"), text)
+    return _SESSION.sub(lambda found: f"$ {found[1]}\n{printed(found[1])}\n", with_table)
+
+
+def printed(command: str) -> str:
+    """What a ``memlint`` command prints in the root of the repository."""
+    run = subprocess.run(
+        [sys.executable, "-m", *shlex.split(command)],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "120", "NO_COLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        check=False,
+    )
+    return run.stdout.rstrip()
+
+
+def built(rules: Iterable[Rule]) -> dict[Path, str]:
     """What each built file must hold, by its path relative to the repository."""
     rules = list(rules)
     pages = {Path(DOCUMENTATION, f"{rule.code}.md"): page(rule) for rule in rules}
-    with_table = _TABLE.sub(lambda _: table(rules, f"{DOCUMENTATION}/"), readme)
-    return {**pages, INDEX: index(rules), README: with_table}
+    guides = {path: guide((ROOT / path).read_text(encoding="utf-8"), rules) for path in GUIDES}
+    return {**pages, INDEX: index(rules), **guides}
 
 
 def outdated(files: Mapping[Path, str]) -> list[Path]:
@@ -78,9 +103,9 @@ def _content(path: Path) -> str | None:
 
 def main() -> None:
     """Writes or checks."""
-    parser = argparse.ArgumentParser(description="Builds the pages of the rules.")
+    parser = argparse.ArgumentParser(description="Builds what the documentation takes from the product.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is out of date")
-    files = built(all_rules(), (ROOT / README).read_text(encoding="utf-8"))
+    files = built(all_rules())
     if parser.parse_args().check:
         stale = outdated(files)
         if stale:
