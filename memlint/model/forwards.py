@@ -44,10 +44,7 @@ def _records(call: Call) -> bool:
         return False
     module = called_module(call)
     if module is not None:
-        # What only an annotation or its use calls a module may be a loss, which continues the graph of its arguments.
-        known = any(kind.role is Role.MODULE and kind.name not in _ANY_MODULE for kind in kinds(module))
-        continued = any(attachment(argument.value) > Attachment.UNKNOWN for argument in call.arguments)
-        return attachment(call) >= Attachment.LIKELY and (known or not continued)
+        return attachment(call) >= Attachment.LIKELY and not _may_be_loss(call, module)
     functions = callees(call)
     if not functions or attachment(call) < Attachment.LIKELY:
         return False
@@ -64,6 +61,17 @@ def _runs_module(function: Function) -> bool:
         called_module(call) is not None or any(_runs_module(inner) for inner in callees(call))
         for call in function.lower().calls
     )
+
+
+def _may_be_loss(call: Call, module: Value) -> bool:
+    """Whether ``call`` continues a graph that is differentiated, and its module may be a loss or a metric.
+
+    That is so if nothing but an annotation, or how it is used, says that it is a module.
+    """
+    if any(kind.role is Role.MODULE and kind.name not in _ANY_MODULE for kind in kinds(module)):
+        return False
+    attached = (each.value for each in call.arguments if attachment(each.value) > Attachment.UNKNOWN)
+    return any(gradient_flow(value).reach is Reach.YES for value in attached)
 
 
 _ANY_MODULE = frozenset({"", "torch.nn.Module", "torch.nn.modules.Module", "torch.nn.modules.module.Module"})
@@ -85,12 +93,15 @@ def called_module(call: Call) -> Value | None:
     return None
 
 
+_LIGHTNING_DRIVERS = frameworks.LIGHTNING_EPOCH_HOOKS | frameworks.LIGHTNING_TRAINING_HOOKS
+
+
 def _is_part_of_forward(call: Call) -> bool:
     """Whether ``call`` runs a part of the module whose method it stands in."""
     owner = _method_owner(call.function)
     if owner is None or instance_kind(owner).role not in {Role.MODULE, Role.LOSS_FUNCTION}:
         return False
-    if is_lightning_module(base_names(owner)) and call.function.name in frameworks.LIGHTNING_EPOCH_HOOKS:
+    if is_lightning_module(base_names(owner)) and call.function.name in _LIGHTNING_DRIVERS:
         return False
     module = called_module(call)
     return module is None or instance_class(module) is None

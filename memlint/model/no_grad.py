@@ -15,6 +15,7 @@ from memlint.model.forwards import forwards, wasted
 from memlint.model.knowledge import torch
 from memlint.model.scopes import Function
 from memlint.model.statements import held_in, statements_over
+from memlint.model.upstream import graph_sources
 from memlint.model.values import Call, Region, Value, With
 
 _NO_GRAD = {"code": "torch.no_grad()", "import": "torch"}
@@ -26,21 +27,24 @@ def no_grad_fixes(calls: Sequence[Call], *, safe: bool = True) -> tuple[Fix, ...
     The statements that hold them are wrapped, which is safe if all that they compute is known not to be differentiated
     (and ``safe`` allows it). A function that only evaluates can be decorated.
     """
-    function = calls[0].function
-    wrapping = _wrapping(function, [call.node for call in calls], safe)
-    decorating = _decorating(function)
-    found = (
-        (wrapping, decorating) if wrapping and wrapping.applicability is Applicability.SAFE else (decorating, wrapping)
-    )
+    wrapping = wrap_in_no_grad(calls, safe=safe)
+    decorating = _decorating(calls[0].function)
+    wraps_first = wrapping is not None and wrapping.applicability is Applicability.SAFE
+    found = (wrapping, decorating) if wraps_first else (decorating, wrapping)
     return tuple(fix for fix in found if fix is not None)
 
 
-def _wrapping(function: Function, nodes: Collection[cst.CSTNode], safe: bool) -> Fix | None:
-    statements = statements_over(function.node, nodes)
-    reach = _reach_of(function, held_in(statements)) if statements else Reach.YES
+def wrap_in_no_grad(calls: Sequence[Call], *, safe: bool, untrained: bool = False) -> Fix | None:
+    """The fix that wraps the statements of ``calls``; None if that would take a gradient away.
+
+    ``untrained``: what ``calls`` return is differentiated, but no parameter behind it needs that.
+    """
+    function = calls[0].function
+    statements = statements_over(function.node, [call.node for call in calls])
+    reach = _reach_of(function, held_in(statements), frozenset(calls if untrained else ())) if statements else Reach.YES
     if reach is Reach.YES:
         return None
-    proven = safe and reach is Reach.NO and not any(_shares_autocast(function, node) for node in nodes)
+    proven = safe and reach is Reach.NO and not any(_shares_autocast(call) for call in calls)
     return Fix(
         "wrap_in_with",
         "Run it under `with torch.no_grad():`",
@@ -65,20 +69,24 @@ def _decorating(function: Function) -> Fix | None:
     )
 
 
-def _reach_of(function: Function, inside: Collection[cst.CSTNode]) -> Reach:
-    """Whether something that is computed at the nodes ``inside`` is differentiated, there or later."""
+def _reach_of(function: Function, inside: Collection[cst.CSTNode], ignored: frozenset[Value]) -> Reach:
+    """Whether something that is computed at the nodes ``inside`` is differentiated, there or later.
+
+    What has its graph from the forward passes ``ignored`` alone does not count.
+    """
     reach = Reach.NO
     for value in _computed(function):
         if value.node not in inside:
             continue
         if isinstance(value, Call) and effects(value) & (Effect.BACKWARD | Effect.STEP):
             return Reach.YES
-        if attachment(value) > Attachment.UNKNOWN:
-            flow = gradient_flow(value)
-            if flow.reach is Reach.YES:
-                return Reach.YES
-            if flow.reach is Reach.UNKNOWN or flow.handed_over:
-                reach = Reach.UNKNOWN
+        if attachment(value) <= Attachment.UNKNOWN or (ignored and ignored.issuperset(graph_sources(value))):
+            continue
+        flow = gradient_flow(value)
+        if flow.reach is Reach.YES:
+            return Reach.YES
+        if flow.reach is Reach.UNKNOWN or flow.handed_over:
+            reach = Reach.UNKNOWN
     return reach
 
 
@@ -87,13 +95,12 @@ def _computed(function: Function) -> Iterator[Value]:
     yield from function.sums
 
 
-def _shares_autocast(function: Function, node: cst.CSTNode) -> bool:
-    """Whether ``node`` runs in an autocast region that trains as well.
+def _shares_autocast(call: Call) -> bool:
+    """Whether ``call`` runs in an autocast region that trains as well.
 
     Autocast caches the casts of weights, so that one that was made under ``no_grad`` would serve the training pass.
     """
-    region = next((call.region for call in function.calls if call.node is node), function.body)
-    return any(_autocasts(outer) and _trains(outer) for outer in region.ancestors())
+    return any(_autocasts(outer) and _trains(outer) for outer in call.region.ancestors())
 
 
 def _autocasts(region: Region) -> bool:

@@ -37,7 +37,7 @@ def held_in(statements: Sequence[Statement]) -> frozenset[cst.CSTNode]:
 
 
 def _run_in(block: Sequence[Statement], nodes: Collection[cst.CSTNode]) -> tuple[Statement, ...]:
-    """The statements of ``block`` from the first to the last that hold one of ``nodes``; empty if some are elsewhere."""
+    """The statements of ``block`` from the first to the last that hold one of ``nodes``; empty if it lacks some."""
     held = [held_in([statement]) for statement in block]
     places = [[index for index, inside in enumerate(held) if node in inside] for node in nodes]
     if not all(places):

@@ -18,7 +18,7 @@ _MAX_CALLERS = 3
 
 
 def is_trained(module: Value, region: Region) -> bool | None:
-    """Whether the training step that ``region`` belongs to trains ``module``; None if its optimizers are not in sight."""
+    """Whether the training step around ``region`` trains ``module``; None if its optimizers are not in sight."""
     trained = trained_in_step(region)
     if trained is None:
         return None
@@ -40,8 +40,10 @@ def trained_in_step(region: Region) -> Objects | None:
 def _stepped_around(region: Region, depth: int) -> Iterator[Objects]:
     """The optimizers that are stepped in the outermost loop around ``region``, or in that around a caller."""
     function = region.function
-    outermost = list(region.loops())[-1:] or [function.body]
-    found = list(stepped_in(outermost[0]))
+    outermost: Region = function.body
+    for loop in region.loops():
+        outermost = loop
+    found = list(stepped_in(outermost))
     yield from found
     if not found and depth:
         for site in call_sites(function) or ():

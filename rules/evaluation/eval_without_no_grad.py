@@ -25,16 +25,17 @@ class EvalWithoutNoGrad(Rule):
     """A model is evaluated with gradients enabled, so that every forward pass saves its activations for no backward.
 
     ## What it does
-    Finds forward passes that record a graph which nothing differentiates, outside the steps of training: validation and
-    test loops, prediction, sampling, generation. It follows the outputs through names, containers, attributes, functions
-    and files of the project; `with torch.no_grad()` and `torch.inference_mode()` count, in the function, as decorators,
-    in every caller, and where a framework enters them (Lightning's `validation_step`, the Trainer's `prediction_step`).
+    Finds forward passes that record a graph which nothing differentiates, outside the steps of training: validation
+    and test loops, prediction, sampling, generation. It follows the outputs through names, containers, attributes,
+    functions and files of the project. `with torch.no_grad()` and `torch.inference_mode()` count, in the function, as
+    decorators, in every caller, and where a framework enters them (Lightning's `validation_step`, the Trainer's
+    `prediction_step`).
 
     ## Why is this bad?
     `model.eval()` changes what dropout and batch normalisation do; it does not stop autograd. Each forward pass then
     saves its activations as in training. Since a name such as `out` is bound anew only after the next forward pass, two
-    graphs are alive at the peak: 9.5 MiB in a small model that needs 2.0 MiB under `no_grad` (weights left out). That is
-    why training fits and validation runs out of memory with the same batch size.
+    graphs are alive at the peak: 9.5 MiB in a small model that needs 2.0 MiB under `no_grad` (weights left out). That
+    is why training fits and validation runs out of memory with the same batch size.
 
     ## Example
     ```python
@@ -56,9 +57,9 @@ class EvalWithoutNoGrad(Rule):
     ```
 
     ## Fix safety
-    Putting the forward passes under `with torch.no_grad():` is safe where all that the wrapped statements compute is known
-    not to be differentiated; it is unsafe where results go to callers or code out of sight. Decorating the function is
-    unsafe. `inference_mode` is never suggested: its tensors cannot take part in a later backward.
+    Putting the forward passes under `with torch.no_grad():` is safe where all that the wrapped statements compute is
+    known not to be differentiated; it is unsafe where results go to callers or code out of sight. Decorating the
+    function is unsafe. `inference_mode` is never suggested: its tensors cannot take part in a later backward.
 
     ## When to ignore
     When code that memlint does not see differentiates the outputs, such as an attack or an attribution method.
@@ -528,7 +529,7 @@ class Engine:
         confidence = max(calls.values(), key=lambda confidence: confidence.rank)
         return self.finding(
             call.node,
-            f"`{code(call.node)}` records a graph that nothing differentiates: gradients are enabled in this evaluation",
+            f"`{code(call.node)}` evaluates with gradients enabled: it records a graph that nothing differentiates",
             holds=_held(call),
             confidence=confidence,
             fixes=no_grad_fixes(list(calls), safe=Confidence.POSSIBLE not in calls.values()),
@@ -564,7 +565,7 @@ def _confidence(call: Call) -> Confidence | None:
 
 
 def _stretch(call: Call) -> Region | Call:
-    """The code around ``call`` that only evaluates: the function, the outermost loop without a backward, or ``call``."""
+    """The code around ``call`` that evaluates: the function, the outermost loop without a backward, or ``call``."""
     function = call.function
     if function.parent is not None and not function_effects(function) & Effect.BACKWARD:
         return function.body

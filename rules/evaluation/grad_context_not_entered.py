@@ -45,10 +45,10 @@ class GradContextNotEntered(Rule):
     `optimizer.zero_grad` and `torch.cuda.empty_cache` without parentheses; and `Variable(x, volatile=True)`.
 
     ## Why is this bad?
-    A context manager takes effect when `with` enters it. As a statement, `torch.no_grad()` makes an object and drops it:
-    gradients stay enabled, and what follows saves its activations for a backward that never comes, as if the line were
-    not there. `model.eval` without parentheses is an expression whose value is dropped. `volatile` has been ignored,
-    with a warning, since PyTorch 0.4.
+    A context manager takes effect when `with` enters it. As a statement, `torch.no_grad()` makes an object and drops
+    it: gradients stay enabled, and what follows saves its activations for a backward that never comes, as if the line
+    were not there. `model.eval` without parentheses is an expression whose value is dropped. `volatile` has been
+    ignored, with a warning, since PyTorch 0.4.
 
     ## Example
     ```python
