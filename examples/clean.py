@@ -25,7 +25,7 @@ class Classifier(nn.Module):
         self.stem = nn.Conv1d(CHANNELS, width, kernel_size=5, padding=2)
         self.blocks = nn.ModuleList(nn.Conv1d(width, width, kernel_size=5, padding=2) for _ in range(depth))
         self.head = nn.Linear(width, REGIMES)
-        self.feature_spread = torch.zeros(width)
+        self.register_buffer("feature_spread", torch.zeros(width))
 
     def forward(self, signal: Tensor) -> Tensor:
         """Logits of shape ``(batch, REGIMES)`` for ``signal`` of shape ``(batch, CHANNELS, samples)``."""
@@ -34,7 +34,7 @@ class Classifier(nn.Module):
             features = features + F.gelu(block(features))
         if self.training:
             spread = features.std(dim=(0, 2))
-            self.feature_spread = 0.9 * self.feature_spread.to(spread.device) + 0.1 * spread.detach()
+            self.feature_spread = 0.9 * self.feature_spread + 0.1 * spread.detach()
         return self.head(features.mean(dim=2))
 
 
