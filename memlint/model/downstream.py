@@ -331,15 +331,7 @@ _HARMLESS_RECEIVERS = frozenset(Role) - {Role.OBJECT, Role.PREPARED, Role.FUNCTI
 
 def _is_out_of_sight(call: Call, names: frozenset[str]) -> bool:
     """Whether ``call`` runs code that is neither in the project nor known, and that could run a backward."""
-    known = (
-        "builtins.",
-        "copy.",
-        "itertools.",
-        "functools.",
-        "collections.",
-        *torch.FUNCTION_MODULES,
-        *frameworks.METRIC_ROOTS,
-    )
+    known = (*torch.FUNCTION_MODULES, *torch.DETACHING_ROOTS, *torch.BYSTANDER_ROOTS, *frameworks.METRIC_ROOTS)
     if call.uses and not any(role(argument.value, Role.OPTIMIZER, Role.PARAMETERS) for argument in call.arguments):
         # What runs a backward returns nothing, or the norm of the gradients that it clips.
         return False
@@ -349,7 +341,7 @@ def _is_out_of_sight(call: Call, names: frozenset[str]) -> bool:
     if call.method in torch.TENSOR_EVIDENCE or role(subject, *_HARMLESS_RECEIVERS):
         return False
     libraries = origins(subject)
-    return not libraries or not all(name.startswith(torch.DETACHING_ROOTS) for name in libraries)
+    return not libraries or not all(name.startswith(known) for name in libraries)
 
 
 def _is_plain(value: Value) -> bool:

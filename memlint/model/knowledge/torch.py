@@ -121,6 +121,32 @@ DETACHING_ROOTS = (
 )
 """Libraries that know nothing of autograd."""
 
+BYSTANDER_ROOTS = (
+    "builtins.",
+    "copy.",
+    "itertools.",
+    "functools.",
+    "collections.",
+    "pathlib.",
+    "json.",
+    "pickle.",
+    "tqdm.",
+    "torchvision.",
+    "torchaudio.",
+    "torchmetrics.",
+    "tensorboardX.",
+    "tensorboard.",
+    "visdom.",
+    "mlflow.",
+    "PIL.",
+    "cv2.",
+    "imageio.",
+    "soundfile.",
+    "h5py.",
+    "safetensors.",
+)
+"""Libraries that may hand tensors on, but run no backward themselves."""
+
 PASSING_BUILTINS = frozenset(
     """
     builtins.sum builtins.max builtins.min builtins.abs builtins.pow builtins.list builtins.tuple builtins.dict builtins.set
