@@ -18,7 +18,7 @@ from memlint.model.aliases import (
 )
 from memlint.model.containers import elements
 from memlint.model.kinds import Role, class_of, role
-from memlint.model.knowledge import torch
+from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.values import (
@@ -198,14 +198,22 @@ def _declares(value: Value, name: str) -> bool:
 def _component(value: Item | Part) -> Iterator[Object]:
     index = _index(value)
     for source in sources(value.base):
-        if isinstance(index, int) and isinstance(source, Call) and _prepares(source):
-            arguments = source.positional()
-            yield from objects(arguments[index]) if index < len(arguments) else ()
+        given = _prepared_argument(source, index) if isinstance(source, Call) and isinstance(index, int) else None
+        if given is not None:
+            yield from objects(given)
     step = ANY if index is None else index
     yield from (each.part(step) for each in objects(value.base))
     if index is None:
         for element in elements(value.base):
             yield from objects(element)
+
+
+def _prepared_argument(call: Call, index: int) -> Value | None:
+    """What ``call`` was given for the component ``index`` of the tuple that it returns."""
+    if qualified_names(call.callee) & frameworks.ENGINE_FACTORIES:
+        return call.argument("model", 1) if index == 0 else call.argument("optimizer", 2) if index == 1 else None
+    arguments = call.positional() if _prepares(call) else []
+    return arguments[index] if 0 <= index < len(arguments) else None
 
 
 def _index(value: Item | Part) -> Hashable | None:

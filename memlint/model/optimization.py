@@ -20,6 +20,7 @@ from memlint.model.values import (
     Binary,
     Call,
     ClassValue,
+    Comparison,
     Comprehension,
     Constant,
     Display,
@@ -62,7 +63,7 @@ def updates(function: Function) -> Iterator[Update]:
     """The updates that the code of ``function`` itself makes; DeepSpeed's engines, which clear as well, left out."""
     for call in function.calls:
         for optimizer in optimizers_stepped(call):
-            if not (call.receiver is not None and role(call.receiver, Role.ENGINE)):
+            if call.receiver is None or not _steps_engine(call, call.receiver):
                 yield Update(call.node, call.region, call, _occurrence(call, optimizer))
         if call.method in _IN_PLACE_UPDATES and call.receiver is not None:
             given = (argument.value for argument in call.arguments)
@@ -143,7 +144,7 @@ def cleared_in(region: Region, but: Call | None = None) -> Iterator[Objects]:
     yield from directly_cleared_in(region)
     for call in calls_in(region):
         if call is not but and directly_cleared(call) is None:
-            yield from cleared_by_call(call)
+            yield from _cleared_by_callees(call)
 
 
 def directly_cleared_in(region: Region) -> Iterator[Objects]:
@@ -160,8 +161,16 @@ def directly_cleared_in(region: Region) -> Iterator[Objects]:
             yield UNKNOWN
 
 
-def cleared_by_call(call: Call) -> Iterator[Objects]:
-    """What the functions that ``call`` runs clear."""
+def cleared_by(call: Call) -> Iterator[Objects]:
+    """What ``call`` clears, itself or in the functions that it runs."""
+    direct = directly_cleared(call)
+    if direct is None:
+        yield from _cleared_by_callees(call)
+    else:
+        yield direct
+
+
+def _cleared_by_callees(call: Call) -> Iterator[Objects]:
     for function in _run_by(call):
         for found in _clearings(function):
             yield seen_from(found, call, function)
@@ -170,7 +179,7 @@ def cleared_by_call(call: Call) -> Iterator[Objects]:
 def directly_cleared(call: Call) -> Objects | None:
     """What ``call`` itself clears; None if it clears nothing."""
     receiver = call.receiver
-    if receiver is not None and call.method == "zero_grad":
+    if receiver is not None and (call.method == "zero_grad" or _steps_engine(call, receiver)):
         return objects(receiver)
     owner = gradient_owner(receiver) if receiver is not None and call.method in {"zero_", "fill_"} else None
     if owner is not None:
@@ -181,6 +190,11 @@ def directly_cleared(call: Call) -> Objects | None:
     return UNKNOWN if isinstance(flag, Constant) and flag.constant is True else None
 
 
+def _steps_engine(call: Call, receiver: Value) -> bool:
+    """Whether ``call`` is ``engine.step()``, after which DeepSpeed clears the gradients itself."""
+    return call.method == "step" and bool(role(receiver, Role.ENGINE))
+
+
 def gradient_owner(value: Value) -> Value | None:
     """``p`` if ``value`` is ``p.grad`` or a part of it, such as ``p.grad.data``."""
     while isinstance(value, Attribute):
@@ -188,6 +202,37 @@ def gradient_owner(value: Value) -> Value | None:
             return value.base
         value = value.base
     return None
+
+
+def gradient_reads(region: Region) -> Iterator[int]:
+    """The orders of what reads ``.grad`` in ``region``, itself or in a function of the project that it calls."""
+    for attribute in region.function.attributes:
+        if attribute.region.within(region) and is_gradient_read(attribute):
+            yield attribute.order
+    for call in calls_in(region):
+        if call.name in _GRADIENT_READERS or any(_reads_gradients(function) for function in callees(call)):
+            yield call.order
+
+
+_GRADIENT_READERS = frozenset({"clip_grad_norm_", "clip_grad_value_", "clip_grad_norm", "unscale_"})
+
+
+@query(on_cycle=False)
+def _reads_gradients(function: Function) -> bool:
+    return any(True for _ in gradient_reads(function.lower().body))
+
+
+def is_gradient_read(attribute: Attribute) -> bool:
+    """Whether ``attribute`` is ``p.grad`` and more is done with it than comparing and clearing it."""
+    if attribute.name != "grad":
+        return False
+    return any(not isinstance(use, Comparison) and not _is_clearing(use) for use in attribute.uses)
+
+
+def _is_clearing(use: object) -> bool:
+    if isinstance(use, Attribute) and use.name == "data":
+        return all(map(_is_clearing, use.uses))
+    return isinstance(use, Attribute) and use.name in {"zero_", "detach_", "requires_grad_", "fill_"}
 
 
 def _cleared_by_store(store: Store) -> Iterator[Objects]:

@@ -17,11 +17,12 @@ from memlint.model.optimization import (
     clears,
     gradient_owner,
     innermost_step,
+    is_gradient_read,
     stepped_in,
     updates,
 )
 from memlint.model.program import Program
-from memlint.model.values import Argument, Attribute, Branch, Call, Comparison, Constant, Element, Region, Value
+from memlint.model.values import Argument, Attribute, Branch, Call, Constant, Element, Region, Value
 from memlint.rule import Rule
 
 
@@ -277,7 +278,7 @@ def _frees_elsewhere(call: Call) -> bool:
 def _is_read_before_backward(clearing: Call) -> bool:
     """Whether code that does not ask for None first reads gradients between ``clearing`` and the next backward."""
     span = innermost_step(clearing.region) or clearing.function.body
-    reads = [a for a in clearing.function.attributes if a.name == "grad" and a.region.within(span) and _is_read(a)]
+    reads = [a for a in clearing.function.attributes if a.region.within(span) and _is_read(a)]
     backwards = [call.order for call in calls_in(span) if accumulates(call)]
 
     def turn(order: int) -> int:
@@ -288,20 +289,11 @@ def _is_read_before_backward(clearing: Call) -> bool:
     return any(next_backward is None or turn(read.order) < next_backward for read in reads)
 
 
-def _is_read(gradient: Attribute) -> bool:
-    """Whether more is done with ``p.grad`` than asking whether it is None and clearing it."""
-    if any(_asks_for_gradient(region) for region in gradient.region.ancestors()):
-        return False
-    return any(not isinstance(use, Comparison) and not _is_clearing(use) for use in gradient.uses)
+def _is_read(attribute: Attribute) -> bool:
+    return is_gradient_read(attribute) and not any(map(_asks_for_gradient, attribute.region.ancestors()))
 
 
 def _asks_for_gradient(region: Region) -> bool:
     test = region.test if isinstance(region, Branch) else None
     parts: list[Value] = list(test.operands()) if test is not None else []
     return any(isinstance(part, Attribute) and part.name == "grad" for part in (test, *parts))
-
-
-def _is_clearing(use: object) -> bool:
-    if isinstance(use, Attribute) and use.name == "data":
-        return all(map(_is_clearing, use.uses))
-    return isinstance(use, Attribute) and use.name in {"zero_", "detach_", "requires_grad_", "fill_"}
