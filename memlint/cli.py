@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from memlint import __version__
-from memlint.messages import CLEAN, FAILED, FOUND, INTERRUPTED, UserError, did_you_mean
+from memlint.messages import CLEAN, FAILED, FOUND, INTERRUPTED, TERMINATED, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from memlint.rule import Rule
@@ -36,6 +37,8 @@ class _Commands(click.Group):
 
 def main() -> NoReturn:
     """The console script."""
+    # Whoever ends memlint politely gets it to clean up, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     sys.exit(run(sys.argv[1:]))
 
 

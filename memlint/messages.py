@@ -13,6 +13,8 @@ FAILED = 2
 """Exit code: memlint could not do its work, or not all of it."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+TERMINATED = 143
+"""Exit code after SIGTERM, as shells have it."""
 
 
 class UserError(Exception):

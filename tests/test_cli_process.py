@@ -97,6 +97,20 @@ def test_ctrl_c_leaves_every_file_whole(jobs: str, tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted(files), "no temporary file is left"
 
 
+def test_a_process_that_is_ended_takes_its_helpers_along(tmp_path: Path) -> None:
+    for number in range(60):
+        (tmp_path / f"f{number}.py").write_text(HAZARD * 100)
+    with started("check", "--fix", "--verbose", "-j2", cwd=tmp_path) as process:
+        assert process.stderr is not None
+        while not process.stderr.readline().startswith("files: 60"):
+            pass
+        process.terminate()
+        # The helpers hold the other end of the pipe as long as they live.
+        assert process.stderr.read() == ""
+        assert process.wait() == 143
+    assert all(file.read_text() == HAZARD * 100 for file in tmp_path.iterdir())
+
+
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.py").write_text(HAZARD)
     if not Path("/dev/full").exists():

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memlint.check.engine import FileResult, check_data
 from memlint.check.suppression import UnusedNoqa, with_noqa
@@ -26,9 +25,6 @@ from memlint.model.project import Project
 from memlint.notebook import read_source
 from memlint.rule import Rule
 from memlint.source import SourceError
-
-if TYPE_CHECKING:
-    from multiprocessing.synchronize import Event
 
 _CHUNK = 16
 """Files that a process takes at a time, at most."""
@@ -87,7 +83,7 @@ def default_jobs(files: int) -> int:
 def check_files(task: Task, files: Sequence[SourceFile], jobs: int) -> Iterator[FileReport]:
     """Checks ``files`` in up to ``jobs`` processes and yields the reports in the order of the files.
 
-    If the caller stops early, or Ctrl-C is pressed, the other processes end after the file that they are at.
+    If the caller stops early, or Ctrl-C is pressed, the other processes end at once.
     """
     if jobs <= 1 or len(files) <= 1:
         yield from map(Worker(task), files)
@@ -106,8 +102,8 @@ def _in_processes(task: Task, left: deque[SourceFile], jobs: int, size: int) -> 
     """
     # Forked processes would inherit locks in whatever state the threads of this process have left them.
     context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    pool = ProcessPoolExecutor(min(jobs, len(left)), context, _start, (task, stop))
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(min(jobs, len(left)), context, _start, (task,))
     try:
         with _interrupts_deferred():
             futures = [pool.submit(_work, tuple(islice(left, at, at + size))) for at in range(0, len(left), size)]
@@ -115,8 +111,12 @@ def _in_processes(task: Task, left: deque[SourceFile], jobs: int, size: int) -> 
             for report in future.result():
                 left.popleft()
                 yield report
+    except BaseException:
+        # They write nothing, so nothing is lost, and nobody has to wait for the file that they are at.
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
     finally:
-        stop.set()
         pool.shutdown(cancel_futures=True)
 
 
@@ -147,18 +147,16 @@ class _Process:
     """What a process keeps from one chunk of files to the next."""
 
     worker: Worker
-    stop: Event
 
 
-def _start(task: Task, stop: Event) -> None:
-    """Prepares a process. Ctrl-C is the parent's business: it asks the others to stop."""
+def _start(task: Task) -> None:
+    """Prepares a process. Ctrl-C is the parent's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _Process.worker = Worker(task)
-    _Process.stop = stop
 
 
 def _work(files: Sequence[SourceFile]) -> list[FileReport]:
-    return [_Process.worker(file) for file in files if not _Process.stop.is_set()]
+    return [_Process.worker(file) for file in files]
 
 
 class Worker:
