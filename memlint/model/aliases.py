@@ -1,4 +1,4 @@
-"""Where a value comes from: through names, attributes, imports, calls and their callers."""
+"""Where a value comes from: through names, attributes, imports and literal containers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from memlint.model.memo import query
 from memlint.model.scopes import Class, Function, Module
 from memlint.model.values import (
-    Argument,
     Attribute,
     Awaited,
     Call,
@@ -200,7 +199,7 @@ def qualified_names(value: Value) -> frozenset[str]:
             case FunctionValue() | ClassValue():
                 found.add(source.target.qualified_name)
             case Call():
-                found.update(_partial_names(source))
+                found.update(partial_names(source))
             case Attribute():
                 found.update(f"{name}.{source.name}" for name in qualified_names(source.base))
     return frozenset(found)
@@ -235,187 +234,8 @@ def _got_from(value: Value) -> Value | None:
     return None
 
 
-def _partial_names(call: Call) -> frozenset[str]:
+def partial_names(call: Call) -> frozenset[str]:
     """``functools.partial(f, ...)`` goes by the name of ``f``."""
     if isinstance(call.callee, External) and call.callee.qualified_name == "functools.partial" and call.arguments:
         return qualified_names(call.arguments[0].value)
     return frozenset()
-
-
-# ------------------------------------------------------------------------ calls
-
-
-@query(on_cycle=())
-def callees(call: Call) -> tuple[Function, ...]:
-    """The functions of the project that ``call`` may run; for a class its ``__init__`` is not meant.
-
-    A method that only raises stands for those of subclasses, which are not looked for.
-    """
-    return tuple(function for function in dict.fromkeys(_callees(call)) if not function.is_abstract)
-
-
-def _callees(call: Call) -> Iterator[Function]:
-    from memlint.model.kinds import class_of  # noqa: PLC0415 - classes of receivers are inferred from sources
-
-    callee = call.callee
-    for source in sources(callee):
-        match source:
-            case FunctionValue():
-                yield source.target.lower()
-            case Call() if _partial_names(source):
-                for inner in sources(source.arguments[0].value):
-                    if isinstance(inner, FunctionValue):
-                        yield inner.target.lower()
-            case Attribute():
-                yield from _method_callees(source, class_of(source.base))
-            case ClassValue():
-                pass
-            case Parameter(index=0) if source.function.is_class_method:
-                pass
-            case _:
-                owner = class_of(source)
-                method = _calling_method(owner) if owner is not None else None
-                if method is not None:
-                    yield method.lower()
-
-
-def _calling_method(owner: Class) -> Function | None:
-    return find_method(owner, "__call__") or find_method(owner, "forward")
-
-
-def _method_callees(callee: Attribute, owner: Class | None) -> Iterator[Function]:
-    if owner is None:
-        owner = _super_class(callee.base)
-    if owner is not None:
-        method = find_method(owner, callee.name)
-        if method is not None:
-            yield method.lower()
-
-
-def _super_class(base: Value) -> Class | None:
-    """The nearest base of the project for ``super()``."""
-    if isinstance(base, Call) and isinstance(base.callee, External) and base.callee.qualified_name == "builtins.super":
-        owner = base.function.owner
-        if owner is not None:
-            following = list(mro(owner))[1:]
-            return following[0] if following else None
-    return None
-
-
-def bound_arguments(call: Call, function: Function) -> dict[str, Value]:
-    """Parameters of ``function`` by name, with the values that ``call`` passes for them."""
-    bound: dict[str, Value] = {}
-    parameters = [p for p in function.parameters if not p.star and not p.keyword_only]
-    offset = 1 if function.is_method and not _called_on_class(call, function) else 0
-    if offset and call.receiver is not None:
-        bound[parameters[0].name] = call.receiver
-    place = offset
-    names = {parameter.name for parameter in function.parameters if not parameter.star}
-    for argument in call.arguments:
-        if argument.star:
-            if argument.star == "*":
-                place = len(parameters)
-        elif argument.keyword is not None:
-            if argument.keyword in names:
-                bound[argument.keyword] = argument.value
-        elif place < len(parameters):
-            bound[parameters[place].name] = argument.value
-            place += 1
-    return bound
-
-
-def _called_on_class(call: Call, function: Function) -> bool:
-    receiver = call.receiver
-    return receiver is not None and any(
-        isinstance(source, ClassValue) and source.target is function.owner for source in sources(receiver)
-    )
-
-
-def argument_parameters(call: Call, argument: Argument) -> tuple[Parameter, ...]:
-    """The parameters of the project's functions that ``argument`` is passed for."""
-    found: list[Parameter] = []
-    for function in callees(call):
-        bound = bound_arguments(call, function)
-        found.extend(
-            parameter
-            for parameter in function.parameters
-            if bound.get(parameter.name) is argument.value
-            and (argument.keyword is None or argument.keyword == parameter.name)
-        )
-    return tuple(found)
-
-
-@query(on_cycle=())
-def call_sites(function: Function) -> tuple[Call, ...] | None:
-    """The calls of ``function`` in the project; None if its name is too common to tell.
-
-    A method call counts when the class of its receiver is known to be right, or is not known at all and no other
-    class of the project's files that mention it has a method of that name.
-    """
-    modules = function.module.project.mentions(function)
-    if modules is None:
-        return None
-    found: list[Call] = []
-    for module in modules:
-        named = module.calls_by_name.get(function.name, ())
-        found.extend(call for call in named if _may_call(call, function))
-        if function.owner is not None and function.name in {"__call__", "forward"}:
-            found.extend(_instance_calls(module, function))
-    return tuple(dict.fromkeys(found))
-
-
-@query(on_cycle=())
-def proven_call_sites(function: Function) -> tuple[Call, ...]:
-    """Those of :func:`call_sites` that are known to run ``function``, and not merely to call something of that name."""
-    return tuple(call for call in call_sites(function) or () if function in callees(call))
-
-
-def _may_call(call: Call, function: Function) -> bool:
-    from memlint.model.kinds import class_of  # noqa: PLC0415
-
-    known = callees(call)
-    if any(target is function for target in known):
-        return True
-    if function.owner is None or call.receiver is None or call.name != function.name:
-        return False
-    owner = class_of(call.receiver)
-    if owner is None:
-        return not known and not isinstance(call.callee, External)
-    # The object may be of a subclass that overrides the method.
-    return owner is not function.owner and owner in mro(function.owner)
-
-
-def _instance_calls(module: Module, function: Function) -> Iterator[Call]:
-    for caller in module.functions:
-        for call in caller.calls:
-            if call.method is None and function in callees(call):
-                yield call
-
-
-@query(on_cycle=None)
-def passed_arguments(parameter: Parameter) -> tuple[Value, ...] | None:
-    """What the project's calls pass for ``parameter``; None if the callers are not known."""
-    function = parameter.function
-    sites = proven_call_sites(function)
-    if not sites:
-        return None
-    found: list[Value] = []
-    for call in sites:
-        value = bound_arguments(call, function).get(parameter.name)
-        if value is not None:
-            found.append(value)
-        elif parameter.name in function.defaults:
-            found.append(function.defaults[parameter.name])
-    return tuple(found)
-
-
-def bound_arguments_of_constructor(call: Call, init: Function) -> dict[str, Value]:
-    """Parameters of ``__init__`` with what a call of the class passes for them."""
-    bound: dict[str, Value] = {}
-    parameters = [p for p in init.lower().parameters if not p.star and not p.keyword_only][1:]
-    for parameter, passed in zip(parameters, call.positional(), strict=False):
-        bound[parameter.name] = passed
-    for argument in call.arguments:
-        if argument.keyword is not None:
-            bound[argument.keyword] = argument.value
-    return bound

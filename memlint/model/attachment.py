@@ -5,16 +5,8 @@ from __future__ import annotations
 from enum import IntEnum
 
 from memlint.findings import Confidence
-from memlint.model.aliases import (
-    aliases,
-    bound_arguments,
-    callees,
-    find_method,
-    instance_class,
-    passed_arguments,
-    qualified_names,
-    sources,
-)
+from memlint.model.aliases import aliases, find_method, instance_class, qualified_names, sources
+from memlint.model.calls import bound_arguments, callees, passed_arguments
 from memlint.model.containers import elements
 from memlint.model.differentiated import feeds_backward, holds_differentiated, starts_backward
 from memlint.model.freezing import is_frozen, turns_off_grad

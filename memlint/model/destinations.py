@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from memlint.model.aliases import (
-    argument_parameters,
-    bound_arguments_of_constructor,
-    call_sites,
-    callees,
-    find_method,
-    instance_class,
-    qualified_names,
-    sources,
-)
+from memlint.model.aliases import find_method, instance_class, qualified_names, sources
+from memlint.model.calls import argument_parameters, bound_arguments_of_constructor, call_sites, callees
 from memlint.model.containers import insertions_of, is_container, names_of
 from memlint.model.knowledge import torch
 from memlint.model.scopes import Class, Function

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.model.aliases import aliases, base_names, call_sites, qualified_names, sources
+from memlint.model.aliases import aliases, base_names, qualified_names, sources
+from memlint.model.calls import call_sites
 from memlint.model.gradmode import is_hf_trainer, is_lightning_module
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query

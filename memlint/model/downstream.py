@@ -6,18 +6,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from memlint.model.aliases import (
+from memlint.model.aliases import find_method, instance_class, module_of, origins, qualified_names, sources
+from memlint.model.calls import (
     argument_parameters,
     bound_arguments_of_constructor,
     call_sites,
     callees,
-    find_method,
-    instance_class,
-    module_of,
-    origins,
     proven_call_sites,
-    qualified_names,
-    sources,
 )
 from memlint.model.containers import GROWING_METHODS, insertions_of, names_of
 from memlint.model.differentiated import starts_backward

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from enum import Enum
 
-from memlint.model.aliases import call_sites, proven_call_sites
 from memlint.model.attachment import Attachment, attachment
+from memlint.model.calls import call_sites, proven_call_sites
 from memlint.model.effects import backward_roots, freeing_roots
 from memlint.model.memo import query
 from memlint.model.scopes import Function, Module

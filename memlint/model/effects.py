@@ -6,13 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Flag, auto
 
-from memlint.model.aliases import (
-    argument_parameters,
-    base_names,
-    callees,
-    qualified_names,
-    sources,
-)
+from memlint.model.aliases import base_names, qualified_names, sources
+from memlint.model.calls import argument_parameters, callees
 from memlint.model.gradmode import is_hf_trainer, is_lightning_module
 from memlint.model.kinds import Role, is_known_other, role
 from memlint.model.knowledge import frameworks, torch

@@ -8,18 +8,15 @@ from dataclasses import dataclass
 from enum import Enum
 
 from memlint.findings import Confidence
-from memlint.model.aliases import (
-    base_names,
-    call_sites,
-    callees,
-    instance_class,
-)
+from memlint.model.aliases import base_names, instance_class
 from memlint.model.attachment import Attachment, attachment, certainty
+from memlint.model.calls import call_sites, callees
 from memlint.model.downstream import Reach, gradient_flow
 from memlint.model.effects import Effect, backward_of, function_effects, returns_loss_to_framework
 from memlint.model.gradmode import GradMode, grad_mode, is_lightning_module
 from memlint.model.identity import Objects, holds, objects, seen_from
-from memlint.model.kinds import Role, instance_kind, kinds, role
+from memlint.model.instances import instance_kind
+from memlint.model.kinds import Role, kinds, role
 from memlint.model.knowledge import frameworks
 from memlint.model.memo import query
 from memlint.model.scopes import Class, Function

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.model.aliases import passed_arguments, sources
+from memlint.model.aliases import sources
+from memlint.model.calls import passed_arguments
 from memlint.model.containers import names_of
 from memlint.model.memo import query
 from memlint.model.values import Attribute, Call, Constant, Element, Parameter, Store, Value

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 
-from memlint.model.aliases import base_names, call_sites, qualified_names, sources
+from memlint.model.aliases import base_names, qualified_names, sources
+from memlint.model.calls import call_sites, callees
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function
@@ -75,8 +76,6 @@ def _switched(call: Call, *, disabled_by: bool) -> GradMode | None:
 
 def _manager_mode(call: Call) -> GradMode | None:
     """A context manager of the project, written as a generator: the mode in which it yields."""
-    from memlint.model.aliases import callees  # noqa: PLC0415
-
     for function in callees(call):
         for exit in function.exits:
             if exit.kind == "yield":

@@ -7,15 +7,8 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from memlint.model.aliases import (
-    aliases,
-    bound_arguments,
-    instance_class,
-    mro,
-    passed_arguments,
-    qualified_names,
-    sources,
-)
+from memlint.model.aliases import aliases, instance_class, mro, qualified_names, sources
+from memlint.model.calls import bound_arguments, passed_arguments
 from memlint.model.containers import elements
 from memlint.model.kinds import Role, class_of, role
 from memlint.model.knowledge import frameworks, torch

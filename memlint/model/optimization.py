@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from memlint.model.aliases import call_sites, callees, display_element, mro, qualified_names, sources
+from memlint.model.aliases import display_element, mro, qualified_names, sources
+from memlint.model.calls import call_sites, callees
 from memlint.model.effects import backward_of, calls_in, optimizers_stepped
 from memlint.model.identity import Object, Objects, everywhere, holds, objects, seen_from
 from memlint.model.kinds import Role, role

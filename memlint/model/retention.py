@@ -9,21 +9,16 @@ from enum import Enum
 import libcst as cst
 
 from memlint.findings import Applicability, Confidence, Fix
-from memlint.model.aliases import (
-    argument_parameters,
-    base_names,
-    instance_class,
-    passed_arguments,
-    qualified_names,
-    sources,
-)
+from memlint.model.aliases import base_names, instance_class, qualified_names, sources
 from memlint.model.attachment import Attachment, attachment, certainty, keeps_graph
+from memlint.model.calls import argument_parameters, passed_arguments
 from memlint.model.containers import Insertion, container_origins, insertions_of
 from memlint.model.downstream import Reach, reaches_gradient
 from memlint.model.drain import Drain, drain, drained_on_some_paths, drained_outside, drained_within
 from memlint.model.effects import returns_loss_to_framework, started_roots
 from memlint.model.gradmode import is_lightning_module
-from memlint.model.kinds import Role, instance_kind
+from memlint.model.instances import instance_kind
+from memlint.model.kinds import Role
 from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.source_text import code

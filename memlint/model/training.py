@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.model.aliases import base_names, call_sites, find_method
+from memlint.model.aliases import base_names, find_method
+from memlint.model.calls import call_sites
 from memlint.model.effects import returns_loss_to_framework
 from memlint.model.gradmode import is_lightning_module
 from memlint.model.identity import Object, Objects, everywhere, holds, objects

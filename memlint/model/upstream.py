@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.model.aliases import (
-    aliases,
-    bound_arguments,
-    callees,
-    display_element,
-    passed_arguments,
-    qualified_names,
-    sources,
-)
+from memlint.model.aliases import aliases, display_element, qualified_names, sources
+from memlint.model.calls import bound_arguments, callees, passed_arguments
 from memlint.model.containers import elements
 from memlint.model.gradmode import GradMode, declared_without_grad, grad_mode
 from memlint.model.kinds import Role, class_of, role

@@ -3,7 +3,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
-from memlint.model.aliases import callees, qualified_names, sources
+from memlint.model.aliases import qualified_names, sources
+from memlint.model.calls import callees
 from memlint.model.gradmode import context_mode, grad_mode
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
-from memlint.model.aliases import call_sites
+from memlint.model.calls import call_sites
 from memlint.model.effects import calls_in, returns_loss_to_framework
 from memlint.model.kinds import Role, role
 from memlint.model.optimization import (

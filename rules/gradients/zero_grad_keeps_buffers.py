@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
-from memlint.model.aliases import callees, qualified_names, sources
+from memlint.model.aliases import qualified_names, sources
+from memlint.model.calls import callees
 from memlint.model.effects import calls_in
 from memlint.model.identity import objects
 from memlint.model.kinds import Role, role

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
-from memlint.model.aliases import callees
 from memlint.model.attachment import certainty
+from memlint.model.calls import callees
 from memlint.model.kinds import kinds
 from memlint.model.program import Program
 from memlint.model.recurrence import Recurrence, recurrences

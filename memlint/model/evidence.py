@@ -1,0 +1,127 @@
+"""What is done with a value shows what it is, where its origin is out of sight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from memlint.findings import Confidence
+from memlint.model.aliases import instance_class, sources
+from memlint.model.calls import argument_parameters, passed_arguments
+from memlint.model.kinds import Kind, Role
+from memlint.model.knowledge import torch
+from memlint.model.values import Attribute, Awaited, Call, Choice, Element, Parameter, Phi, Value
+
+
+@dataclass
+class _Uses:
+    """What is done with an object: methods called, attributes read, whether it is itself called or iterated over."""
+
+    methods: set[str] = field(default_factory=set)
+    attributes: set[str] = field(default_factory=set)
+    called: bool = False
+    iterated: bool = False
+
+    def add(self, alias: Value) -> None:
+        """What is done with the object under one of its names."""
+        for use in alias.uses:
+            if isinstance(use, Attribute):
+                self.attributes.add(use.name)
+                if any(isinstance(user, Call) and user.callee is use for user in use.uses):
+                    self.methods.add(use.name)
+            elif isinstance(use, Call) and use.callee is alias:
+                self.called = True
+            elif isinstance(use, Element):
+                self.iterated = True
+
+
+def evidence(value: Value) -> Iterator[Kind]:
+    """What the uses of a value say about it when its origin says nothing."""
+    uses = _Uses()
+    for alias in _same_object(value):
+        uses.add(alias)
+    proven = _proven_role(uses)
+    likely = _likely_role(uses) if proven is None else None
+    if proven is not None:
+        yield Kind(proven, Confidence.CERTAIN)
+    elif likely is not None:
+        yield Kind(likely, Confidence.LIKELY)
+
+
+def _proven_role(uses: _Uses) -> Role | None:
+    methods = uses.methods
+    if methods & torch.STRONG_MODULE_EVIDENCE:
+        return Role.MODULE
+    if uses.called and methods & {"load_state_dict", "zero_grad", "state_dict"}:
+        return Role.MODULE
+    if "backward" in methods:
+        return Role.TENSOR
+    if "step" in methods and (methods | uses.attributes) & torch.OPTIMIZER_EVIDENCE:
+        return Role.OPTIMIZER
+    if {"scale", "step", "update"} <= methods or {"scale", "unscale_"} <= methods:
+        return Role.SCALER
+    if methods & {"eval", "train"} and (uses.called or methods & {"to", "cuda", "forward", "state_dict"}):
+        return Role.MODULE
+    return None
+
+
+def _likely_role(uses: _Uses) -> Role | None:
+    methods, attributes = uses.methods, uses.attributes
+    if methods & {"eval", "gradient_checkpointing_enable", "save_pretrained"}:
+        return Role.MODULE
+    if uses.called and "reduction" in attributes:
+        return Role.LOSS_FUNCTION
+    if uses.called and attributes & {"eval", "training"}:
+        return Role.MODULE
+    if "zero_grad" in methods:
+        return Role.OPTIMIZER
+    if "step" in methods and methods & {"get_last_lr", "get_lr"}:
+        return Role.SCHEDULER
+    if methods & {"detach", "item", "argmax", "unsqueeze", "requires_grad_"} and not uses.called:
+        return Role.TENSOR
+    if uses.iterated and attributes & {"dataset", "batch_size", "sampler", "batch_sampler"}:
+        return Role.LOADER
+    return None
+
+
+def _names_forward(value: Value) -> Iterator[Value]:
+    """``value`` and the names that it is known by later on in the same function."""
+    seen: set[int] = set()
+    pending = [value]
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        pending.extend(use for use in current.uses if isinstance(use, (Phi, Choice, Awaited)))
+
+
+def _same_object(value: Value) -> Iterator[Value]:
+    names = list(_names_forward(value))
+    for source in sources(value):
+        if source is not value and isinstance(source, Parameter) and source is not source.function.instance:
+            names.extend(_names_forward(source))
+            for passed in passed_arguments(source) or ():
+                names.extend(_names_forward(passed))
+    yield from names
+    for name in names:
+        yield from _parameters_for(name)
+    # An attribute of self is one object in all methods of its class.
+    if isinstance(value, Attribute):
+        owner = instance_class(value.base)
+        if owner is not None:
+            for load in owner.module.loads.get(value.name, ()):
+                if load is not value and instance_class(load.base) is owner:
+                    yield load
+                    yield from (use for use in load.uses if isinstance(use, Phi))
+
+
+def _parameters_for(value: Value) -> Iterator[Value]:
+    """The names that ``value`` has in the project's functions that it is passed to."""
+    for use in value.uses:
+        if isinstance(use, Call) and use.callee is not value:
+            for argument in use.arguments:
+                if argument.value is value:
+                    for parameter in argument_parameters(use, argument):
+                        yield from _names_forward(parameter)

@@ -1,0 +1,174 @@
+"""What the classes of the project are: modules with and without parameters, optimizers, datasets, ..."""
+
+from __future__ import annotations
+
+from memlint.findings import Confidence
+from memlint.model.aliases import base_names, find_method, mro, qualified_names, sources
+from memlint.model.calls import passed_arguments
+from memlint.model.constructors import is_dataset_base, is_module_class, is_optimizer_base
+from memlint.model.kinds import Kind, Role, kinds, role
+from memlint.model.knowledge import frameworks, torch
+from memlint.model.memo import query
+from memlint.model.scopes import Class
+from memlint.model.values import (
+    Attribute,
+    Binary,
+    Call,
+    ClassValue,
+    Comparison,
+    Comprehension,
+    Constant,
+    Display,
+    External,
+    Formatted,
+    FunctionValue,
+    Item,
+    Parameter,
+    Unary,
+    Value,
+)
+
+
+def instance_kind(owner: Class) -> Kind:
+    """The kind of an instance of a class of the project."""
+    roles = filter(None, map(_base_role, sorted(base_names(owner))))
+    found = next(roles, Role.OBJECT)
+    if found is Role.MODULE and not _holds_parameters(owner):
+        found = Role.LOSS_FUNCTION
+    return Kind(found, Confidence.CERTAIN, owner.qualified_name, owner)
+
+
+def _base_role(name: str) -> Role | None:
+    """What an instance of a subclass of ``name`` is."""
+    last = name.rpartition(".")[2]
+    if name in frameworks.LIGHTNING_MODULES or last == "LightningModule":
+        return Role.MODULE
+    if name in torch.MODULE_CLASSES or is_module_class(name) or name in frameworks.KERAS_MODELS:
+        return Role.LOSS_FUNCTION if name.startswith("torch.nn.") and last.endswith("Loss") else Role.MODULE
+    if is_optimizer_base(name):
+        return Role.OPTIMIZER
+    if name.startswith(torch.SCHEDULER_ROOTS):
+        return Role.SCHEDULER
+    if is_dataset_base(name):
+        return Role.DATASET
+    return Role.LOADER if name in torch.LOADER_CLASSES else None
+
+
+@query(on_cycle=True)
+def _holds_parameters(owner: Class) -> bool:
+    """Whether a module of the project may have parameters of its own: False only if all that it holds has none."""
+    classes = list(mro(owner))
+    if not any("__init__" in cls.methods for cls in classes):
+        return not all(_plain_module_bases(cls) for cls in classes)
+    if not all(_plain_module_bases(cls) for cls in classes):
+        return True
+    computes = find_method(owner, "forward")
+    if computes is not None and computes.lower().is_abstract:
+        return True
+    return any(_stores_parameters(cls) or _registers_parameters(cls) for cls in classes)
+
+
+def _stores_parameters(cls: Class) -> bool:
+    """Whether what a class stores in attributes of its instances may have parameters."""
+    return any(_may_hold_parameters(store.value) for stores in cls.instance_stores.values() for store in stores)
+
+
+def _registers_parameters(cls: Class) -> bool:
+    """Whether a method registers parameters or modules by names that are computed."""
+    return any(
+        call.method in {"register_parameter", "add_module", "register_module", "setattr"}
+        or (isinstance(call.callee, External) and call.callee.qualified_name == "builtins.setattr")
+        for method in cls.methods.values()
+        for call in method.lower().calls
+    )
+
+
+_PARAMETERLESS_BASES = frozenset(
+    {
+        "torch.nn.Module",
+        "torch.nn.modules.Module",
+        "torch.nn.modules.loss._Loss",
+        "torch.nn.modules.loss._WeightedLoss",
+        "builtins.object",
+        "abc.ABC",
+    }
+)
+"""Classes outside of the project that give the modules derived from them no parameters."""
+
+
+def _plain_module_bases(cls: Class) -> bool:
+    return all(
+        isinstance(source, ClassValue)
+        or (isinstance(source, External) and source.qualified_name in _PARAMETERLESS_BASES)
+        for base in cls.bases
+        for source in sources(base)
+    )
+
+
+def _may_hold_parameters(value: Value) -> bool:
+    return any(_source_may_hold_parameters(source) for source in sources(value))
+
+
+def _source_may_hold_parameters(source: Value) -> bool:
+    match source:
+        case Constant() | Formatted() | Comparison() | FunctionValue():
+            return False
+        case Call():
+            return _result_may_hold_parameters(source)
+        case Parameter():
+            return _argument_may_hold_parameters(source)
+        case Binary() | Unary() | Attribute() | Item():
+            return role(source, Role.MODULE) is not None
+        case Display():
+            return any(_may_hold_parameters(element) for element in source.elements)
+        case Comprehension():
+            return _may_hold_parameters(source.element)
+    return True
+
+
+def _result_may_hold_parameters(call: Call) -> bool:
+    names = qualified_names(call.callee)
+    if names and all(_parameterless(name) for name in names):
+        return False
+    return bool(names & torch.CREATORS_WITH_GRAD) or not role(
+        call, Role.LOSS_FUNCTION, Role.NUMBER, Role.TEXT, Role.TENSOR
+    )
+
+
+def _argument_may_hold_parameters(parameter: Parameter) -> bool:
+    """Whether a constructor may be given something with parameters for ``parameter``, and use it as a module."""
+    passed = passed_arguments(parameter)
+    if passed is not None and not any(role(argument, Role.MODULE) for argument in passed):
+        return False
+    if parameter.annotation is not None and role(parameter, Role.NUMBER, Role.TEXT, Role.TENSOR):
+        return False
+    if parameter.name in parameter.function.defaults and not _module_default(parameter):
+        return False
+    return _used_as_module(parameter)
+
+
+def _module_default(parameter: Parameter) -> bool:
+    return any(kind.role in {Role.MODULE, Role.NONE} for kind in kinds(parameter.function.defaults[parameter.name]))
+
+
+def _used_as_module(parameter: Parameter) -> bool:
+    """Whether what a constructor stores from a parameter is ever called in the class."""
+    owner = parameter.function.owner
+    if owner is None:
+        return True
+    names = [name for name, stores in owner.instance_stores.items() if any(s.value is parameter for s in stores)]
+    return any(
+        isinstance(use, Call) and use.callee is load
+        for name in names
+        for load in owner.module.loads.get(name, ())
+        for use in load.uses
+    )
+
+
+def _parameterless(name: str) -> bool:
+    last = name.rsplit(".", 1)[-1]
+    if name.startswith("torch.nn."):
+        return last in torch.STATELESS_MODULES or last.endswith("Loss")
+    return (
+        name.startswith(("builtins.", "math.", "torch.")) and name not in torch.CREATORS_WITH_GRAD and last != "super"
+    )

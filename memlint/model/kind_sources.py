@@ -1,0 +1,271 @@
+"""What the expression that computes a value says of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from memlint.findings import Confidence
+from memlint.model.aliases import attribute_values, display_element, instance_class, mro, qualified_names, sources
+from memlint.model.annotations import annotation_kinds
+from memlint.model.call_results import result_kinds
+from memlint.model.calls import callees, passed_arguments
+from memlint.model.constructors import is_class_name
+from memlint.model.containers import elements
+from memlint.model.instances import instance_kind
+from memlint.model.kinds import Kind, Role, class_of, kinds, role
+from memlint.model.knowledge import frameworks
+from memlint.model.scopes import Class
+from memlint.model.values import (
+    Attribute,
+    Binary,
+    Call,
+    ClassValue,
+    Comparison,
+    Comprehension,
+    Constant,
+    Display,
+    Element,
+    Entered,
+    External,
+    Formatted,
+    FunctionValue,
+    Item,
+    Parameter,
+    Part,
+    Unary,
+    Value,
+)
+
+
+def source_kinds(value: Value) -> Iterator[Kind]:
+    """The kinds that ``value`` has by the expression that computes it."""
+    written = _written_kind(value)
+    if written is not None:
+        yield written
+    else:
+        yield from _computed_kinds(value)
+
+
+def _written_kind(value: Value) -> Kind | None:
+    """The kind of what shows it by its form: literals, functions, classes."""
+    match value:
+        case Constant():
+            return _constant_kind(value.constant)
+        case Formatted():
+            return Kind(Role.TEXT)
+        case Display() | Comprehension():
+            return Kind(Role.CONTAINER, name=value.kind)
+        case FunctionValue():
+            return Kind(Role.FUNCTION, name=value.target.qualified_name)
+        case ClassValue():
+            return Kind(Role.CLASS, name=value.target.qualified_name, cls=value.target)
+        case External() if is_class_name(value.qualified_name):
+            return Kind(Role.CLASS, name=value.qualified_name)
+    return None
+
+
+def _computed_kinds(value: Value) -> Iterator[Kind]:
+    match value:
+        case Comparison():
+            yield _comparison_kind(value)
+        case Call():
+            yield from result_kinds(value)
+        case Binary() | Unary():
+            yield from _arithmetic_kinds(value)
+        case Attribute():
+            yield from _attribute_kinds(value)
+        case Item() | Part() | Element():
+            yield from _element_kinds(value)
+        case Entered():
+            yield from kinds(value.context)
+        case Parameter():
+            yield from _parameter_kinds(value)
+
+
+def _constant_kind(constant: object) -> Kind:
+    if constant is None:
+        return Kind(Role.NONE)
+    if isinstance(constant, (str, bytes)):
+        return Kind(Role.TEXT)
+    return Kind(Role.NUMBER)
+
+
+def _comparison_kind(value: Comparison) -> Kind:
+    tensors = [role(part, Role.TENSOR, Role.OUTPUT) for part in value.values]
+    if any(tensors) and not set(value.operators) & {"is", "is not", "in", "not in"}:
+        return Kind(Role.TENSOR, Confidence.LIKELY)
+    return Kind(Role.NUMBER)
+
+
+def _arithmetic_kinds(value: Binary | Unary) -> Iterator[Kind]:
+    parts = [kind for operand in value.operands() for kind in kinds(operand)]
+    roles = {kind.role for kind in parts}
+    for found in (Role.TENSOR, Role.OUTPUT, Role.BATCH):
+        if found in roles:
+            yield Kind(Role.TENSOR, max((k.confidence for k in parts if k.role is found), key=lambda c: c.rank))
+            return
+    for found in (Role.CONTAINER, Role.TEXT):
+        if found in roles:
+            yield Kind(found)
+            return
+    if roles and roles <= {Role.NUMBER} and all(kinds(operand) for operand in value.operands()):
+        yield Kind(Role.NUMBER)
+
+
+def _attribute_kinds(value: Attribute) -> Iterator[Kind]:
+    base = value.base
+    for kind in kinds(base):
+        match kind.role:
+            case Role.OUTPUT:
+                yield Kind(Role.OUTPUT, Confidence.LIKELY)
+            case Role.TENSOR:
+                if value.name in {"data", "grad", "T", "mT", "real", "imag", "H"}:
+                    yield Kind(Role.TENSOR)
+                elif value.name in {"shape", "ndim", "is_cuda", "requires_grad"}:
+                    yield Kind(Role.NUMBER)
+            case Role.BATCH:
+                yield Kind(Role.BATCH, Confidence.LIKELY)
+            case Role.MODULE | Role.ENGINE if value.name in {"module", "model"} and kind.cls is None:
+                yield kind
+            case Role.LOADER if value.name == "dataset":
+                yield Kind(Role.DATASET)
+    owner = instance_class(base) or class_of(base)
+    if owner is not None:
+        yield from _declared_kinds(owner, value.name)
+
+
+def _declared_kinds(owner: Class, name: str) -> Iterator[Kind]:
+    for cls in mro(owner):
+        if name in cls.annotations:
+            yield from annotation_kinds(cls.annotations[name], cls.scope)
+            return
+    for stored in attribute_values(owner, name):
+        yield from kinds(stored)
+
+
+def _element_kinds(value: Item | Part | Element) -> Iterator[Kind]:
+    base = value.iterable if isinstance(value, Element) else value.base
+    for source in sources(base):
+        if isinstance(source, Call):
+            yield from _component_kinds(source, value)
+    for kind in kinds(base):
+        match kind.role:
+            case Role.OUTPUT | Role.TENSOR:
+                yield Kind(kind.role, kind.confidence)
+            case Role.LOADER if isinstance(value, Element):
+                yield Kind(Role.BATCH, kind.confidence)
+            case Role.BATCH:
+                yield Kind(Role.BATCH, Confidence.LIKELY)
+            case Role.PARAMETERS:
+                yield Kind(Role.TENSOR)
+            case Role.MODULE if not isinstance(value, Part):
+                yield Kind(Role.MODULE, Confidence.LIKELY)
+            case Role.CONTAINER if not isinstance(value, Part):
+                yield from (kind for element in elements(base) for kind in kinds(element))
+
+
+def _component_kinds(call: Call, value: Item | Part | Element) -> Iterator[Kind]:
+    """Kinds of a component of what a call returns: ``a, b = accelerator.prepare(a, b)``, ``for x in tqdm(y)``."""
+    if isinstance(value, Element):
+        yield from _iterated_kinds(call)
+        return
+    index = value.index if isinstance(value, Part) else _constant_index(value)
+    if index is not None:
+        yield from _kinds_at(call, index)
+
+
+def _iterated_kinds(call: Call) -> Iterator[Kind]:
+    if _wraps_iterable(call):
+        for kind in (kind for argument in call.arguments for kind in kinds(argument.value)):
+            if kind.role is Role.LOADER:
+                yield Kind(Role.BATCH, kind.confidence)
+
+
+def _kinds_at(call: Call, index: int) -> Iterator[Kind]:
+    """Kinds of the component of the returned tuple at ``index``."""
+    names = qualified_names(call.callee)
+    if names & frameworks.ENGINE_FACTORIES:
+        found = {0: Role.ENGINE, 1: Role.OPTIMIZER, 2: Role.LOADER, 3: Role.SCHEDULER}.get(index)
+        if found is not None:
+            yield Kind(found, name="deepspeed")
+    elif names & frameworks.AMP_INITIALIZERS or (call.receiver is not None and role(call.receiver, Role.ACCELERATOR)):
+        arguments = call.positional()
+        if index < len(arguments):
+            yield from kinds(arguments[index])
+    else:
+        yield from _returned_kinds_at(call, index)
+
+
+def _returned_kinds_at(call: Call, index: int) -> Iterator[Kind]:
+    for function in callees(call):
+        for exit in function.returns:
+            for source in sources(exit.value):
+                element = display_element(source, index)
+                if element is not None:
+                    yield from kinds(element)
+
+
+_ITERATING = frozenset(
+    {
+        "builtins.enumerate",
+        "builtins.zip",
+        "builtins.reversed",
+        "builtins.iter",
+        "builtins.sorted",
+        "builtins.list",
+        "tqdm.tqdm",
+        "tqdm.auto.tqdm",
+        "tqdm.notebook.tqdm",
+    }
+)
+"""Functions that yield what the iterables yield that they are given."""
+
+
+def _wraps_iterable(call: Call) -> bool:
+    return bool(qualified_names(call.callee) & _ITERATING) or call.name in {
+        "tqdm",
+        "trange",
+        "track",
+        "progress_bar",
+        "prefetch",
+        "islice",
+        "enumerate",
+    }
+
+
+def _constant_index(value: Item) -> int | None:
+    index = value.index[0] if len(value.index) == 1 else None
+    return index.constant if isinstance(index, Constant) and isinstance(index.constant, int) else None
+
+
+def _parameter_kinds(parameter: Parameter) -> Iterator[Kind]:
+    if parameter.star:
+        yield Kind(Role.CONTAINER, name="tuple" if parameter.star == "*" else "dict")
+        return
+    owner = instance_class(parameter)
+    if owner is not None:
+        made_from = Kind(Role.CLASS, name=owner.qualified_name, cls=owner)
+        yield made_from if parameter.function.is_class_method else instance_kind(owner)
+        return
+    said = _annotated_kinds(parameter)
+    yield from said
+    if said:
+        return
+    passed = passed_arguments(parameter)
+    for argument in passed or ():
+        yield from kinds(argument)
+    if passed is None and parameter.name in parameter.function.defaults:
+        yield from (k for k in kinds(parameter.function.defaults[parameter.name]) if k.role is not Role.NONE)
+
+
+def _annotated_kinds(parameter: Parameter) -> tuple[Kind, ...]:
+    if parameter.annotation is None:
+        return ()
+    said = tuple(annotation_kinds(parameter.annotation, parameter.function.parent or parameter.function))
+    if any(kind.name == "torch.nn.Module" for kind in said):
+        # Losses are modules as well.
+        given = (*(passed_arguments(parameter) or ()), *filter(None, [parameter.function.defaults.get(parameter.name)]))
+        losses = tuple(kind for value in given for kind in kinds(value) if kind.role is Role.LOSS_FUNCTION)
+        if losses or any(use.name == "reduction" for use in parameter.uses if isinstance(use, Attribute)):
+            return losses or (Kind(Role.LOSS_FUNCTION, Confidence.LIKELY),)
+    return said
