@@ -83,29 +83,43 @@ def _manager_mode(call: Call) -> GradMode | None:
     return None
 
 
+@query(on_cycle=GradMode.ENABLED)
 def entry_mode(function: Function) -> GradMode:
-    """The mode in which the body of ``function`` starts."""
-    return _entry_mode(function) or GradMode.ENABLED
+    """The mode in which the body of ``function`` starts: what is declared, or what all ways to call it have in common.
+
+    It is disabled when callers are known and every chain of calls passes a place where gradients are disabled.
+    """
+    prevented = False
+    seen: set[int] = set()
+    pending = [function]
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        mode = declared_mode(current)
+        if mode is GradMode.DISABLED:
+            prevented = True
+            continue
+        places = _places_of_call(current) if mode is None else []
+        if not places:
+            return GradMode.ENABLED
+        for place in places:
+            local = local_grad_mode(place)
+            if local is None:
+                pending.append(place.function)
+            elif local is GradMode.DISABLED:
+                prevented = True
+            else:
+                return GradMode.ENABLED
+    return GradMode.DISABLED if prevented else GradMode.ENABLED
 
 
-@query(on_cycle=None)
-def _entry_mode(function: Function) -> GradMode | None:
-    """The mode that decorators, the framework or all callers set; None while that is being found out."""
-    declared = declared_mode(function)
-    if declared is not None:
-        return declared
-    modes = list(_caller_modes(function))
-    return GradMode.DISABLED if modes and all(mode is GradMode.DISABLED for mode in modes) else GradMode.ENABLED
-
-
-def _caller_modes(function: Function) -> Iterator[GradMode]:
+def _places_of_call(function: Function) -> list[Region]:
+    """Where ``function`` is called; for a lambda, where it is written."""
     if function.parent is not None and function.name == "<lambda>":
-        yield grad_mode(_definition_region(function))
-        return
-    for call in call_sites(function) or ():
-        mode = local_grad_mode(call.region) or _entry_mode(call.function)
-        if call.function is not function and mode is not None:
-            yield mode
+        return [_definition_region(function)]
+    return [call.region for call in call_sites(function) or () if call.function is not function]
 
 
 def _definition_region(function: Function) -> Region:

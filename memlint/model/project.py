@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import tokenize
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +21,10 @@ called from everywhere."""
 _WORD = re.compile(rb"[^\W\d][\w\x80-\xff]*|[\x80-\xff][\w\x80-\xff]*")
 
 
+_MAX_MODULES = 400
+"""Modules that are kept between files; beyond it all are dropped, so that memory does not grow with the project."""
+
+
 class Project:
     """Files that are checked together. ``files`` are the absolute paths of its Python files.
 
@@ -29,6 +35,7 @@ class Project:
     def __init__(self, root: Path, files: Sequence[Path] = ()) -> None:
         self.root = root
         self.files = tuple(files)
+        self._python_files = tuple(path for path in self.files if path.suffix == ".py")
         self._modules: dict[Path, Module | None] = {}
         self._found: dict[tuple[Path, str], Path | None] = {}
         self._bytes: dict[Path, bytes] = {}
@@ -45,18 +52,31 @@ class Project:
 
         Raises ``libcst.ParserSyntaxError`` for a text that does not parse.
         """
-        module = Module(path, module_name(path), cst.parse_module(text), self, path.name == "__init__.py")
-        if self._modules.get(path) is not None:
-            self._resolved.clear()
-        self.memo.clear()
+        known = self._modules.get(path)
+        if known is not None and known.text == text:
+            return known
+        module = self._parsed(path, text)
+        if known is not None or path in self._bytes:
+            self.forget()
         self._modules[path] = module
         self._bytes[path] = text.encode("utf-8", "replace")
         self._words.pop(path, None)
-        self._mentions.clear()
         return module
+
+    def _parsed(self, path: Path, text: str) -> Module:
+        return Module(path, module_name(path), text, cst.parse_module(text), self, path.name == "__init__.py")
+
+    def forget(self) -> None:
+        """Drops what was worked out so far; it is worked out again when it is asked for."""
+        self.memo.clear()
+        self._resolved.clear()
+        self._mentions.clear()
+        self._modules.clear()
 
     def program(self, path: Path, text: str) -> Program:
         """What the rules see of ``text``; see :meth:`module`."""
+        if len(self._modules) > _MAX_MODULES:
+            self.forget()
         return Program(self.module(path, text))
 
     def load(self, path: Path) -> Module | None:
@@ -64,10 +84,9 @@ class Project:
         if path not in self._modules:
             self._modules[path] = None
             try:
-                tree = cst.parse_module(self.read(path))
-            except (cst.ParserSyntaxError, RecursionError, UnicodeError, SyntaxError):
+                self._modules[path] = self._parsed(path, _decoded(self.read(path)))
+            except (cst.ParserSyntaxError, RecursionError, UnicodeError, SyntaxError, LookupError):
                 return None
-            self._modules[path] = Module(path, module_name(path), tree, self, path.name == "__init__.py")
         return self._modules[path]
 
     def read(self, path: Path) -> bytes:
@@ -194,11 +213,16 @@ class Project:
 
     def _search_mentions(self, name: str) -> tuple[Module, ...] | None:
         word = name.encode()
-        paths = [path for path in self.files if path.suffix == ".py" and word in self.words(path)]
+        paths = [path for path in self._python_files if word in self.words(path)]
         if len(paths) > _MAX_CALLER_FILES:
             return None
         modules = [self.load(path) for path in paths]
         return tuple(module for module in modules if module is not None)
+
+
+def _decoded(data: bytes) -> str:
+    encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+    return data.decode(encoding)
 
 
 def package_root(path: Path) -> Path:

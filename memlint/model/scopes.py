@@ -215,9 +215,12 @@ def refers_to_instance(value: Value, owner: Class) -> bool:
 class Module:
     """A parsed file of the project."""
 
-    def __init__(self, path: Path, name: str, tree: cst.Module, project: Project, is_package: bool) -> None:
+    def __init__(
+        self, path: Path, name: str, text: str, tree: cst.Module, project: Project, is_package: bool
+    ) -> None:
         self.path = path
         self.name = name
+        self.text = text
         self.tree = tree
         self.project = project
         self.is_package = is_package

@@ -1,0 +1,56 @@
+"""What loops iterate over."""
+
+from __future__ import annotations
+
+from memlint.findings import Confidence
+from memlint.model.aliases import qualified_names, sources
+from memlint.model.kinds import Role, role
+from memlint.model.values import Call, Display, Loop, Value
+
+_WRAPPERS = frozenset({"enumerate", "zip", "tqdm", "trange", "track", "iter", "reversed", "sorted", "list", "islice"})
+"""Functions that hand on the elements of what they are given, whichever library has them."""
+
+
+def iterates_over_data(loop: Loop) -> Confidence | None:
+    """How sure it is that each iteration takes a batch or a sample of a data set.
+
+    Certain: a loader. Likely: positions in a collection (``range(len(samples))``), or the starts of its batches
+    (``range(0, len(samples), batch_size)``). None: layers, parameters, a literal, time steps, or nobody knows what.
+    """
+    if loop.iterable is None:
+        return None
+    if loop.element is not None and role(loop.element, Role.BATCH):
+        return role(loop.element, Role.BATCH)
+    return _is_data(loop.iterable)
+
+
+def _is_data(iterable: Value) -> Confidence | None:
+    found: list[Confidence] = []
+    for source in sources(iterable):
+        known = role(source, Role.LOADER, Role.DATASET)
+        if known is not None:
+            found.append(known)
+        elif isinstance(source, Call):
+            found.extend(_call_over_data(source))
+    return max(found, key=lambda confidence: confidence.rank, default=None)
+
+
+def _call_over_data(call: Call) -> list[Confidence]:
+    positional = call.positional()
+    if call.name in {"range", "trange"}:
+        counts = len(positional) == 3 or any(_is_length(bound) for bound in positional)
+        return [Confidence.LIKELY] if counts else []
+    if call.name in _WRAPPERS and call.receiver is None or call.name == "tqdm":
+        inner = (_is_data(given) for given in positional if not isinstance(given, Display))
+        return [confidence for confidence in inner if confidence is not None]
+    return []
+
+
+def _is_length(value: Value) -> bool:
+    """Whether ``value`` is the length of a collection that is no module."""
+    return any(
+        isinstance(source, Call)
+        and "builtins.len" in qualified_names(source.callee)
+        and not any(role(given, Role.MODULE, Role.PARAMETERS) for given in source.positional())
+        for source in sources(value)
+    )
