@@ -56,11 +56,12 @@ class Project:
         if known is not None and known.text == text:
             return known
         module = self._parsed(path, text)
-        if known is not None or path in self._bytes:
+        data = text.encode("utf-8", "replace")
+        if known is not None or self._bytes.get(path, data) != data:
             self.forget()
+            self._words.pop(path, None)
         self._modules[path] = module
-        self._bytes[path] = text.encode("utf-8", "replace")
-        self._words.pop(path, None)
+        self._bytes[path] = data
         return module
 
     def _parsed(self, path: Path, text: str) -> Module:
