@@ -61,10 +61,8 @@ def sources(value: Value) -> tuple[Value, ...]:
 def aliases(value: Value) -> tuple[Value, ...] | None:
     """The values that ``value`` is directly another name of; None if it is no mere name."""
     match value:
-        case Phi():
-            return tuple(value.inputs)
-        case Choice():
-            return value.values
+        case Phi() | Choice():
+            return value.operands()
         case Awaited():
             return (value.value,)
         case Free():

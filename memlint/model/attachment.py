@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 from memlint.findings import Confidence
@@ -114,9 +115,9 @@ def _level(value: Value, bare: Function | None) -> Attachment:
     return _evaluate(value, bare if bare is value.function else None)
 
 
-def _most(values: object, bare: Function | None) -> Attachment:
+def _most(values: Iterable[Value], bare: Function | None) -> Attachment:
     best = Attachment.DETACHED
-    for value in values:  # type: ignore[attr-defined]
+    for value in values:
         best = max(best, _level(value, bare))
         if best is Attachment.CERTAIN:
             break
@@ -131,6 +132,20 @@ def _evaluate(value: Value, bare: Function | None) -> Attachment:
             return _parameter(value, bare)
         case Phi() | Choice() | Awaited() | Free() | External():
             return _renamed(value, bare)
+        case Entered():
+            return _level(value.context, bare)
+        case Call():
+            return _call(value, bare)
+        case Attribute():
+            return _attribute(value, bare)
+        case Item() | Part() | Element():
+            return _component(value, bare)
+    return _combination(value, bare)
+
+
+def _combination(value: Value, bare: Function | None) -> Attachment:
+    """Operators, and literals that hold other values."""
+    match value:
         case Binary():
             return _arithmetic(value, bare)
         case Unary():
@@ -141,14 +156,6 @@ def _evaluate(value: Value, bare: Function | None) -> Attachment:
             return _most(elements(value), bare)
         case Comprehension():
             return _level(value.element, bare)
-        case Entered():
-            return _level(value.context, bare)
-        case Call():
-            return _call(value, bare)
-        case Attribute():
-            return _attribute(value, bare)
-        case Item() | Part() | Element():
-            return _component(value, bare)
     return Attachment.UNKNOWN
 
 
@@ -320,18 +327,9 @@ _WITHOUT_TENSORS = (Role.OPTIMIZER, Role.SCHEDULER, Role.LOADER, Role.DATASET, R
 
 def _method_call(call: Call, receiver: Value, bare: Function | None) -> Attachment:
     method = call.method or ""
-    owner = class_of(receiver)
-    if owner is None or find_method(owner, method) is None:
-        if method in torch.DETACHING_METHODS or method in torch.IN_PLACE_DETACH:
-            return Attachment.DETACHED
-        if method in {"requires_grad_"}:
-            return Attachment.CERTAIN if not turns_off_grad(call) else Attachment.DETACHED
-    if (
-        role(receiver, *_WITHOUT_TENSORS)
-        or method in torch.STRUCTURE_METHODS
-        or (method in {"index", "count", "keys"} and role(receiver, Role.CONTAINER))
-    ):
-        return Attachment.DETACHED
+    settled = _settled(call, receiver, method)
+    if settled is not None:
+        return settled
     if method == "scale" and call.arguments and role(receiver, Role.SCALER):
         return _arguments(call, bare)
     if role(receiver, Role.MODULE, Role.ENGINE):
@@ -348,6 +346,23 @@ def _method_call(call: Call, receiver: Value, bare: Function | None) -> Attachme
     if level is Attachment.DETACHED and not kinds(receiver):
         return Attachment.UNKNOWN
     return min(level, Attachment.LIKELY)
+
+
+def _settled(call: Call, receiver: Value, method: str) -> Attachment | None:
+    """What a method returns whatever its receiver and its arguments carry; None if it depends on them."""
+    owner = class_of(receiver)
+    if owner is None or find_method(owner, method) is None:
+        if method in torch.DETACHING_METHODS or method in torch.IN_PLACE_DETACH:
+            return Attachment.DETACHED
+        if method == "requires_grad_":
+            return Attachment.DETACHED if turns_off_grad(call) else Attachment.CERTAIN
+    return Attachment.DETACHED if _returns_no_tensor(receiver, method) else None
+
+
+def _returns_no_tensor(receiver: Value, method: str) -> bool:
+    if method in torch.STRUCTURE_METHODS or role(receiver, *_WITHOUT_TENSORS):
+        return True
+    return method in {"index", "count", "keys"} and role(receiver, Role.CONTAINER) is not None
 
 
 def _module_method(call: Call, receiver: Value, method: str, bare: Function | None) -> Attachment:

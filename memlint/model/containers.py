@@ -170,9 +170,11 @@ def is_emptied_in(container: Value, region: Region) -> bool:
     """Whether the container is cleared, or drained by ``pop``, in each run of ``region``."""
     for name in names_of(container):
         for use in name.uses:
-            if isinstance(use, Attribute) and use.name in {"clear", "pop", "popleft", "get", "get_nowait"}:
-                if use.region.within(region) and any(isinstance(u, Call) and u.callee is use for u in use.uses):
-                    return True
+            if not isinstance(use, Attribute) or not use.region.within(region):
+                continue
+            called = any(isinstance(user, Call) and user.callee is use for user in use.uses)
+            if called and use.name in {"clear", "pop", "popleft", "get", "get_nowait"}:
+                return True
     return any(
         isinstance(deletion.node.target, cst.Subscript)
         and deletion.region.within(region)

@@ -166,12 +166,19 @@ class _Flow:
                 self.store(value, use)
             case Exit():
                 return self.exit(use)
+            case Attribute(name="backward"):
+                return any(isinstance(user, Call) and backward_of(user) for user in use.uses)
             case Attribute():
-                if use.name == "backward":
-                    return any(isinstance(user, Call) and backward_of(user) for user in use.uses)
                 self.attribute(use)
             case Call():
                 return self.call(value, use)
+            case _:
+                self.derived(value, use)
+        return False
+
+    def derived(self, value: Value, use: Value) -> None:
+        """Follows what is computed from the value by operators, literals, names and components."""
+        match use:
             case Comparison() | Formatted():
                 pass
             case Binary() | Unary():
@@ -186,7 +193,6 @@ class _Flow:
                 self.pending.append(_Step(use, self.entered, self.component))
             case _:
                 self.push(use)
-        return False
 
     def attribute(self, use: Attribute) -> None:
         if use.name in torch.DETACHING_ATTRIBUTES:

@@ -2,7 +2,8 @@
 
 A backward without ``retain_graph`` frees the saved tensors of every node that it runs over, and only those. A value is
 *drained* when all that it was computed from lies upstream of such a backward: what it keeps alive is then graph nodes
-(host memory), not activations."""
+(host memory), not activations.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +93,7 @@ def _branches(call: Call, region: Region) -> list[Branch]:
 
 
 def drained_outside(value: Value, region: Region) -> bool:
-    """Whether a freeing backward of the same function, outside ``region``, runs over all that ``value`` was computed from."""
+    """Whether a freeing backward of the same function, outside ``region``, runs over all that ``value`` comes from."""
     return _is_covered(value, _freed_by(call for call in region.function.calls if not call.region.within(region)))
 
 

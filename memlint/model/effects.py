@@ -1,4 +1,4 @@
-"""What calling something does to gradients: run a backward, step an optimizer, clear gradients; itself or further down."""
+"""What a call does to gradients, itself or further down: run a backward, step an optimizer, clear gradients."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.values import (
     Call,
+    ClassValue,
     Constant,
     Element,
     External,
@@ -81,7 +82,7 @@ def _is_backward_definition(call: Call) -> bool:
     receiver = call.receiver
     if receiver is None:
         return False
-    if any(source.__class__.__name__ == "ClassValue" for source in sources(receiver)):
+    if any(isinstance(source, ClassValue) for source in sources(receiver)):
         return True
     owner = call.function.owner
     return owner is not None and bool(base_names(owner) & frameworks.GRADIENT_FREE_CLASSES)
@@ -99,7 +100,7 @@ def _flag(call: Call, keyword: str) -> bool | None:
 
 
 def optimizers_stepped(call: Call) -> tuple[Value, ...]:
-    """The optimizers that ``call`` itself steps: ``optimizer.step()``, ``scaler.step(optimizer)``, ``engine.step()``."""
+    """The optimizers that ``call`` itself steps: ``optimizer.step()``, ``scaler.step(optimizer)``, ..."""
     if call.name != "step" or call.receiver is None:
         return ()
     receiver = call.receiver

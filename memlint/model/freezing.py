@@ -12,6 +12,7 @@ from memlint.model.values import Attribute, Call, Constant, Element, Parameter, 
 
 
 def turns_off_grad(call: Call) -> bool:
+    """Whether ``call``, of ``requires_grad_``, passes False."""
     value = call.argument("requires_grad", 0)
     return isinstance(value, Constant) and value.constant is False
 

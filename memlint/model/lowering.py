@@ -122,14 +122,13 @@ class _Lowering:
         return self.order
 
     def parameters(self, params: cst.Parameters) -> None:
-        index = 0
         ordered: list[tuple[cst.Param, str, bool]] = [(p, "", False) for p in (*params.posonly_params, *params.params)]
         if isinstance(params.star_arg, cst.Param):
             ordered.append((params.star_arg, "*", False))
         ordered += [(p, "", True) for p in params.kwonly_params]
         if params.star_kwarg is not None:
             ordered.append((params.star_kwarg, "**", False))
-        for param, star, keyword_only in ordered:
+        for index, (param, star, keyword_only) in enumerate(ordered):
             annotation = param.annotation.annotation if param.annotation else None
             value = Parameter(
                 param,
@@ -145,7 +144,6 @@ class _Lowering:
             self.function.parameters.append(value)
             self.env.names[param.name.value] = value
             self.function.bindings.setdefault(param.name.value, []).append(value)
-            index += 1
 
     # ------------------------------------------------------------- environments
 
@@ -560,7 +558,7 @@ class _Lowering:
                 value = names.get(key)
                 if value is not None and not any(value is known for known in inputs):
                     inputs.append(value)
-            if not inputs or inputs == [phi] and len(phi.inputs) == 1:  # type: ignore[union-attr]
+            if not inputs or (inputs == [phi] and len(phi.inputs) == 1):  # type: ignore[union-attr]
                 continue
             self.env.names[key] = (
                 inputs[0] if len(inputs) == 1 else Phi(node, self.region, self.tick(), key, inputs, None)
@@ -987,14 +985,14 @@ def _none_test(test: Value, *, passed: bool) -> tuple[cst.CSTNode, Value] | None
     if not isinstance(test, Comparison) or len(test.values) != 2 or not isinstance(test.node, cst.Comparison):
         return None
     against = test.values[1]
-    if isinstance(against, Constant) and against.constant is None:
-        if test.operators[0] == ("is" if passed else "is not"):
-            return test.node.left, test.values[0]
+    tells = test.operators[0] == ("is" if passed else "is not")
+    if tells and isinstance(against, Constant) and against.constant is None:
+        return test.node.left, test.values[0]
     return None
 
 
 def _tensor_test(test: Value) -> tuple[cst.CSTNode, Value] | None:
-    """The expression and value that ``test`` holds to be a tensor: ``isinstance(x, torch.Tensor)``, ``torch.is_tensor(x)``, ..."""
+    """The expression and value that ``test`` holds to be a tensor: ``torch.is_tensor(x)`` and its like."""
     if not isinstance(test, Call) or not isinstance(test.callee, External) or not test.arguments:
         return None
     name = test.callee.qualified_name
@@ -1014,7 +1012,7 @@ def _tensor_test(test: Value) -> tuple[cst.CSTNode, Value] | None:
 
 
 def _entered_for_the_rest(value: Value) -> Value | None:
-    """The context that a statement enters without a ``with``: ``set_grad_enabled(...)``, ``stack.enter_context(...)``."""
+    """What a statement enters without a ``with``: ``set_grad_enabled(...)``, ``stack.enter_context(...)``."""
     if not isinstance(value, Call):
         return None
     if isinstance(value.callee, External) and value.callee.qualified_name in SET_GRAD_ENABLED:

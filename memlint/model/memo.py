@@ -43,7 +43,7 @@ def query(
 
     def decorate(ask: Callable[Concatenate[Subject, Rest], Answer]) -> Callable[Concatenate[Subject, Rest], Answer]:
         @wraps(ask)
-        def answer(subject: Subject, *rest: Rest.args, **named: Rest.kwargs) -> Answer:
+        def answer(subject: Subject, /, *rest: Rest.args, **named: Rest.kwargs) -> Answer:
             memo = project_of(subject).memo
             key = (ask, id(subject), *rest)
             known = memo.answers.get(key)

@@ -1,4 +1,4 @@
-"""Access paths: the places that a later read in the same function finds again (``total``, ``self.total``, ``d['x']``)."""
+"""Access paths: places that a later read in the same function finds again (``total``, ``self.total``, ``d['x']``)."""
 
 from __future__ import annotations
 

@@ -12,8 +12,10 @@ from memlint.model.values import Call, Store
 
 
 class Program:
-    """A parsed file and what it means. Rules ask it for functions and calls, and the functions of
-    :mod:`memlint.model` what those mean."""
+    """A parsed file and what it means.
+
+    Rules ask it for functions and calls, and the functions of :mod:`memlint.model` what those mean.
+    """
 
     def __init__(self, module: Module) -> None:
         self.module = module

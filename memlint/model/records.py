@@ -122,10 +122,8 @@ def _is_detached_by_hand(value: Value) -> bool:
             if value.receiver is None:
                 return False
             value = value.receiver
-        elif isinstance(value, Attribute) and value.name == "data":
-            return True
         else:
-            return False
+            return isinstance(value, Attribute) and value.name == "data"
 
 
 def _carries_graph(entry: Entry, detached: list[Entry]) -> bool:
@@ -142,7 +140,7 @@ def _carries_graph(entry: Entry, detached: list[Entry]) -> bool:
 
 
 def _inputs(value: Value) -> frozenset[int]:
-    """Ids of the parameters and of the results of calls that ``value`` is computed from, torch's own functions left out."""
+    """Ids of the parameters and results of calls (not of torch's functions) that ``value`` is computed from."""
     return frozenset(
         id(ancestor)
         for ancestor in local_ancestors(value)

@@ -14,8 +14,10 @@ from memlint.model.values import Call, Loop, Occurrence, Phi, Value, operand_occ
 
 @dataclass(frozen=True)
 class Recurrence:
-    """In ``loop``, ``step`` gets the state ``key`` of the last iteration and computes that for the next one from it,
-    and a backward in the same iteration runs over the result."""
+    """A state that each iteration of ``loop`` gets from the last one and computes anew for the next one.
+
+    The call ``step`` gets the state ``key``, and a backward in the same iteration runs over the result.
+    """
 
     key: str
     loop: Loop

@@ -31,6 +31,7 @@ from memlint.model.values import (
     Choice,
     Constant,
     Display,
+    Free,
     Item,
     Loop,
     Occurrence,
@@ -57,7 +58,7 @@ class Span(str, Enum):
 class Accumulation:
     """A holder that is replaced by a function of its old value and of ``addends``, time after time.
 
-    ``total += loss``, ``avg = 0.9 * avg + 0.1 * loss``, ``self.sum += x``, ``d[k] = d.get(k, 0) + x``, ``self.sum.add_(x)``.
+    ``total += loss``, ``avg = 0.9 * avg + 0.1 * loss``, ``d[k] = d.get(k, 0) + x``, ``self.sum.add_(x)``.
     """
 
     holder: cst.CSTNode
@@ -279,7 +280,7 @@ def container_span(container: Value, region: Region) -> tuple[Span | None, Loop 
     """
     origins = container_origins(container)
     here = [origin for origin in origins if origin.region.function is region.function]
-    outside = _belongs_outside(container, region.function)
+    outside = _belongs_outside(container)
     loops = list(region.loops())
     if here and not outside:
         outlived = [loop for loop in loops if not all(origin.region.within(loop) for origin in here)]
@@ -292,14 +293,14 @@ def container_span(container: Value, region: Region) -> tuple[Span | None, Loop 
     return None, None
 
 
-def _belongs_outside(container: Value, function: Function) -> bool:
+def _belongs_outside(container: Value) -> bool:
     """Whether the container is an attribute of the instance, or a variable of the module or an enclosing function."""
     value = container
     while isinstance(value, (Phi, Item)):
         value = value.inputs[0] if isinstance(value, Phi) else value.base
     if isinstance(value, Attribute):
         return instance_class(value.base) is not None
-    return value.__class__.__name__ == "Free"
+    return isinstance(value, Free)
 
 
 def _parameter_behind(container: Value) -> Parameter | None:
@@ -382,38 +383,46 @@ def keepings(function: Function) -> tuple[Keeping, ...]:
 def _keepings(function: Function) -> Iterator[Keeping]:
     for accumulation in accumulations(function):
         if accumulation.span is Span.CALL:
-            for addend in accumulation.addends:
-                for parameter in _parameters_in(addend.value, function):
-                    yield Keeping(parameter, True, accumulation.holder, accumulation.value)
+            yield from _summed(accumulation, function)
     for stash in stashes(function):
         if stash.span is Span.CALL:
             for parameter in _parameters_in(stash.insertion.value, function):
                 yield Keeping(parameter, False, stash.insertion.holder, stash.insertion.container)
+    yield from _passed_on(function)
+
+
+def _summed(accumulation: Accumulation, function: Function) -> Iterator[Keeping]:
+    for addend in accumulation.addends:
+        for parameter in _parameters_in(addend.value, function):
+            yield Keeping(parameter, True, accumulation.holder, accumulation.value)
+
+
+def _passed_on(function: Function) -> Iterator[Keeping]:
+    """What the functions keep that ``function`` calls."""
     for call in function.calls:
-        for argument in call.arguments if _kept_beyond(call, function) else ():
+        for argument in call.arguments if _kept_beyond(call) else ():
             for keeping in kept_arguments(call, argument):
                 for parameter in _parameters_in(argument.value, function):
                     yield Keeping(parameter, keeping.summed, call.node, keeping.kept)
 
 
-def _kept_beyond(call: Call, function: Function) -> bool:
-    """Whether the object whose method is called outlives ``function``."""
+def _kept_beyond(call: Call) -> bool:
+    """Whether the object whose method is called outlives the function that calls it."""
     receiver = call.receiver
     if receiver is None:
         return True
-    return (
-        _belongs_outside(receiver, function) or isinstance(receiver, Parameter) or instance_class(receiver) is not None
-    )
+    return _belongs_outside(receiver) or isinstance(receiver, Parameter) or instance_class(receiver) is not None
 
 
 def _parameters_in(value: Value, function: Function) -> Iterator[Parameter]:
     """Parameters of ``function`` whose graph reaches ``value``, those of the instance left out."""
     found: set[str] = set()
     for ancestor in local_ancestors(value):
-        if isinstance(ancestor, Parameter) and ancestor.function is function and ancestor is not function.instance:
-            if ancestor.name not in found:
-                found.add(ancestor.name)
-                yield ancestor
+        if not isinstance(ancestor, Parameter) or ancestor.function is not function or ancestor is function.instance:
+            continue
+        if ancestor.name not in found:
+            found.add(ancestor.name)
+            yield ancestor
 
 
 # --------------------------------------------------------------------------- queries
@@ -432,7 +441,7 @@ def made_within(value: Value, loop: Loop) -> bool:
 
 
 def attached_leaves(where: Occurrence) -> tuple[Occurrence, ...]:
-    """The operands of an arithmetic expression that carry the graph into it; the expression itself if it is no arithmetic.
+    """The operands of an arithmetic expression that carry the graph into it; any other expression is its own.
 
     An expression that stands behind a name is not taken apart: the name is where it is used.
     """
@@ -545,7 +554,7 @@ def _feeds_backward_in(kept: Value, loop: Loop) -> bool:
 
 
 def depends_on_input(value: Value, function: Function) -> bool:
-    """Whether ``value`` is computed, differentiably, from what a forward method is called with, and callers are unknown.
+    """Whether ``value`` is computed differentiably from what a forward method gets from callers out of sight.
 
     The input of a module inside a network is an activation; only the first module gets what needs no gradient.
     """
@@ -560,9 +569,10 @@ def depends_on_input(value: Value, function: Function) -> bool:
 def is_replaced_before(value: Value, event: Call | Store | Binary) -> bool:
     """Whether the attached part of a dict or list has been overwritten by something detached before ``event``."""
     for use in value.uses:
-        if isinstance(use, Store) and use.base is value and use.index is not None and use.order < event.order:
-            if attachment(use.value) is Attachment.DETACHED:
-                return True
+        if not isinstance(use, Store) or use.base is not value or use.index is None:
+            continue
+        if use.order < event.order and attachment(use.value) is Attachment.DETACHED:
+            return True
     return False
 
 

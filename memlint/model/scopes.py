@@ -138,7 +138,7 @@ class Function:
         """Lowers the body unless that has been done; returns the function itself."""
         if not self._lowered:
             self._lowered = True
-            from memlint.model.lowering import lower  # noqa: PLC0415 - the two modules need each other
+            from memlint.model.lowering import lower
 
             lower(self)
         return self
@@ -200,7 +200,7 @@ class Class:
 
 def refers_to_instance(value: Value, owner: Class) -> bool:
     """Whether ``value`` is the instance on which a method of ``owner`` runs."""
-    from memlint.model.values import Free, Phi  # noqa: PLC0415
+    from memlint.model.values import Free, Phi
 
     if isinstance(value, Phi):
         return bool(value.inputs) and refers_to_instance(value.inputs[0], owner)

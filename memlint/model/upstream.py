@@ -145,7 +145,7 @@ def _passing_arguments(call: Call, functions: tuple[Function, ...]) -> tuple[Val
 
 @query(on_cycle=frozenset())
 def gradient_parameters(function: Function, component: object = None) -> frozenset[str]:
-    """The parameters of ``function`` from which a gradient flows to what it returns or yields, or to a component of it."""
+    """The parameters of ``function`` that what it returns or yields, or a component of it, sends gradients to."""
     if declared_without_grad(function):
         return frozenset()
     upstream = (value for returned in exit_values(function, component) for value in local_ancestors(returned))

@@ -158,7 +158,7 @@ class Constant(Value):
 
 
 class Parameter(Value):
-    """A parameter of a function. ``star`` is ``""``, ``"*"`` or ``"**"``; ``index`` counts from 0, ``self`` included."""
+    """A parameter. ``star`` is ``""``, ``"*"`` or ``"**"``; ``index`` counts from 0, ``self`` included."""
 
     __slots__ = ("annotation", "default", "index", "keyword_only", "name", "star")
 
@@ -470,7 +470,10 @@ class Choice(Value):
 
 
 class Display(Value):
-    """``[...]``, ``(...)``, ``{...}`` or ``{k: v}``; ``kind`` is list, tuple, set or dict; a starred part is its iterable."""
+    """``[...]``, ``(...)``, ``{...}`` or ``{k: v}``.
+
+    ``kind`` is list, tuple, set or dict. A starred element stands as the iterable that it unpacks.
+    """
 
     __slots__ = ("elements", "keys", "kind", "starred")
 
@@ -721,7 +724,7 @@ class Deletion:
 
     __slots__ = ("key", "node", "order", "region", "value")
 
-    def __init__(self, node: cst.CSTNode, region: Region, order: int, key: str, value: Value | None) -> None:
+    def __init__(self, node: cst.Del, region: Region, order: int, key: str, value: Value | None) -> None:
         self.node = node
         self.region = region
         self.order = order

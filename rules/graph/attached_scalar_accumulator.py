@@ -36,14 +36,14 @@ class AttachedScalarAccumulator(Rule):
 
     ## What it does
     Finds names, attributes and items that are added to (multiplied, averaged) iteration after iteration with a value
-    that still carries its graph: `total += loss`, `avg = 0.9 * avg + 0.1 * loss`, `meters["loss"] += loss`, and calls of
-    a meter's `update(loss)` when the meter sums up what it is given.
+    that still carries its graph: `total += loss`, `avg = 0.9 * avg + 0.1 * loss`, `meters["loss"] += loss`, and calls
+    of a meter's `update(loss)` when the meter sums up what it is given.
 
     ## Why is this bad?
     Every addition links one more graph to the sum. If `loss.backward()` has run, the activations are freed and what
     grows is host memory: about 1.5 kB for each operation of the graph and iteration. If no backward runs over the value
-    (validation, a metric that is not part of the loss, `retain_graph=True`), every activation of every iteration stays on
-    the device. The message says which of the two it is.
+    (validation, a metric that is not part of the loss, `retain_graph=True`), every activation of every iteration stays
+    on the device. The message says which of the two it is.
 
     ## Example
     ```python
@@ -61,7 +61,8 @@ class AttachedScalarAccumulator(Rule):
     ```
 
     ## Fix safety
-    Safe: `.detach()` keeps value, type and device, and does not wait for the device. `float(loss)` and `.item()` would wait.
+    Safe: `.detach()` keeps value, type and device, and does not wait for the device. `float(loss)` and `.item()`
+    would wait.
 
     ## When to ignore
     When the sum is differentiated later (gradient accumulation by one backward); memlint sees that when the backward is

@@ -225,7 +225,8 @@ class Counter(nn.Module):
             held = holding(addend.value, scalar=False, per="call")
             yield self.finding(
                 addend.node,
-                f"`{code(accumulation.holder)}` is updated with `{code(source.node)}` and its autograd graph, call after call",
+                f"`{code(accumulation.holder)}` is updated with `{code(source.node)}` and its autograd graph, "
+                "call after call",
                 holds=held.phrase,
                 confidence=confidence,
                 fixes=(detach_fix(detach_point(source).node),),

@@ -49,8 +49,9 @@ class RecurrentStateNotDetached(Rule):
     ```
 
     ## Fix safety
-    Safe for a state that is one tensor or the tuple of an `nn.LSTM`: the value is kept, and gradients stop at the border of
-    the step, as they do in truncated backpropagation through time. Dropping `retain_graph` is a second, unsafe edit.
+    Safe for a state that is one tensor or the tuple of an `nn.LSTM`: the value is kept, and gradients stop at the
+    border of the step, as they do in truncated backpropagation through time. Dropping `retain_graph` is a second,
+    unsafe edit.
 
     ## When to ignore
     When the loop unrolls time within one sample and one backward follows the loop; memlint does not speak of those.

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 GRAPH_WORDS = frozenset(
     """
-    torch backward manual_backward lightning pytorch_lightning accelerate transformers deepspeed ignite diffusers timm fabric
-    model net network policy nn loss criterion
+    torch backward manual_backward lightning pytorch_lightning accelerate transformers deepspeed ignite diffusers timm
+    fabric model net network policy nn loss criterion
     """.split()
 )
 """Gate of the rules about kept graphs: a file without any of these words computes nothing that carries one."""
@@ -84,16 +84,17 @@ IN_PLACE_DETACH = frozenset({"detach_"})
 DETACHING_FUNCTIONS = frozenset(
     """
     torch.tensor torch.zeros torch.ones torch.empty torch.full torch.arange torch.linspace torch.logspace torch.eye
-    torch.rand torch.randn torch.randint torch.randperm torch.normal torch.bernoulli torch.multinomial torch.zeros_like torch.ones_like
-    torch.empty_like torch.full_like torch.rand_like torch.randn_like torch.randint_like torch.from_numpy torch.argmax
-    torch.argmin torch.argsort torch.eq torch.ne torch.lt torch.le torch.gt torch.ge torch.equal torch.isnan torch.isinf
-    torch.isfinite torch.isclose torch.allclose torch.any torch.all torch.nonzero torch.count_nonzero torch.bincount
-    torch.numel torch.is_tensor torch.sign torch.logical_and torch.logical_or torch.logical_not torch.logical_xor
-    torch.searchsorted torch.bucketize torch.histc torch.unique torch.unique_consecutive torch.tril_indices
-    torch.triu_indices torch.device torch.Size torch.finfo torch.iinfo torch.manual_seed torch.get_rng_state
-    torch.nn.functional.one_hot torch.load torch.save torch.is_grad_enabled torch.IntTensor torch.LongTensor
-    torch.FloatTensor torch.Tensor torch.BoolTensor torch.cuda.FloatTensor torch.cuda.LongTensor torch.Generator
-    torch.utils.data.DataLoader torch.randint torch.vander torch.hann_window torch.hamming_window
+    torch.rand torch.randn torch.randint torch.randperm torch.normal torch.bernoulli torch.multinomial torch.zeros_like
+    torch.ones_like torch.empty_like torch.full_like torch.rand_like torch.randn_like torch.randint_like
+    torch.from_numpy torch.argmax torch.argmin torch.argsort torch.eq torch.ne torch.lt torch.le torch.gt torch.ge
+    torch.equal torch.isnan torch.isinf torch.isfinite torch.isclose torch.allclose torch.any torch.all torch.nonzero
+    torch.count_nonzero torch.bincount torch.numel torch.is_tensor torch.sign torch.logical_and torch.logical_or
+    torch.logical_not torch.logical_xor torch.searchsorted torch.bucketize torch.histc torch.unique
+    torch.unique_consecutive torch.tril_indices torch.triu_indices torch.device torch.Size torch.finfo torch.iinfo
+    torch.manual_seed torch.get_rng_state torch.nn.functional.one_hot torch.load torch.save torch.is_grad_enabled
+    torch.IntTensor torch.LongTensor torch.FloatTensor torch.Tensor torch.BoolTensor torch.cuda.FloatTensor
+    torch.cuda.LongTensor torch.Generator torch.utils.data.DataLoader torch.randint torch.vander torch.hann_window
+    torch.hamming_window
     builtins.len builtins.int builtins.float builtins.bool builtins.str builtins.repr builtins.print builtins.format
     builtins.isinstance builtins.hasattr builtins.id builtins.hash builtins.type builtins.range builtins.open
     builtins.any builtins.all builtins.callable builtins.bytes builtins.round_int builtins.ord builtins.chr
@@ -149,11 +150,11 @@ BYSTANDER_ROOTS = (
 
 PASSING_BUILTINS = frozenset(
     """
-    builtins.sum builtins.max builtins.min builtins.abs builtins.pow builtins.list builtins.tuple builtins.dict builtins.set
-    builtins.zip builtins.enumerate builtins.reversed builtins.sorted builtins.iter builtins.next builtins.map
-    builtins.filter builtins.getattr builtins.round collections.OrderedDict collections.deque collections.defaultdict
-    itertools.chain itertools.chain.from_iterable functools.reduce copy.copy copy.deepcopy itertools.islice
-    itertools.zip_longest itertools.product
+    builtins.sum builtins.max builtins.min builtins.abs builtins.pow builtins.list builtins.tuple builtins.dict
+    builtins.set builtins.zip builtins.enumerate builtins.reversed builtins.sorted builtins.iter builtins.next
+    builtins.map builtins.filter builtins.getattr builtins.round collections.OrderedDict collections.deque
+    collections.defaultdict itertools.chain itertools.chain.from_iterable functools.reduce copy.copy copy.deepcopy
+    itertools.islice itertools.zip_longest itertools.product
     """.split()
 )
 """Functions whose result holds or combines their arguments."""
@@ -298,11 +299,12 @@ NOT_MODULES = frozenset(
 
 STATELESS_MODULES = frozenset(
     """
-    ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Sigmoid Tanh Softmax LogSoftmax Softplus Softsign Hardtanh Hardswish
-    Hardsigmoid Dropout Dropout1d Dropout2d Dropout3d AlphaDropout Identity Flatten Unflatten MaxPool1d MaxPool2d MaxPool3d
-    AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d
-    Upsample UpsamplingNearest2d UpsamplingBilinear2d PixelShuffle PixelUnshuffle ZeroPad2d ReflectionPad2d ReplicationPad2d
-    Softmax2d LogSigmoid Threshold Tanhshrink Softshrink Hardshrink CosineSimilarity PairwiseDistance Fold Unfold GLU
+    ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Sigmoid Tanh Softmax LogSoftmax Softplus Softsign Hardtanh
+    Hardswish Hardsigmoid Dropout Dropout1d Dropout2d Dropout3d AlphaDropout Identity Flatten Unflatten MaxPool1d
+    MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d
+    AdaptiveMaxPool1d AdaptiveMaxPool2d Upsample UpsamplingNearest2d UpsamplingBilinear2d PixelShuffle PixelUnshuffle
+    ZeroPad2d ReflectionPad2d ReplicationPad2d Softmax2d LogSigmoid Threshold Tanhshrink Softshrink Hardshrink
+    CosineSimilarity PairwiseDistance Fold Unfold GLU
     """.split()
 )
 """Classes of ``torch.nn`` without parameters: their output has a graph only if an input has one."""
@@ -335,7 +337,7 @@ MODULE_EVIDENCE = frozenset(
         "train",
     }
 )
-"""Methods that only a module has (``load_state_dict`` belongs to optimizers as well and decides together with a call)."""
+"""Methods that only a module has; ``load_state_dict``, that optimizers have too, decides together with a call."""
 
 STRONG_MODULE_EVIDENCE = frozenset(
     {"parameters", "named_parameters", "named_modules", "modules", "children", "register_forward_hook"}
