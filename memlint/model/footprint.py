@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.calls import callees
-from memlint.model.containers import elements
+from memlint.model.containers import elements, names_of
 from memlint.model.forwards import called_module
+from memlint.model.gradmode import evaluates_a_batch
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
 from memlint.model.memo import query
@@ -24,10 +25,10 @@ from memlint.model.values import (
     Constant,
     Display,
     Element,
-    External,
     Formatted,
     Item,
     Narrowed,
+    Parameter,
     Part,
     Phi,
     Unary,
@@ -43,9 +44,11 @@ class Footprint(IntEnum):
     UNKNOWN = 1
     SCALAR = 2
     """One element: a loss, a mean."""
-    REDUCED = 3
-    """A few elements for each sample: the index of the greatest, a sum over the rest."""
-    FULL = 4
+    INDEX = 3
+    """Integers or flags: the class with the greatest score, a mask."""
+    REDUCED = 4
+    """An element for each sample, or some: a sum over the other dimensions."""
+    FULL = 5
     """A whole output of a module."""
 
 
@@ -55,12 +58,10 @@ def footprint(value: Value) -> Footprint:
     match value:
         case Constant() | Formatted() | Narrowed():
             return Footprint.NONE
-        case Phi() | Choice() | Awaited():
-            return _greatest(value.operands())
-        case Binary() | Unary():
+        case Phi() | Choice() | Awaited() | Binary() | Unary():
             return _greatest(value.operands())
         case Comparison():
-            return min(_greatest(value.values), Footprint.REDUCED)
+            return min(_greatest(value.values), Footprint.INDEX)
         case Display() | Comprehension():
             return _greatest(elements(value))
         case Call():
@@ -69,8 +70,16 @@ def footprint(value: Value) -> Footprint:
             return _attribute(value)
         case Item() | Part() | Element():
             return _component(value)
+        case Parameter() if hands_outputs(value):
+            return Footprint.FULL
     nearer = [source for source in sources(value) if source is not value]
     return _greatest(nearer) if nearer else _by_role(value)
+
+
+def hands_outputs(parameter: Parameter) -> bool:
+    """Whether a callback of Lightning gets in ``parameter`` what a validation, test or prediction step returns."""
+    function = parameter.function
+    return parameter.index == 3 and function.name.endswith("_batch_end") and evaluates_a_batch(function)
 
 
 def _greatest(values: Iterable[Value]) -> Footprint:
@@ -83,7 +92,7 @@ def _by_role(value: Value) -> Footprint:
 
 def _attribute(value: Attribute) -> Footprint:
     if value.name in torch.INDEX_PARTS:
-        return Footprint.REDUCED
+        return Footprint.INDEX
     if value.name in torch.DETACHING_ATTRIBUTES and value.name not in {"data", "grad"}:
         return Footprint.NONE
     if value.name == "loss":
@@ -96,7 +105,7 @@ def _component(value: Item | Part | Element) -> Footprint:
     if role(value, Role.BATCH):
         return Footprint.UNKNOWN
     if is_index_component(value):
-        return Footprint.REDUCED
+        return Footprint.INDEX
     nearer = [source for source in sources(value) if source is not value]
     if nearer:
         return _greatest(nearer)
@@ -123,67 +132,80 @@ def _picked(source: Value, index: object) -> Footprint:
 
 def _gathered(call: Call) -> Value | None:
     """What a call of Accelerate or Fabric gathers from all processes."""
-    if call.method in {"gather", "gather_for_metrics", "pad_across_processes", "all_gather", "reduce"} and call.arguments:
+    if (
+        call.method in {"gather", "gather_for_metrics", "pad_across_processes", "all_gather", "reduce"}
+        and call.arguments
+    ):
         return call.arguments[0].value
     return None
 
 
 _TO_HOST = frozenset({"cpu", "numpy", "tolist", "item"})
-_REDUCTIONS = frozenset({"sum", "mean", "norm", "prod", "std", "var", "median", "min", "max", "amax", "amin", "logsumexp"})
-_INDICES = frozenset({"argmax", "argmin", "argsort", "multinomial", "nonzero", "topk", "bincount", "any", "all"})
+_REDUCTIONS = frozenset(
+    {"sum", "mean", "norm", "prod", "std", "var", "median", "min", "max", "amax", "amin", "logsumexp", "topk"}
+)
+_INDICES = frozenset({"argmax", "argmin", "argsort", "multinomial", "nonzero", "bincount", "any", "all"})
 
 
 def _called(call: Call) -> Footprint:
     names = qualified_names(call.callee)
-    if call.method in _TO_HOST or _moves_to_cpu(call):
+    if moves_to_host(call):
         return Footprint.NONE
-    if any(name.startswith(torch.DETACHING_ROOTS) or name.startswith("builtins.") for name in names):
-        return Footprint.NONE if not names & torch.PASSING_BUILTINS else _greatest(_given(call))
-    if called_module(call) is not None or _is_forward(call):
+    if called_module(call) is not None or (call.method == "forward" and not callees(call)):
         return Footprint.FULL
-    if role(call.callee, Role.LOSS_FUNCTION) or any(name.rsplit(".", 1)[-1].endswith("_loss") for name in names):
-        return _loss(call)
-    if "torch.nn.functional.cross_entropy" in names:
+    if _is_loss(call, names):
         return _loss(call)
     if call.name in _INDICES:
-        return Footprint.REDUCED
-    if call.name in _REDUCTIONS and (call.receiver is not None or any(name.startswith("torch.") for name in names)):
-        return _reduced(call, own=call.receiver is None)
+        return Footprint.INDEX
+    if call.name in _REDUCTIONS and _is_tensor_operation(call, names):
+        return _reduced(call)
+    return _handed_on(call, names)
+
+
+def _handed_on(call: Call, names: frozenset[str]) -> Footprint:
+    """The footprint of what ``call`` gets, if it returns that or something of its size."""
+    if names & torch.PASSING_BUILTINS or any(name.startswith(torch.FUNCTION_MODULES) for name in names):
+        return _greatest(argument.value for argument in call.arguments)
+    if any(name.startswith((*torch.DETACHING_ROOTS, "builtins.")) for name in names):
+        return Footprint.NONE
     gathered = _gathered(call)
     if gathered is not None:
         return footprint(gathered)
     functions = callees(call)
     if functions:
         return _greatest(exit.value for function in functions for exit in function.exits)
-    if any(name.startswith(torch.FUNCTION_MODULES) for name in names):
-        return _greatest(_given(call))
-    if call.receiver is not None and (call.method in torch.TENSOR_EVIDENCE or role(call.receiver, Role.TENSOR, Role.OUTPUT)):
+    if call.receiver is not None and _is_tensor_operation(call, names):
         return footprint(call.receiver)
     return _by_role(call)
 
 
-def _given(call: Call) -> Iterable[Value]:
-    return (argument.value for argument in call.arguments)
+def _is_tensor_operation(call: Call, names: frozenset[str]) -> bool:
+    if call.receiver is None:
+        return any(name.startswith("torch.") for name in names)
+    return call.method in torch.TENSOR_EVIDENCE or bool(role(call.receiver, Role.TENSOR, Role.OUTPUT))
 
 
-def _is_forward(call: Call) -> bool:
-    """``x.forward(...)`` of an object whose class is not in sight, by PyTorch's protocol."""
-    return call.method == "forward" and not callees(call)
-
-
-def _moves_to_cpu(call: Call) -> bool:
-    """Whether ``call`` is ``.to("cpu")`` or ``.to(device="cpu")``."""
+def moves_to_host(call: Call) -> bool:
+    """Whether ``call`` returns a copy in host memory: ``.cpu()``, ``.numpy()``, ``.tolist()``, ``.to("cpu")``."""
+    if call.method in _TO_HOST:
+        return True
     device = call.argument("device", 0) if call.method == "to" else None
-    return device is not None and any(
-        (isinstance(source, Constant) and source.constant == "cpu") or _is_cpu_device(source) for source in sources(device)
+    return device is not None and any(_is_cpu(source) for source in sources(device))
+
+
+def _is_cpu(device: Value) -> bool:
+    if isinstance(device, Call) and "torch.device" in qualified_names(device.callee) and device.arguments:
+        device = device.arguments[0].value
+    return isinstance(device, Constant) and device.constant == "cpu"
+
+
+def _is_loss(call: Call, names: frozenset[str]) -> bool:
+    if role(call.callee, Role.LOSS_FUNCTION):
+        return True
+    return any(
+        name.startswith("torch.nn.functional.") and name.endswith(("_loss", "cross_entropy", "kl_div"))
+        for name in names
     )
-
-
-def _is_cpu_device(value: Value) -> bool:
-    if not isinstance(value, Call) or not isinstance(value.callee, External) or not value.arguments:
-        return False
-    first = value.arguments[0].value
-    return value.callee.qualified_name == "torch.device" and isinstance(first, Constant) and first.constant == "cpu"
 
 
 def _loss(call: Call) -> Footprint:
@@ -192,8 +214,64 @@ def _loss(call: Call) -> Footprint:
     return Footprint.REDUCED if kept else Footprint.SCALAR
 
 
-def _reduced(call: Call, *, own: bool) -> Footprint:
+def _reduced(call: Call) -> Footprint:
     """What a reduction leaves: one element, or some for each sample if it goes over a dimension."""
-    positions = call.positional()[1 if own else 0 :]
-    over_dimension = bool(positions) or any(argument.keyword in {"dim", "axis"} for argument in call.arguments)
+    positions = call.positional()[1 if call.receiver is None else 0 :]
+    over_dimension = bool(positions) or any(argument.keyword in {"dim", "axis", "k"} for argument in call.arguments)
     return Footprint.REDUCED if over_dimension else Footprint.SCALAR
+
+
+# ------------------------------------------------------------------- what becomes of it
+
+_MAX_NAMES = 200
+_JOINS = frozenset({"cat", "concat", "concatenate", "stack", "vstack", "hstack"})
+_PRODUCTS = frozenset({"matmul", "mm", "bmm", "cdist", "einsum"})
+
+
+def is_moved_to_host(container: Value) -> bool:
+    """Whether what ``container`` collects is moved to host memory in the end: ``torch.cat(preds).cpu()``."""
+    return any(
+        isinstance(user, Call) and (moves_to_host(user) or _is_of_host_library(user))
+        for value in _collected(container)
+        for user in _users(value)
+    )
+
+
+def is_compared_on_device(container: Value) -> bool:
+    """Whether all that ``container`` collects is multiplied or compared with each other, as in retrieval."""
+    return any(
+        (isinstance(user, Binary) and user.operator == "@") or (isinstance(user, Call) and user.name in _PRODUCTS)
+        for value in _collected(container)
+        for user in _users(value)
+    )
+
+
+def _collected(container: Value) -> Iterator[Value]:
+    """``container``, what is made of all its elements, and its elements, under all names in the function."""
+    seen: set[int] = set()
+    pending = list(names_of(container))
+    while pending and len(seen) < _MAX_NAMES:
+        value = pending.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        yield value
+        pending.extend(user for user in _users(value) if _keeps_collected(user))
+
+
+def _users(value: Value) -> Iterator[Value]:
+    for use in value.uses:
+        if isinstance(use, Attribute):
+            yield from (user for user in use.uses if isinstance(user, Call) and user.callee is use)
+        elif isinstance(use, Value):
+            yield use
+
+
+def _keeps_collected(user: Value) -> bool:
+    if isinstance(user, Call):
+        return user.name in _JOINS or user.method in {"detach", "view", "reshape", "float", "squeeze", "flatten", "t"}
+    return isinstance(user, (Phi, Item, Element, Choice))
+
+
+def _is_of_host_library(call: Call) -> bool:
+    return any(name.startswith(("numpy.", "sklearn.", "scipy.", "pandas.")) for name in qualified_names(call.callee))

@@ -189,7 +189,7 @@ def runs_without_gradients(function: Function) -> bool:
         return False
     name = function.name
     bases = base_names(owner)
-    if name in frameworks.LIGHTNING_GRADIENT_FREE_HOOKS and _is_lightning(bases):
+    if name in frameworks.LIGHTNING_GRADIENT_FREE_HOOKS and is_lightning_class(bases):
         return True
     if name in frameworks.HF_GRADIENT_FREE_HOOKS and is_hf_trainer(bases):
         return True
@@ -198,13 +198,23 @@ def runs_without_gradients(function: Function) -> bool:
     return name in frameworks.GRADIENT_FREE_METHODS and bool(bases & frameworks.GRADIENT_FREE_CLASSES)
 
 
-def _is_lightning(bases: frozenset[str]) -> bool:
-    return any(
-        base in frameworks.LIGHTNING_MODULES
-        or (base.startswith(frameworks.LIGHTNING_ROOTS) and base.endswith(("LightningModule", "Callback")))
-        or base.endswith(".LightningModule")
+def is_lightning_class(bases: frozenset[str]) -> bool:
+    """Whether the Trainer of Lightning calls the hooks of a class with these bases: a LightningModule or a callback."""
+    return is_lightning_module(bases) or any(
+        base.startswith(frameworks.LIGHTNING_ROOTS) and (".callbacks." in base or base.endswith("Callback"))
         for base in bases
     )
+
+
+def evaluates_a_batch(function: Function) -> bool:
+    """Whether Lightning calls ``function`` with every batch of a validation, test or prediction run."""
+    owner = function.owner
+    if owner is None:
+        return False
+    bases = base_names(owner)
+    if function.name in frameworks.LIGHTNING_EVALUATION_STEPS:
+        return is_lightning_module(bases)
+    return function.name in frameworks.LIGHTNING_BATCH_END_HOOKS and is_lightning_class(bases)
 
 
 def is_lightning_module(function_owner_bases: frozenset[str]) -> bool:

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.findings import Confidence
-from memlint.model.aliases import attribute_values, display_element, instance_class, mro, qualified_names, sources
+from memlint.model.aliases import (
+    attribute_values,
+    base_names,
+    display_element,
+    instance_class,
+    mro,
+    qualified_names,
+    sources,
+)
 from memlint.model.annotations import annotation_kinds
 from memlint.model.call_results import result_kinds
 from memlint.model.calls import callees, passed_arguments
 from memlint.model.constructors import is_class_name
 from memlint.model.containers import elements
+from memlint.model.gradmode import is_hf_trainer
 from memlint.model.instances import instance_kind
 from memlint.model.kinds import Kind, Role, class_of, kinds, role
 from memlint.model.knowledge import frameworks
@@ -139,8 +148,11 @@ def _declared_kinds(owner: Class, name: str) -> Iterator[Kind]:
         if name in cls.annotations:
             yield from annotation_kinds(cls.annotations[name], cls.scope)
             return
-    for stored in attribute_values(owner, name):
-        yield from kinds(stored)
+    stored = attribute_values(owner, name)
+    for value in stored:
+        yield from kinds(value)
+    if not stored and name in frameworks.HF_TRAINER_ATTRIBUTES and is_hf_trainer(base_names(owner)):
+        yield Kind(Role(frameworks.HF_TRAINER_ATTRIBUTES[name]), Confidence.CERTAIN, f"transformers.Trainer.{name}")
 
 
 def _element_kinds(value: Item | Part | Element) -> Iterator[Kind]:

@@ -24,6 +24,14 @@ def iterates_over_data(loop: Loop) -> Confidence | None:
     return _is_data(loop.iterable)
 
 
+def iterates_over_loader(loop: Loop) -> bool:
+    """Whether the loop takes batches from a loader, and not slices of something that is there already."""
+    found = iterates_over_data(loop)
+    return found is not None and (
+        found is Confidence.CERTAIN or (loop.element is not None and role(loop.element, Role.BATCH) is not None)
+    )
+
+
 def _is_data(iterable: Value) -> Confidence | None:
     found: list[Confidence] = []
     for source in sources(iterable):
@@ -40,7 +48,7 @@ def _call_over_data(call: Call) -> list[Confidence]:
     if call.name in {"range", "trange"}:
         counts = len(positional) == 3 or any(_is_length(bound) for bound in positional)
         return [Confidence.LIKELY] if counts else []
-    if call.name in _WRAPPERS and call.receiver is None or call.name == "tqdm":
+    if call.name == "tqdm" or (call.name in _WRAPPERS and call.receiver is None):
         inner = (_is_data(given) for given in positional if not isinstance(given, Display))
         return [confidence for confidence in inner if confidence is not None]
     return []

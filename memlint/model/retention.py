@@ -467,12 +467,16 @@ def detach_point(where: Occurrence) -> Occurrence:
     return where
 
 
+def written_members(where: Occurrence) -> tuple[Occurrence, ...]:
+    """The values in a literal that is kept: each element of ``(a, b)`` or ``{"x": a}``; else the value itself."""
+    if isinstance(where.value, Display) and where.value.node is where.node:
+        return tuple(member for operand in operand_occurrences(where.value) for member in written_members(operand))
+    return (where,)
+
+
 def attached_members(where: Occurrence) -> tuple[Occurrence, ...]:
-    """The attached values in a literal that is kept: each element of ``(a, b)`` or ``{"x": a}``; else ``value``."""
-    value = where.value
-    if isinstance(value, Display) and value.node is where.node:
-        return tuple(member for operand in operand_occurrences(value) for member in attached_members(operand))
-    return (where,) if keeps_graph(value) else ()
+    """Those of :func:`written_members` that carry a graph."""
+    return tuple(member for member in written_members(where) if keeps_graph(member.value))
 
 
 def detach_fix(target: cst.CSTNode) -> Fix:

@@ -34,6 +34,12 @@ LIGHTNING_GRADIENT_FREE_HOOKS = frozenset(
 LIGHTNING_TRAINING_HOOKS = frozenset({"training_step", "training_step_end"})
 """Hooks whose returned loss the Trainer runs backward on."""
 
+LIGHTNING_EVALUATION_STEPS = frozenset({"validation_step", "test_step", "predict_step"})
+"""Hooks of a LightningModule that evaluate one batch."""
+
+LIGHTNING_BATCH_END_HOOKS = frozenset({"on_validation_batch_end", "on_test_batch_end", "on_predict_batch_end"})
+"""Hooks of a callback that get, after the Trainer and the module, what those steps return."""
+
 LIGHTNING_EPOCH_HOOKS = frozenset(
     """
     on_train_epoch_end on_train_epoch_start on_validation_epoch_end on_validation_epoch_start on_test_epoch_end
@@ -61,6 +67,17 @@ HF_TRAINER_CLASSES = frozenset(
         "sentence_transformers.SentenceTransformerTrainer",
     }
 )
+HF_TRAINER_ATTRIBUTES = {
+    "accelerator": "accelerator",
+    "model": "module",
+    "model_wrapped": "module",
+    "optimizer": "optimizer",
+    "lr_scheduler": "scheduler",
+    "train_dataset": "dataset",
+    "eval_dataset": "dataset",
+}
+"""What the Trainer of transformers keeps in its attributes, by the roles of :mod:`memlint.model.kinds`."""
+
 HF_GRADIENT_FREE_HOOKS = frozenset({"prediction_step", "compute_metrics", "preprocess_logits_for_metrics"})
 HF_LOSS_HOOKS = frozenset({"compute_loss", "training_step"})
 
