@@ -39,6 +39,8 @@ class LocatedFix:
     applicability: Applicability
     message: str
     edits: tuple[Edit, ...]
+    reveals: frozenset[str] = frozenset()
+    """Codes of findings that the fix may bring to light."""
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,8 @@ class Fix:
     applicability: Applicability
     targets: Mapping[str, FixTarget]
     options: Mapping[str, str | int | bool] = field(default_factory=dict)
+    reveals: frozenset[str] = frozenset()
+    """Codes of findings that the edit may bring to light: a ``retain_graph`` that was needed as long as the hazard stood."""
 
 
 class ClaimShape(str, Enum):

@@ -86,6 +86,7 @@ class _Candidate:
 
     index: int
     diagnostic: Diagnostic
+    fix: LocatedFix
     replacements: tuple[Replacement, ...]
 
 
@@ -119,7 +120,7 @@ class _State:
         for index, diagnostic in enumerate(self.result.diagnostics):
             fix = next((fix for fix in diagnostic.fixes if fix.applicability in allowed), None)
             if fix and index not in self.refused:
-                yield _Candidate(index, diagnostic, tuple(self._replacements(fix)))
+                yield _Candidate(index, diagnostic, fix, tuple(self._replacements(fix)))
 
     def _replacements(self, fix: LocatedFix) -> Iterator[Replacement]:
         for edit in fix.edits:
@@ -185,9 +186,10 @@ def _attempt(state: _State, batch: Sequence[_Candidate], check: Callable[[bytes]
         return f"the fixed file cannot be checked: {result.error.message}"
     after = _State(state.path, data, result)
     origins = _origins(state, after, replacements, {candidate.index for candidate in batch})
+    # A noqa comment of a finding that is gone as well speaks for the fix, and the next pass removes it.
+    expected = {UnusedNoqa.code}.union(*(candidate.fix.reveals for candidate in batch))
     for index, diagnostic in enumerate(result.diagnostics):
-        # A noqa comment of a finding that is gone as well speaks for the fix, and the next pass removes it.
-        if index not in origins and diagnostic.code != UnusedNoqa.code:
+        if index not in origins and diagnostic.code not in expected:
             return _complaint(diagnostic, [candidate.diagnostic for candidate in batch])
     after.refused = {index for index, origin in origins.items() if origin in state.refused}
     return after

@@ -51,7 +51,7 @@ def _fix(fix: Fix, source: Source) -> LocatedFix | None:
         edits = fixer(fix.fixer).edits(fix, source)
     except CannotFix:
         return None
-    return LocatedFix(fix.applicability, fix.message, merged(edits)) if edits else None
+    return LocatedFix(fix.applicability, fix.message, merged(edits), fix.reveals) if edits else None
 
 
 def _related(related: Related, source: Source) -> RelatedLocation:

@@ -12,17 +12,18 @@ from memlint.findings import Applicability, Confidence, Fix
 from memlint.model.aliases import base_names, instance_class, qualified_names, sources
 from memlint.model.attachment import Attachment, attachment, certainty, keeps_graph
 from memlint.model.calls import argument_parameters, passed_arguments
-from memlint.model.containers import Insertion, container_origins, insertions_of
+from memlint.model.containers import Insertion, container_origins, insertions_of, names_of
+from memlint.model.differentiated import starts_backward
 from memlint.model.downstream import Reach, reaches_gradient
 from memlint.model.drain import Drain, drain, drained_on_some_paths, drained_outside, drained_within
 from memlint.model.effects import returns_loss_to_framework, started_roots
 from memlint.model.gradmode import is_lightning_module
 from memlint.model.instances import instance_kind
-from memlint.model.kinds import Role
+from memlint.model.kinds import Role, role
 from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.source_text import code
-from memlint.model.upstream import local_ancestors
+from memlint.model.upstream import component_index, local_ancestors
 from memlint.model.values import (
     Argument,
     Attribute,
@@ -36,6 +37,7 @@ from memlint.model.values import (
     Loop,
     Occurrence,
     Parameter,
+    Part,
     Phi,
     Region,
     Store,
@@ -479,14 +481,48 @@ def attached_members(where: Occurrence) -> tuple[Occurrence, ...]:
     return tuple(member for member in written_members(where) if keeps_graph(member.value))
 
 
-def detach_fix(target: cst.CSTNode) -> Fix:
-    """The safe fix for an attached value that is kept: same value, type and device, no graph, no synchronisation."""
-    return Fix(
-        "call_method",
-        f"Detach `{code(target)}` before it is kept",
-        Applicability.SAFE,
-        {"expression": target},
-        {"method": "detach"},
+def detach_fixes(kept: Occurrence, container: Value | None = None) -> tuple[Fix, ...]:
+    """The safe fix for an attached value that is kept: same value, type and device, no graph, no synchronisation.
+
+    None for what is no tensor itself (a tuple, a dict, an output with fields), and for a ``container`` whose newest
+    element is differentiated where it stands.
+    """
+    if is_structure(kept.value) or (container is not None and _newest_is_differentiated(container)):
+        return ()
+    target = detach_point(kept).node
+    return (
+        Fix(
+            "call_method",
+            f"Detach `{code(target)}` before it is kept",
+            Applicability.SAFE,
+            {"expression": target},
+            {"method": "detach"},
+            reveals=frozenset({"MEM604"}),
+        ),
+    )
+
+
+def is_structure(value: Value) -> bool:
+    """Whether ``value`` is known, or used, as a tuple, a dict or an object with fields rather than as a tensor."""
+    if role(value, Role.CONTAINER):
+        return True
+    for use in value.uses:
+        if isinstance(use, Part) or (isinstance(use, Item) and isinstance(component_index(use), str)):
+            return True
+        if isinstance(use, Attribute) and use.name in _FIELDS:
+            return True
+    return False
+
+
+_FIELDS = frozenset({"loss", "logits", "last_hidden_state", "hidden_states", "keys", "items", "values", "get"})
+"""Attributes of the outputs of transformers' models and of dicts, which tensors do not have."""
+
+
+def _newest_is_differentiated(container: Value) -> bool:
+    return any(
+        isinstance(use, Item) and component_index(use) == -1 and starts_backward(use)
+        for name in names_of(container)
+        for use in name.uses
     )
 
 

@@ -18,8 +18,7 @@ from memlint.model.retention import (
     accumulations,
     attached_leaves,
     concatenates,
-    detach_fix,
-    detach_point,
+    detach_fixes,
     is_module_state,
     is_reset_in_loop,
     kept_by,
@@ -443,7 +442,7 @@ class Penalty:
             holds=held.phrase,
             severity=held.severity,
             confidence=confidence,
-            fixes=(detach_fix(detach_point(source).node),),
+            fixes=detach_fixes(source),
             claim=Claim(held.shape, held.memory, held.size, holder=holder, held=addend.node),
         )
 

@@ -18,8 +18,7 @@ from memlint.model.retention import (
     attached_leaves,
     concatenates,
     depends_on_input,
-    detach_fix,
-    detach_point,
+    detach_fixes,
     is_module_state,
 )
 from memlint.model.scopes import Function
@@ -229,7 +228,7 @@ class Counter(nn.Module):
                 "call after call",
                 holds=held.phrase,
                 confidence=confidence,
-                fixes=(detach_fix(detach_point(source).node),),
+                fixes=detach_fixes(source),
                 claim=Claim(ClaimShape.GROWS, held.memory, held.size, accumulation.holder, addend.node),
             )
 

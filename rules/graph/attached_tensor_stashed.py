@@ -19,8 +19,7 @@ from memlint.model.retention import (
     Stash,
     attached_members,
     collects_step_outputs,
-    detach_fix,
-    detach_point,
+    detach_fixes,
     is_replaced_before,
     kept_by,
     made_within,
@@ -28,7 +27,7 @@ from memlint.model.retention import (
     stashes,
 )
 from memlint.model.source_text import code
-from memlint.model.values import Call, Occurrence, Parameter
+from memlint.model.values import Call, Occurrence, Parameter, Value
 from memlint.rule import Rule
 
 
@@ -374,7 +373,7 @@ def train(loader, opt, window):
                 yield from self._kept_by_callee(call)
             for entry in forgotten_entries(function):
                 if reaches_gradient(entry.record) is not Reach.YES:
-                    yield self._finding(entry.record.node, entry.written, Confidence.LIKELY)
+                    yield self._finding(entry.record.node, entry.record, entry.written, Confidence.LIKELY)
 
     def _stashed(self, stash: Stash) -> Iterator[Finding]:
         container = stash.insertion.container
@@ -389,12 +388,13 @@ def train(loader, opt, window):
                 continue
             confidence = retention_confidence(container, member.value, stash.span, stash.loop)
             if confidence is not None:
-                yield self._finding(stash.insertion.holder, member, confidence, length_limit(container))
+                yield self._finding(stash.insertion.holder, container, member, confidence)
 
     def _finding(
-        self, holder: cst.CSTNode, member: Occurrence, confidence: Confidence, limit: int | None = None
+        self, holder: cst.CSTNode, container: Value, member: Occurrence, confidence: Confidence
     ) -> Finding:
         held = holding(member.value, scalar=False)
+        limit = length_limit(container)
         bounded = "" if limit is None else f", for the last {limit} of them"
         return self.finding(
             member.node,
@@ -402,7 +402,7 @@ def train(loader, opt, window):
             holds=held.phrase + bounded,
             severity=held.severity if limit is None else Severity.WARNING,
             confidence=confidence,
-            fixes=(detach_fix(detach_point(member).node),),
+            fixes=detach_fixes(member, container),
             claim=Claim(held.shape, held.memory, held.size, holder=holder, held=member.node),
         )
 
@@ -411,4 +411,5 @@ def train(loader, opt, window):
             if not keeping.summed and not isinstance(where.value, Parameter):
                 confidence = retention_confidence(keeping.kept, where.value, Span.CALL, call.region.loop)
                 if confidence is not None:
-                    yield self._finding(keeping.holder, where, Confidence.weakest(confidence, certainty(where.value)))
+                    least = Confidence.weakest(confidence, certainty(where.value))
+                    yield self._finding(keeping.holder, keeping.kept, where, least)

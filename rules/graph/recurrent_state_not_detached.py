@@ -259,5 +259,6 @@ def train(loader, crit, opt):
                 Applicability.SAFE,
                 {"statement": anchor},
                 {"code": statement, "where": "after"},
+                reveals=frozenset({"MEM104"}),
             ),
         )
