@@ -21,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -37,7 +38,7 @@ class Stage:
 
     def __str__(self) -> str:
         growth = "" if self.growth is None else f"{self.growth / MIB:+.2f}"
-        return f"{self.peak / MIB:.1f} {growth:>6}"
+        return f"{self.peak / MIB:.1f} {growth:>7}"
 
 
 def measure(script: Path) -> dict[str, Stage]:
@@ -66,7 +67,7 @@ def repaired(folder: Path, *options: str) -> Path:
 
 def print_table(variants: dict[str, dict[str, Stage]]) -> None:
     """One row a stage; a peak and a growth for each variant."""
-    table = Table("stage")
+    table = Table("stage", box=box.SIMPLE_HEAD, padding=0)
     for variant in variants:
         table.add_column(variant, justify="right")
     for stage in next(iter(variants.values())):
