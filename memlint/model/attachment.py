@@ -67,11 +67,6 @@ def attachment(value: Value) -> Attachment:
     return Attachment.CERTAIN if level is Attachment.UNKNOWN and holds_differentiated(value) else level
 
 
-def is_attached(value: Value) -> bool:
-    """Whether ``value`` carries a graph, certainly or likely."""
-    return attachment(value) >= Attachment.LIKELY
-
-
 @query(on_cycle=True)
 def is_leaf(value: Value) -> bool:
     """Whether ``value`` holds nothing attached but parameters: leaves of the graph, which keep no activations alive."""

@@ -17,7 +17,6 @@ from memlint.model.values import (
     Comprehension,
     Constant,
     Display,
-    Element,
     External,
     Item,
     Phi,
@@ -152,18 +151,6 @@ def elements(container: Value) -> tuple[Value, ...]:
             elif isinstance(use, Store) and use.base is name and use.index is not None:
                 found.append(use.value)
     return tuple(dict.fromkeys(found))
-
-
-def takers(container: Value) -> Iterator[Value]:
-    """The values that come out of ``container`` or are made of all that it holds: items, elements, sums, stacks."""
-    for name in names_of(container):
-        for use in name.uses:
-            if isinstance(use, (Item, Element)):
-                yield use
-            elif isinstance(use, Attribute):
-                for user in use.uses:
-                    if isinstance(user, Call) and user.callee is use and user.method not in GROWING_METHODS:
-                        yield user
 
 
 def is_emptied_in(container: Value, region: Region) -> bool:

@@ -13,6 +13,7 @@ from memlint.model.kinds import Role, is_known_other, role
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function
+from memlint.model.upstream import ancestors
 from memlint.model.values import (
     Call,
     ClassValue,
@@ -202,8 +203,6 @@ def calls_in(region: Region) -> Iterator[Call]:
 @query(on_cycle=frozenset())
 def runs_backward_on(function: Function) -> frozenset[str]:
     """The parameters of ``function`` that it (or what it calls) runs a backward over."""
-    from memlint.model.upstream import ancestors
-
     upstream = (value for root in backward_roots(function.lower()) for value in ancestors(root))
     return frozenset(v.name for v in upstream if isinstance(v, Parameter) and v.function is function)
 

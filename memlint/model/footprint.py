@@ -70,8 +70,12 @@ def footprint(value: Value) -> Footprint:
             return _attribute(value)
         case Item() | Part() | Element():
             return _component(value)
-        case Parameter() if hands_outputs(value):
-            return Footprint.FULL
+    return _by_origin(value)
+
+
+def _by_origin(value: Value) -> Footprint:
+    if isinstance(value, Parameter) and hands_outputs(value):
+        return Footprint.FULL
     nearer = [source for source in sources(value) if source is not value]
     return _greatest(nearer) if nearer else _by_role(value)
 

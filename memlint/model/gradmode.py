@@ -10,7 +10,7 @@ from memlint.model.calls import call_sites, callees
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function
-from memlint.model.values import Call, Constant, External, FunctionValue, Region, Value, With
+from memlint.model.values import Call, Constant, FunctionValue, Region, Value, With
 
 
 class GradMode(str, Enum):
@@ -231,11 +231,6 @@ def is_hf_trainer(bases: frozenset[str]) -> bool:
         or (base.startswith(("transformers.", "trl.")) and base.endswith("Trainer"))
         for base in bases
     )
-
-
-def is_external(value: Value, names: frozenset[str]) -> bool:
-    """Whether ``value`` is a name that an import provides and that is one of ``names``."""
-    return any(isinstance(source, External) and source.qualified_name in names for source in (value, *sources(value)))
 
 
 def declared_without_grad(function: Function) -> bool:

@@ -192,11 +192,6 @@ class Class:
                         found.setdefault(store.attribute, []).append(store)
         return found
 
-    def initial_stores(self, name: str) -> list[Store]:
-        """Stores to ``self.name`` in ``__init__`` and its equals in the frameworks."""
-        starting = {"__init__", "__post_init__", "setup", "build", "configure_model"}
-        return [store for store in self.instance_stores.get(name, []) if store.function.name in starting]
-
 
 def refers_to_instance(value: Value, owner: Class) -> bool:
     """Whether ``value`` is the instance on which a method of ``owner`` runs."""
@@ -215,9 +210,7 @@ def refers_to_instance(value: Value, owner: Class) -> bool:
 class Module:
     """A parsed file of the project."""
 
-    def __init__(
-        self, path: Path, name: str, text: str, tree: cst.Module, project: Project, is_package: bool
-    ) -> None:
+    def __init__(self, path: Path, name: str, text: str, tree: cst.Module, project: Project, is_package: bool) -> None:
         self.path = path
         self.name = name
         self.text = text
