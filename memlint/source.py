@@ -369,9 +369,18 @@ def _align(generated: str, text: str) -> list[int]:
         offsets.append(at)
         if at < len(text) and text[at] == character:
             at += 1
+        elif not character.isspace() and _is_comment_to_the_end(text, at):
+            # Of comments at the end that are indented like nothing before, libcst keeps only the last.
+            return [*offsets, *[len(text)] * (len(generated) + 1 - len(offsets))]
         elif not character.isspace():
             raise SourceError(f"cannot tell where its statements stand (at character {at})")
     return [*offsets, len(text)]
+
+
+def _is_comment_to_the_end(text: str, at: int) -> bool:
+    """Whether the row at offset ``at``, and all rows below, hold nothing but comments."""
+    start = max(text.rfind("\n", 0, at), text.rfind("\r", 0, at)) + 1
+    return all(not row.strip() or row.lstrip().startswith("#") for row in _NEWLINE.split(text[start:]))
 
 
 @contextmanager

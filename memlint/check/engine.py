@@ -123,7 +123,7 @@ class _Check:
         noqas = noqa_comments(source.text)
         silent = [each for each in found if (noqa := noqas.get(each.noqa_row)) and noqa.silences(each.code)]
         loud = [each for each in found if each not in silent]
-        if UnusedNoqa not in map(type, rules):
+        if all(rule.code != UnusedNoqa.code for rule in rules):
             return loud
         silenced = {(each.noqa_row, each.code) for each in silent}
         run = self.enabled - self.crashes.keys()
@@ -144,6 +144,9 @@ class _Check:
     def _findings(self, rule: Rule, program: Program, source: Source) -> list[Diagnostic]:
         try:
             return locate(rule.check(program), source, self.path, documentation_url)
+        except SourceError:
+            # The text cannot be read in some other way than its tree says; no rule is to blame.
+            raise
         except Exception as error:  # noqa: BLE001 - a bug in one rule must not silence the others
             self._crashed(rule.code, error)
             return []

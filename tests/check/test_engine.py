@@ -157,6 +157,13 @@ def test_a_crash_is_a_traceback_for_those_who_want_one(monkeypatch: pytest.Monke
         check("crash()\n")
 
 
+@pytest.mark.parametrize("text", ["hazard()\n # a\n # b", "def f():\n    hazard()\n\n  # a\n  # b\n\n  # c\n"])
+def test_comments_that_libcst_forgets_do_no_harm(text: str) -> None:
+    result = check(text)
+    assert result.error is None
+    assert [code for *_, code in found(result)] == ["MEM901"]
+
+
 # Encodings and newlines
 
 
