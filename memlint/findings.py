@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import libcst
 
-    FixTarget = Union["libcst.CSTNode", tuple["libcst.CSTNode", ...]]
+    FixTarget = libcst.CSTNode | tuple[libcst.CSTNode, ...]
 
 
 class Severity(str, Enum):
@@ -72,7 +72,7 @@ class Fix:
     targets: Mapping[str, FixTarget]
     options: Mapping[str, str | int | bool] = field(default_factory=dict)
     reveals: frozenset[str] = frozenset()
-    """Codes of findings that the edit may bring to light: a ``retain_graph`` that was needed as long as the hazard stood."""
+    """Codes of findings that the edit may bring to light, such as a ``retain_graph`` that was needed until then."""
 
 
 class ClaimShape(str, Enum):
