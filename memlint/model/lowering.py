@@ -362,12 +362,19 @@ class _Lowering:
             key = path_key(target)
             if key is None:
                 if isinstance(target, cst.Subscript):
-                    self.expression(target.value)
+                    self.delete_items(node, target)
                 continue
             found = self.find(key)
             value = None if found is _MISSING else found
             self.function.deletions.append(Deletion(node, self.region, self.tick(), key, value))
             self.env.names[key] = None
+
+    def delete_items(self, node: cst.Del, target: cst.Subscript) -> None:
+        """``del items[:]``, or at an index that is not constant."""
+        base = self.expression(target.value)
+        key = path_key(target.value)
+        if key is not None:
+            self.function.deletions.append(Deletion(node, self.region, self.tick(), f"{key}[...]", base))
 
     def return_(self, node: cst.Return) -> None:
         value = self.expression(node.value) if node.value is not None else self.none(node)

@@ -205,12 +205,16 @@ class Project:
         name = function.name
         if function.owner is not None and name in {"__call__", "__init__", "forward"}:
             name = function.owner.name
-        if name not in self._mentions:
-            self._mentions[name] = self._search_mentions(name)
-        known = self._mentions[name]
+        known = self.mentioning(name)
         if known is not None and function.module not in known:
             return (function.module, *known)
         return known
+
+    def mentioning(self, name: str) -> tuple[Module, ...] | None:
+        """The modules of the project in which ``name`` occurs; None when there are too many to read."""
+        if name not in self._mentions:
+            self._mentions[name] = self._search_mentions(name)
+        return self._mentions[name]
 
     def _search_mentions(self, name: str) -> tuple[Module, ...] | None:
         word = name.encode()
