@@ -241,6 +241,22 @@ def is_moved_to_host(container: Value) -> bool:
     )
 
 
+def is_partly_on_host(container: Value) -> bool:
+    """Whether some of what ``container`` collects is moved to host memory before it is put in."""
+    return any(_is_on_host(element) for element in elements(container))
+
+
+def _is_on_host(value: Value) -> bool:
+    match value:
+        case Call():
+            return moves_to_host(value)
+        case Comprehension():
+            return _is_on_host(value.element)
+        case Display():
+            return any(map(_is_on_host, value.elements))
+    return False
+
+
 def is_compared_on_device(container: Value) -> bool:
     """Whether all that ``container`` collects is multiplied or compared with each other, as in retrieval."""
     return any(
