@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
+from abc import ABCMeta
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -47,6 +48,7 @@ def _modules(package: ModuleType) -> Iterator[ModuleType]:
 def _rules_defined_in(module: ModuleType) -> Iterator[Rule]:
     for value in vars(module).values():
         # A rule that is imported from elsewhere is found where it is defined.
-        is_rule = inspect.isclass(value) and issubclass(value, Rule) and not inspect.isabstract(value)
+        # Not isclass(): until Python 3.10 it takes tuple[str, ...] for a class, issubclass() does not.
+        is_rule = isinstance(value, ABCMeta) and issubclass(value, Rule) and not inspect.isabstract(value)
         if is_rule and value.__module__ == module.__name__:
             yield value()

@@ -139,6 +139,7 @@ def test_rules_can_be_selected(memlint: Memlint) -> None:
     assert selected(memlint, "--select", "ALL", "--ignore", "MEM9", "--extend-select", "MEM921") == {"MEM921"}
     assert selected(memlint, "--per-file-ignores", "x.py:MEM90,*.pyi:MEM911") == {"MEM911"}
     assert selected(memlint, "--config", 'select = ["MEM902"]') == {"MEM902"}
+    assert selected(memlint, "--config", f'select = ["MEM902"]  # {"long" * 1000}') == {"MEM902"}
     config('select = ["MEM911"]\n')
     assert selected(memlint) == {"MEM911"}
     assert selected(memlint, "--isolated") == {"MEM901", "MEM902", "MEM911"}

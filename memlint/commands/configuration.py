@@ -19,7 +19,7 @@ def configuration_from(
     codes: Collection[str], config: Sequence[str], isolated: bool, overrides: Options | None = None
 ) -> Configuration:
     """The configuration that ``--config`` and ``--isolated`` ask for. Raises ConfigError."""
-    files = [text for text in config if "=" not in text or Path(text).is_file()]
+    files = [text for text in config if "=" not in text or _is_file(text)]
     inline = tuple(inline_options(text, codes) for text in config if text not in files)
     if len(files) > 1:
         raise ConfigError(f"--config names two files, {files[0]} and {files[1]}; one can be used")
@@ -32,6 +32,14 @@ def configuration_from(
         # Whatever is wrong with the one file that there is concerns every file.
         configuration.settings(Path.cwd())
     return configuration
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:
+        # Longer than the name of a file may be.
+        return False
 
 
 def listed(separated: Sequence[str]) -> tuple[str, ...] | None:
