@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from enum import Enum
 
 from memlint.model.aliases import base_names, qualified_names, sources
-from memlint.model.calls import call_sites, callees
+from memlint.model.calls import call_sites, callees, proven_call_sites
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function
@@ -102,8 +102,9 @@ def entry_mode(function: Function) -> GradMode:
             prevented = True
             continue
         places = _places_of_call(current) if mode is None else []
-        if not places:
+        if not places and not (mode is None and _only_called_without_gradients(current)):
             return GradMode.ENABLED
+        prevented = prevented or not places
         for place in places:
             local = local_grad_mode(place)
             if local is None:
@@ -116,10 +117,17 @@ def entry_mode(function: Function) -> GradMode:
 
 
 def _places_of_call(function: Function) -> list[Region]:
-    """Where ``function`` is called; for a lambda, where it is written."""
+    """Where ``function`` is known to be called; for a lambda, where it is written."""
     if function.parent is not None and function.name == "<lambda>":
         return [_definition_region(function)]
-    return [call.region for call in call_sites(function) or () if call.function is not function]
+    return [call.region for call in proven_call_sites(function) if call.function is not function]
+
+
+def _only_called_without_gradients(function: Function) -> bool:
+    """Whether gradients are disabled at every call that may be one of ``function``, where none is known to be."""
+    sites = [call for call in call_sites(function) or () if call.function is not function]
+    modes = [local_grad_mode(call.region) or declared_mode(call.function) for call in sites]
+    return bool(modes) and all(mode is GradMode.DISABLED for mode in modes)
 
 
 def _definition_region(function: Function) -> Region:
