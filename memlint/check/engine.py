@@ -22,7 +22,7 @@ from memlint.findings import Confidence
 from memlint.model.program import Program
 from memlint.model.project import Project
 from memlint.notebook import Notebook, read_source
-from memlint.parsing import TOO_DEEP, expect_shallow, is_deep, parse
+from memlint.parsing import TOO_DEEP, is_deep, parse
 from memlint.registry import documentation_url
 from memlint.rule import Rule
 from memlint.source import Source, SourceError, deep_recursion
@@ -133,7 +133,6 @@ class _Check:
 
     def _program(self, source: Source, project: Project) -> Program:
         try:
-            expect_shallow(source.text)
             return project.program(self.path, source.text)
         except libcst.ParserSyntaxError as error:
             raise _NotPython(_syntax_error(self.path, source, error)) from error

@@ -14,6 +14,7 @@ from memlint.model.memo import Memo
 from memlint.model.program import Program
 from memlint.model.scopes import Function, Module
 from memlint.model.values import ClassValue, External, FunctionValue, ModuleValue, Value
+from memlint.parsing import parse
 
 _MAX_CALLER_FILES = 40
 """Files that mention a function's name and are read in search of its callers; more than this and it is taken as
@@ -65,7 +66,7 @@ class Project:
         return module
 
     def _parsed(self, path: Path, text: str) -> Module:
-        return Module(path, module_name(path), text, cst.parse_module(text), self, path.name == "__init__.py")
+        return Module(path, module_name(path), text, parse(text), self, path.name == "__init__.py")
 
     def forget(self) -> None:
         """Drops what was worked out so far; it is worked out again when it is asked for."""

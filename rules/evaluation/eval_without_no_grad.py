@@ -73,7 +73,9 @@ class EvalWithoutNoGrad(Rule):
     code = "MEM601"
     name = "eval-without-no-grad"
     severity = Severity.WARNING
-    gate = frozenset({"torch", "eval", "model", "forward", "lightning", "transformers", "accelerate", "Module"})
+    gate = frozenset(
+        {"torch", "eval", "model", "forward", "lightning", "transformers", "accelerate", "Module", "keras"}
+    )
     fixers = ("wrap_in_with", "add_decorator")
     positive = (
         """

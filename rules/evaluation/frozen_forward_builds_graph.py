@@ -63,7 +63,9 @@ class FrozenForwardBuildsGraph(Rule):
     code = "MEM603"
     name = "frozen-forward-builds-graph"
     severity = Severity.WARNING
-    gate = frozenset({"torch", "eval", "model", "forward", "lightning", "transformers", "accelerate", "Module"})
+    gate = frozenset(
+        {"torch", "eval", "model", "forward", "lightning", "transformers", "accelerate", "Module", "keras"}
+    )
     fixers = ("wrap_in_with",)
     positive = (
         """
