@@ -1,0 +1,244 @@
+"""Whether anything needs the graph that a backward keeps (``retain_graph=True``) when that backward is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import NamedTuple
+
+from memlint.model.aliases import aliases, instance_class, qualified_names
+from memlint.model.attachment import Attachment, attachment, is_leaf
+from memlint.model.calls import bound_arguments, call_sites, callees, proven_call_sites
+from memlint.model.containers import GROWING_METHODS, elements
+from memlint.model.effects import Backward, returns_loss_to_framework, started_roots
+from memlint.model.kinds import Role, role
+from memlint.model.knowledge import frameworks, torch
+from memlint.model.memo import query
+from memlint.model.scopes import Function
+from memlint.model.upstream import differentiable_operands
+from memlint.model.values import (
+    Attribute,
+    Branch,
+    Call,
+    Element,
+    Exit,
+    Item,
+    Loop,
+    Parameter,
+    Part,
+    Phi,
+    Region,
+    Value,
+)
+
+
+class Need(IntEnum):
+    """How likely it is that a retained graph is needed."""
+
+    NO = 0
+    UNLIKELY = 1
+    """Only if what the function is given carries a graph."""
+    UNKNOWN = 2
+    YES = 3
+
+
+class _Pass(NamedTuple):
+    """A backward as one function sees it: the call that starts it, and the graph that it runs over."""
+
+    call: Call
+    graph: tuple[Value, ...]
+
+
+_MAX_GRAPH = 2000
+_MAX_CALLERS = 2
+
+
+def need_of(backward: Backward) -> Need:
+    """Whether a later backward, or the next run of the same one, goes over the graph that ``backward`` retains."""
+    graph = tuple(dict.fromkeys(value for root in backward.roots for value in _graph(root)))
+    return _need(_Pass(backward.call, graph), _MAX_CALLERS)
+
+
+@query(on_cycle=())
+def _graph(root: Value) -> tuple[Value, ...]:
+    """What a backward from ``root`` runs over as its function sees it: calls and parameters are not looked into."""
+    seen: dict[int, Value] = {}
+    pending = [root]
+    while pending and len(seen) < _MAX_GRAPH:
+        value = pending.pop()
+        if id(value) not in seen:
+            seen[id(value)] = value
+            pending.extend(_nearer(value, root))
+    return tuple(seen.values())
+
+
+def _nearer(value: Value, root: Value) -> Iterator[Value]:
+    if isinstance(value, Parameter) or (_is_streamed(value) and root.region.within(value.region)):
+        return
+    yield from differentiable_operands(value)
+    yield from aliases(value) or ()
+    if isinstance(value, Call):
+        # A function that returns what it has stored returns the same graph each time.
+        kept = (leaving.value for function in callees(value) for leaving in function.returns)
+        yield from (each for each in kept if isinstance(each, Attribute))
+    container = value.base if isinstance(value, Item) else value.iterable if isinstance(value, Element) else value
+    if role(container, Role.CONTAINER):
+        yield from elements(container)
+
+
+def _is_streamed(value: Value) -> bool:
+    """Whether ``value`` is what a ``for`` gets from a loader, or from something that is not known to hold a graph."""
+    if role(value, Role.BATCH):
+        return True
+    if not isinstance(value, Element) or not isinstance(value.region, Loop) or value.region.is_comprehension:
+        return False
+    return attachment(value) <= Attachment.UNKNOWN and attachment(value.iterable) <= Attachment.UNKNOWN
+
+
+def _need(run: _Pass, depth: int) -> Need:
+    need = max(_need_by_repetition(run), _need_by_others(run), _need_out_of_sight(run), _need_by_choice(run))
+    if need is Need.YES or depth == 0:
+        return need
+    return max([need, *(_need(site, depth - 1) for site in _as_callers_see(run))])
+
+
+# ----------------------------------------------------------------------- what is shared
+
+
+def _weight(value: Value) -> Need:
+    """How likely it is that a second backward over ``value`` needs what the first one retained for it."""
+    if instance_class(value) is not None or role(value, Role.MODULE, Role.LOSS_FUNCTION, Role.ENGINE):
+        return Need.NO
+    level = attachment(value)
+    if level > Attachment.UNKNOWN:
+        runs_module = isinstance(value, Call) and role(value.callee, Role.MODULE, Role.ENGINE)
+        return Need.YES if runs_module or isinstance(value, Parameter) or not is_leaf(value) else Need.NO
+    return Need.NO if level is Attachment.DETACHED else _weight_of_unknown(value)
+
+
+def _weight_of_unknown(value: Value) -> Need:
+    if isinstance(value, Parameter) or _is_streamed(value):
+        return Need.UNLIKELY
+    if isinstance(value, (Item, Part, Element, Attribute)):
+        return min(_weight(value.iterable if isinstance(value, Element) else value.base), Need.UNKNOWN)
+    if isinstance(value, Call) and value.receiver is not None and value.method in torch.TENSOR_EVIDENCE:
+        return min(_weight(value.receiver), Need.UNKNOWN)
+    return Need.UNKNOWN
+
+
+def _heaviest(values: Iterable[Value]) -> Need:
+    return max(map(_weight, values), default=Need.NO)
+
+
+# ------------------------------------------------------------------- who goes over it again
+
+
+def _need_by_repetition(run: _Pass) -> Need:
+    """Whether the same call goes over parts of the graph again: in the next iteration, or run of an inner function."""
+    function = run.call.function
+    enclosing = tuple(function.enclosing())
+    again = [value for value in run.graph if value.function in enclosing]
+    for loop in run.call.region.loops():
+        for value in run.graph:
+            if value.function is function and not value.region.within(loop):
+                again.append(value)
+            elif isinstance(value, Phi) and value.loop is loop:
+                again.extend(value.carried)
+    return _heaviest(again)
+
+
+def _need_by_others(run: _Pass) -> Need:
+    """Whether another backward of the file goes over parts of the graph afterwards."""
+    mine = {id(value) for value in run.graph}
+    needs = [Need.NO]
+    for function in run.call.function.module.functions:
+        for user, graph in _other_backwards(function):
+            if user is run.call or (isinstance(user, Call) and run.call.function in callees(user)):
+                continue
+            shared = (value for value in graph if id(value) in mine and _may_follow(run.call, user, value))
+            needs.append(_heaviest(shared))
+    return max(needs)
+
+
+def _other_backwards(function: Function) -> Iterator[tuple[Call | Exit, tuple[Value, ...]]]:
+    for call in function.calls:
+        for root in started_roots(call):
+            yield call, _graph(root)
+    if returns_loss_to_framework(function):
+        for leaving in function.returns:
+            yield leaving, _graph(leaving.value)
+
+
+def _may_follow(first: Call, user: Call | Exit, shared: Value) -> bool:
+    """Whether ``user`` may run after ``first`` while the same ``shared`` value is there."""
+    if user.function is not first.function or shared.function is not first.function:
+        return True
+    if user.order > first.order and not _exclude_each_other(first.region, user.region):
+        return True
+    return any(user.region.within(loop) and not shared.region.within(loop) for loop in first.region.loops())
+
+
+def _exclude_each_other(one: Region, other: Region) -> bool:
+    """Whether at most one of two regions runs, since they lie in different branches of one ``if``."""
+    mine = [region for region in one.ancestors() if isinstance(region, Branch)]
+    theirs = [region for region in other.ancestors() if isinstance(region, Branch)]
+    return any(b is not a and b in a.siblings and b.negated != a.negated for a in mine for b in theirs)
+
+
+def _need_by_choice(run: _Pass) -> Need:
+    """Whether the author chooses between keeping and freeing the same graph, for a reason that may be out of sight."""
+    roots = {id(value) for value in run.graph}
+    choices = [
+        call
+        for call in run.call.function.calls
+        if call is not run.call and _exclude_each_other(call.region, run.call.region)
+        if any(id(root) in roots for root in started_roots(call))
+    ]
+    return Need.UNKNOWN if choices else Need.NO
+
+
+def _need_out_of_sight(run: _Pass) -> Need:
+    """Whether code that is not in sight gets parts of the graph afterwards, and may run a backward over them."""
+    mine = {id(value) for value in run.graph}
+    given = [
+        value
+        for call in run.call.function.calls
+        if call.order > run.call.order and _is_out_of_sight(call)
+        for argument in call.arguments
+        for value in _graph(argument.value)
+        if id(value) in mine
+    ]
+    returned = bool(_returned_with(run)) and not call_sites(run.call.function)
+    return max(min(_heaviest(given), Need.UNKNOWN), Need.UNLIKELY if returned else Need.NO)
+
+
+def _is_out_of_sight(call: Call) -> bool:
+    """Whether neither the project nor what is known of libraries tells what ``call`` does with its arguments."""
+    if callees(call) or call.method in frameworks.DETACHING_SINK_METHODS | GROWING_METHODS:
+        return False
+    if role(call.callee, Role.MODULE, Role.LOSS_FUNCTION, Role.ENGINE) or call.method in torch.TENSOR_EVIDENCE:
+        return False
+    known = (*torch.FUNCTION_MODULES, *torch.DETACHING_ROOTS, *frameworks.METRIC_ROOTS, "builtins.")
+    names = qualified_names(call.callee)
+    return not names or not all(name.startswith(known) for name in names)
+
+
+def _returned_with(run: _Pass) -> list[Exit]:
+    """Where the function hands out parts of the graph."""
+    mine = {id(value) for value in run.graph}
+    return [
+        leaving
+        for leaving in run.call.function.exits
+        if any(id(value) in mine and _weight(value) > Need.UNLIKELY for value in _graph(leaving.value))
+    ]
+
+
+def _as_callers_see(run: _Pass) -> Iterator[_Pass]:
+    """The same backward in the functions that pass what it runs over, or get what it ran over."""
+    function = run.call.function
+    handed_in = {value.name for value in run.graph if isinstance(value, Parameter) and value.function is function}
+    handed_out = bool(_returned_with(run))
+    for site in proven_call_sites(function):
+        bound = bound_arguments(site, function)
+        graph = [value for name in handed_in if name in bound for value in _graph(bound[name])]
+        yield _Pass(site, (*graph, site) if handed_out else tuple(graph))
