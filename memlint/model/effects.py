@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Flag, auto
 
-from memlint.model.aliases import base_names, qualified_names, sources
+from memlint.model.aliases import base_names, instance_class, qualified_names, sources
 from memlint.model.calls import argument_parameters, callees
 from memlint.model.gradmode import is_hf_trainer, is_lightning_module
 from memlint.model.kinds import Role, is_known_other, role
@@ -15,6 +15,7 @@ from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.upstream import ancestors
 from memlint.model.values import (
+    Attribute,
     Call,
     ClassValue,
     Constant,
@@ -203,8 +204,18 @@ def calls_in(region: Region) -> Iterator[Call]:
 @query(on_cycle=frozenset())
 def runs_backward_on(function: Function) -> frozenset[str]:
     """The parameters of ``function`` that it (or what it calls) runs a backward over."""
-    upstream = (value for root in backward_roots(function.lower()) for value in ancestors(root))
+    upstream = (
+        value for root in (*backward_roots(function.lower()), *_stored_roots(function)) for value in ancestors(root)
+    )
     return frozenset(v.name for v in upstream if isinstance(v, Parameter) and v.function is function)
+
+
+def _stored_roots(function: Function) -> Iterator[Value]:
+    """What a method of the same object that ``function`` calls starts a backward from: ``self.loss.backward()``."""
+    for call in function.calls:
+        if call.receiver is not None and instance_class(call.receiver) is not None:
+            for method in callees(call):
+                yield from (root for root in backward_roots(method) if isinstance(root, Attribute))
 
 
 def backward_roots(function: Function, freeing: bool = False) -> Iterator[Value]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
 
-from memlint.model.aliases import qualified_names, sources
+from memlint.model.aliases import display_element, qualified_names, sources
 from memlint.model.calls import callees
 from memlint.model.containers import elements, names_of
 from memlint.model.forwards import called_module
@@ -120,6 +120,7 @@ def _component(value: Item | Part | Element) -> Footprint:
     return max((_picked(source, index) for source in sources(base)), default=Footprint.UNKNOWN)
 
 
+@query(on_cycle=Footprint.NONE)
 def _picked(source: Value, index: object) -> Footprint:
     """The component ``index`` of what ``source`` returns or holds."""
     if isinstance(source, Call):
@@ -129,9 +130,8 @@ def _picked(source: Value, index: object) -> Footprint:
         functions = callees(source)
         if functions and called_module(source) is None:
             return _greatest(returned for function in functions for returned in exit_values(function, index))
-    if isinstance(source, Display) and isinstance(index, int) and not source.starred and index < len(source.elements):
-        return footprint(source.elements[index])
-    return footprint(source)
+    element = display_element(source, index)
+    return footprint(source if element is None else element)
 
 
 def _gathered(call: Call) -> Value | None:

@@ -237,7 +237,10 @@ def _is_step(function: Function) -> bool:
 
 
 def is_repeated(call: Call) -> bool | None:
-    """Whether ``call`` runs in a loop, or in a function that is called in a loop; None if no caller is in sight."""
+    """Whether ``call`` runs in a loop, or in a function that is called in a loop; None if no caller is in sight.
+
+    Callers that disable gradients do not count.
+    """
     return _is_repeated(call, _MAX_CALLERS)
 
 
@@ -248,6 +251,7 @@ def _is_repeated(call: Call, depth: int) -> bool | None:
     sites = [site for site in call_sites(function) or () if site.function is not function]
     if not sites or depth == 0:
         return None if function.parent is not None and function.name != "__init__" else False
+    sites = [site for site in sites if grad_mode(site.region) is not GradMode.DISABLED]
     repeated = [_is_repeated(site, depth - 1) for site in sites]
     return True if True in repeated else None if None in repeated else False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from memlint.findings import Confidence
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.kinds import Role, role
+from memlint.model.memo import query
 from memlint.model.values import Call, Display, Loop, Value
 
 _WRAPPERS = frozenset({"enumerate", "zip", "tqdm", "trange", "track", "iter", "reversed", "sorted", "list", "islice"})
@@ -32,6 +33,7 @@ def iterates_over_loader(loop: Loop) -> bool:
     )
 
 
+@query(on_cycle=None)
 def _is_data(iterable: Value) -> Confidence | None:
     found: list[Confidence] = []
     for source in sources(iterable):
@@ -46,8 +48,7 @@ def _is_data(iterable: Value) -> Confidence | None:
 def _call_over_data(call: Call) -> list[Confidence]:
     positional = call.positional()
     if call.name in {"range", "trange"}:
-        counts = len(positional) == 3 or any(_is_length(bound) for bound in positional)
-        return [Confidence.LIKELY] if counts else []
+        return [Confidence.LIKELY] if any(_is_length(bound) for bound in positional) else []
     if call.name == "tqdm" or (call.name in _WRAPPERS and call.receiver is None):
         inner = (_is_data(given) for given in positional if not isinstance(given, Display))
         return [confidence for confidence in inner if confidence is not None]

@@ -11,7 +11,7 @@ from memlint.model.attachment import Attachment, attachment, is_leaf
 from memlint.model.calls import bound_arguments, call_sites, callees, proven_call_sites
 from memlint.model.containers import GROWING_METHODS, elements
 from memlint.model.effects import Backward, returns_loss_to_framework, started_roots
-from memlint.model.kinds import Role, role
+from memlint.model.kinds import Role, is_known_other, role
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function
@@ -107,13 +107,16 @@ def _need(run: _Pass, depth: int) -> Need:
 
 def _weight(value: Value) -> Need:
     """How likely it is that a second backward over ``value`` needs what the first one retained for it."""
-    if instance_class(value) is not None or role(value, Role.MODULE, Role.LOSS_FUNCTION, Role.ENGINE):
+    if instance_class(value) is not None or is_known_other(value, *_HOLDERS_OF_GRAPHS):
         return Need.NO
     level = attachment(value)
     if level > Attachment.UNKNOWN:
         runs_module = isinstance(value, Call) and role(value.callee, Role.MODULE, Role.ENGINE)
         return Need.YES if runs_module or isinstance(value, Parameter) or not is_leaf(value) else Need.NO
     return Need.NO if level is Attachment.DETACHED else _weight_of_unknown(value)
+
+
+_HOLDERS_OF_GRAPHS = (Role.TENSOR, Role.OUTPUT, Role.CONTAINER, Role.OBJECT, Role.PREPARED)
 
 
 def _weight_of_unknown(value: Value) -> Need:

@@ -23,7 +23,10 @@ def collecting_attribute(container: Value) -> Attribute | None:
     value = container
     while isinstance(value, (Phi, Item)):
         value = value.inputs[0] if isinstance(value, Phi) else value.base
-    return value if isinstance(value, Attribute) and instance_class(value.base) is not None else None
+    if not isinstance(value, Attribute) or instance_class(value.base) is None:
+        return None
+    # What an object of the project keeps, and for how long, is its own business.
+    return value if class_of(value) is None else None
 
 
 def is_emptied(collector: Attribute) -> bool | None:

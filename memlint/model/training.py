@@ -20,6 +20,8 @@ _MAX_CALLERS = 3
 
 def is_trained(module: Value, region: Region) -> bool | None:
     """Whether the training step around ``region`` trains ``module``; None if its optimizers are not in sight."""
+    if role(module, Role.ENGINE):
+        return True
     trained = trained_in_step(region)
     if trained is None:
         return None
@@ -94,13 +96,23 @@ def _ingredients(trained: Objects) -> Iterator[Object]:
 
 
 def is_meant_for_evaluation(module: Value) -> bool:
-    """Whether ``eval()`` is called on ``module`` somewhere in the file, or it is loaded with trained weights."""
+    """Whether ``eval()`` is called on ``module``, or trained weights are loaded, where it is used or made."""
     whole = everywhere(objects(module))
-    named = module.function.module.calls_by_name
-    switches = (*named.get("eval", ()), *named.get("load_state_dict", ()))
+    made = [each.root for each in whole if isinstance(each.root, Call)]
+    owners = [part.module for each in whole for part in _root_parts(each) if isinstance(part, Class)]
+    files = dict.fromkeys([module.function.module, *(call.function.module for call in made), *owners])
+    switches = (call for file in files for name in _LOADING for call in file.calls_by_name.get(name, ()))
     if any(call.receiver is not None and holds(everywhere(objects(call.receiver)), whole) for call in switches):
         return True
-    return any(isinstance(each.root, Call) and _loads_weights(each.root) for each in whole)
+    return any(_loads_weights(call) for call in made)
+
+
+def _root_parts(found: Object) -> tuple[object, ...]:
+    return found.root if isinstance(found.root, tuple) else ()
+
+
+_LOADING = ("eval", "load_state_dict")
+"""Methods that are called on a module which is done with training."""
 
 
 def _loads_weights(call: Call) -> bool:

@@ -16,6 +16,7 @@ from memlint.model.footprint import (
     is_partly_on_host,
 )
 from memlint.model.gradmode import evaluates_a_batch
+from memlint.model.kinds import class_of
 from memlint.model.loops import iterates_over_data, iterates_over_loader
 from memlint.model.program import Program
 from memlint.model.retention import Span, Stash, stashes, written_members
@@ -282,7 +283,9 @@ def render(model: torch.nn.Module, rays, chunk):
         for function in program.functions:
             for stash in stashes(function):
                 over_data = _collects_over_data(stash)
-                for member in written_members(stash.occurrence) if over_data is not None else ():
+                if over_data is None:
+                    continue
+                for member in written_members(stash.occurrence):
                     confidence = _confidence(stash, member.value, over_data)
                     if confidence is not None:
                         yield self._finding(stash, member, confidence)
@@ -321,10 +324,11 @@ def _collects_over_data(stash: Stash) -> Confidence | None:
 
 
 def _keeps_all(stash: Stash) -> bool:
-    """Whether the container keeps what it is given: ``update`` and ``add`` are methods of metrics and writers as well."""
-    event = stash.insertion.event
-    sure = not isinstance(event, Call) or event.method in {"append", "appendleft", "extend"}
-    return sure or is_container(stash.insertion.container)
+    """Whether the container keeps what it is given: metrics and writers have ``update`` and ``add`` as well."""
+    event, container = stash.insertion.event, stash.insertion.container
+    if class_of(container) is not None:
+        return False
+    return not isinstance(event, Call) or event.method in {"append", "appendleft", "extend"} or is_container(container)
 
 
 def _confidence(stash: Stash, kept: Value, over_data: Confidence) -> Confidence | None:

@@ -69,21 +69,6 @@ def train(model, loader, opt, crit):
         opt.zero_grad()
 """,
         """
-import torch
-from torch import nn
-
-def train(loader, opt):
-    model = nn.Linear(3, 3)
-    scaler = torch.amp.GradScaler("cuda")
-    for x, y in loader:
-        with torch.autocast("cuda"):
-            loss = nn.functional.mse_loss(model(x), y)
-        scaler.scale(loss).backward(retain_graph=True)  # MEM104?
-        scaler.step(opt)
-        scaler.update()
-        opt.zero_grad()
-""",
-        """
 from accelerate import Accelerator
 
 def main(model, loader, optimizer):
