@@ -101,6 +101,8 @@ def entry_mode(function: Function) -> GradMode:
         if mode is GradMode.DISABLED:
             prevented = True
             continue
+        if mode is None and _is_forward(current):
+            return GradMode.ENABLED
         places = _places_of_call(current) if mode is None else []
         if not places and not (mode is None and _only_called_without_gradients(current)):
             return GradMode.ENABLED
@@ -114,6 +116,12 @@ def entry_mode(function: Function) -> GradMode:
             else:
                 return GradMode.ENABLED
     return GradMode.DISABLED if prevented else GradMode.ENABLED
+
+
+def _is_forward(function: Function) -> bool:
+    """Whether ``function`` is what calling a module runs; files that never name its class may call it as well."""
+    owner = function.owner
+    return owner is not None and function.name == "forward" and bool(base_names(owner) & torch.MODULE_CLASSES)
 
 
 def _places_of_call(function: Function) -> list[Region]:
