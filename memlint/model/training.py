@@ -98,21 +98,26 @@ def _ingredients(trained: Objects) -> Iterator[Object]:
 def is_meant_for_evaluation(module: Value) -> bool:
     """Whether ``eval()`` is called on ``module``, or trained weights are loaded, where it is used or made."""
     whole = everywhere(objects(module))
+    whole |= frozenset(_stored(whole))
     made = [each.root for each in whole if isinstance(each.root, Call)]
-    owners = [part.module for each in whole for part in _root_parts(each) if isinstance(part, Class)]
-    files = dict.fromkeys([module.function.module, *(call.function.module for call in made), *owners])
+    files = dict.fromkeys([module.function.module, *(call.function.module for call in made)])
     switches = (call for file in files for name in _LOADING for call in file.calls_by_name.get(name, ()))
     if any(call.receiver is not None and holds(everywhere(objects(call.receiver)), whole) for call in switches):
         return True
     return any(_loads_weights(call) for call in made)
 
 
-def _root_parts(found: Object) -> tuple[object, ...]:
-    return found.root if isinstance(found.root, tuple) else ()
-
-
 _LOADING = ("eval", "load_state_dict")
 """Methods that are called on a module which is done with training."""
+
+
+def _stored(found: Objects) -> Iterator[Object]:
+    """What the methods of a class store in the attribute that an object is known as: ``nn.Linear(4, 2)``."""
+    for each in found:
+        owner = each.root[-1] if isinstance(each.root, tuple) else None
+        if isinstance(owner, Class) and each.path:
+            for store in owner.instance_stores.get(str(each.path[0]), ()):
+                yield from (stored.part(*each.path[1:]) for stored in objects(store.value))
 
 
 def _loads_weights(call: Call) -> bool:
