@@ -112,7 +112,7 @@ def _weight(value: Value) -> Need:
     level = attachment(value)
     if level > Attachment.UNKNOWN:
         runs_module = isinstance(value, Call) and role(value.callee, Role.MODULE, Role.ENGINE)
-        return Need.YES if runs_module or isinstance(value, Parameter) or not is_leaf(value) else Need.NO
+        return Need.YES if runs_module or isinstance(value, (Parameter, Element)) or not is_leaf(value) else Need.NO
     return Need.NO if level is Attachment.DETACHED else _weight_of_unknown(value)
 
 
@@ -147,6 +147,9 @@ def _need_by_repetition(run: _Pass) -> Need:
                 again.append(value)
             elif isinstance(value, Phi) and value.loop is loop:
                 again.extend(value.carried)
+            elif value is loop.element:
+                # What the elements were computed from was there before the loop.
+                again.append(value)
     return _heaviest(again)
 
 

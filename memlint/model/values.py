@@ -341,6 +341,9 @@ class Call(Value):
     def name(self) -> str:
         """The last component of what is called; empty if it has no name."""
         callee = self.callee
+        while isinstance(callee, Phi):
+            # A name that is bound before a loop and called inside.
+            callee = callee.inputs[0]
         if isinstance(callee, Attribute):
             return callee.name
         if isinstance(callee, External):

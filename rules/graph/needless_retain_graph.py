@@ -61,74 +61,228 @@ class NeedlessRetainGraph(Rule):
     fixers = ("remove_argument",)
     positive = (
         """
-def train(model, loader, opt, crit):
+def train(model, loader, criterion, optimizer):
     for x, y in loader:
-        loss = crit(model(x), y)
+        loss = criterion(model(x), y)
         loss.backward(retain_graph=True)  # MEM104: 9
-        opt.step()
-        opt.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+        """
+import torch
+def train(model, loader, criterion, optimizer):
+    scaler = torch.amp.GradScaler()
+    for x, y in loader:
+        out = model(x)
+        first, second = criterion(out, y), out.pow(2).mean()
+        scaler.scale(first).backward(retain_graph=True)
+        scaler.scale(second).backward(retain_graph=True)  # MEM104
+        scaler.step(optimizer)
+        scaler.update()
+""",
+        """
+import torch
+from torch import nn
+def train(loader, optimizer):
+    model = nn.Linear(3, 3)
+    scaler = torch.amp.GradScaler("cuda")
+    for x, y in loader:
+        with torch.autocast("cuda"):
+            loss = nn.functional.mse_loss(model(x), y)
+        scaler.scale(loss).backward(retain_graph=True)  # MEM104
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+""",
+        """
+def train(generator, critic, loader, optimizer_c, optimizer_g):
+    for real, noise in loader:
+        loss_c = critic(generator(noise).detach()).mean() - critic(real).mean()
+        loss_c.backward(retain_graph=True)  # MEM104
+        optimizer_c.step()
+        loss_g = -critic(generator(noise)).mean()
+        loss_g.backward(retain_graph=False)
+        optimizer_g.step()
+""",
+        """
+def train(model, loader, optimizer):
+    state = model.initial_state()
+    for x in loader:
+        state = state.detach()
+        out, state = model(x, state)
+        out.sum().backward(retain_graph=True)  # MEM104
+        optimizer.step()
+""",
+        """
+import lightning as L
+class Net(L.LightningModule):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+        self.automatic_optimization = False
+    def training_step(self, batch, batch_idx):
+        loss = self.net(batch).mean()
+        self.manual_backward(loss, retain_graph=True)  # MEM104
+        self.optimizers().step()
 """,
         """
 from accelerate import Accelerator
-
-def main(model, loader, optimizer):
-    accelerator = Accelerator()
+accelerator = Accelerator()
+def update(loss, optimizer):
+    accelerator.backward(loss, retain_graph=True)  # MEM104
+    optimizer.step()
+    optimizer.zero_grad()
+def train(model, loader, optimizer):
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     for batch in loader:
-        loss = model(**batch).loss
-        accelerator.backward(loss, retain_graph=True)  # MEM104
+        update(model(**batch).loss, optimizer)
+""",
+        """
+class Model:
+    def __init__(self, generator, critic):
+        self.generator = generator
+        self.critic = critic
+    def forward(self, noise):
+        self.fake = self.generator(noise)
+    def backward_critic(self):
+        loss = self.critic(self.fake.detach()).mean()
+        loss.backward(retain_graph=True)  # MEM104
+    def backward_generator(self):
+        (-self.critic(self.fake).mean()).backward()
+""",
+        """
+import torch
+def train(model, loader, criterion, optimizer):
+    keep = True
+    for x, y in loader:
+        loss = criterion(model(x), y)
+        torch.autograd.backward(loss, retain_graph=keep)  # MEM104
         optimizer.step()
-        optimizer.zero_grad()
 """,
     )
     negative = (
         """
-from torch import nn
-
-def gan(loader, generator: nn.Module, critic: nn.Module, opt_d, opt_g):
-    for z, real in loader:
-        fake = generator(z)
-        d_loss = critic(fake).mean() - critic(real).mean()
-        d_loss.backward(retain_graph=True)
-        opt_d.step()
-        g_loss = -critic(fake).mean()
-        g_loss.backward()
-        opt_g.step()
+def train(model, loader, criterion, optimizer):
+    for x, y in loader:
+        out = model(x)
+        criterion(out, y).backward(retain_graph=True)
+        out.pow(2).mean().backward()
+        optimizer.step()
+""",
+        """
+def train(generator, critic, loader, optimizer_c, optimizer_g):
+    for real, noise in loader:
+        fake = generator(noise)
+        loss_c = critic(fake).mean() - critic(real).mean()
+        loss_c.backward(retain_graph=True)
+        optimizer_c.step()
+        loss_g = -critic(fake).mean()
+        loss_g.backward()
+        optimizer_g.step()
 """,
         """
 import torch
-
-def penalised(model, loader, opt, crit):
+def penalised(loss, parameters, penalty):
+    grads = torch.autograd.grad(loss, parameters, retain_graph=True)
+    total = loss + penalty(grads)
+    total.backward()
+""",
+        """
+import torch
+def penalised(model, loader, optimizer, criterion):
     for x, y in loader:
-        loss = crit(model(x), y)
+        loss = criterion(model(x), y)
         grads = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
         penalty = sum(g.pow(2).sum() for g in grads)
         (loss + penalty).backward()
-        opt.step()
-        opt.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
 """,
         """
-def tasks(shared, heads, x, opt):
+def tasks(shared, heads, x, optimizer):
     features = shared(x)
     losses = [head(features).mean() for head in heads]
     for i, loss in enumerate(losses):
         loss.backward(retain_graph=i < len(losses) - 1)
-    opt.step()
+    optimizer.step()
 """,
         """
-def configured(model, loader, opt, crit, need_hessian):
-    for x, y in loader:
-        loss = crit(model(x), y)
-        loss.backward(retain_graph=need_hessian)
-        opt.step()
-        opt.zero_grad()
+def all_of(losses):
+    for loss in losses:
+        loss.backward(retain_graph=True)
 """,
         """
-def plain(model, loader, opt, crit):
-    for x, y in loader:
-        crit(model(x), y).backward()
-        opt.step()
-        opt.zero_grad()
+def hessian(loss, need_hessian, keep=True):
+    loss.backward(retain_graph=need_hessian)
+    loss.backward(create_graph=True, retain_graph=True)
+    loss.backward(retain_graph=keep)
+""",
+        """
+import torch
+def jacobian(model, x):
+    x = x.clone().requires_grad_()
+    out = model(x)
+    return torch.stack([torch.autograd.grad(out[i], x, retain_graph=True)[0] for i in range(len(out))])
+""",
+        """
+def train(model, loader, optimizer):
+    state = model.initial_state()
+    for x in loader:
+        out, state = model(x, state)
+        out.sum().backward(retain_graph=True)
+        optimizer.step()
+""",
+        """
+class Model:
+    def forward(self, noise):
+        self.fake = self.generator(noise)
+    def backward_critic(self):
+        loss = self.critic(self.fake).mean()
+        loss.backward(retain_graph=True)
+    def backward_generator(self):
+        (-self.critic(self.fake).mean()).backward()
+""",
+        """
+def update(loss, optimizer):
+    loss.backward(retain_graph=True)
+    optimizer.step()
+def train(model, loader, heads, optimizer):
+    for x in loader:
+        features = model(x)
+        for head in heads:
+            update(head(features).sum(), optimizer)
+""",
+        """
+def step(model, x, again):
+    loss = model(x).mean()
+    if again:
+        loss.backward(retain_graph=True)
+    else:
+        loss.backward()
+    return loss
+""",
+        """
+from somewhere import second_pass
+def train(model, loader, optimizer):
+    for x in loader:
+        out = model(x)
+        out.mean().backward(retain_graph=True)
+        second_pass(out, optimizer)
+""",
+        """
+def benchmark(model, x, timeit):
+    out = model(x).sum()
+    return timeit(lambda: out.backward(retain_graph=True))
+""",
+        """
+import lightning as L
+import torch
+class Net(L.LightningModule):
+    def training_step(self, batch, batch_idx):
+        loss = self(batch).mean()
+        norm = torch.autograd.grad(loss, self.weight, retain_graph=True)[0].norm()
+        self.log("norm", norm)
+        return loss
 """,
     )
 
