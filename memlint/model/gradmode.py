@@ -207,8 +207,6 @@ def runs_without_gradients(function: Function) -> bool:
     bases = base_names(owner)
     if name in frameworks.LIGHTNING_GRADIENT_FREE_HOOKS and is_lightning_class(bases):
         return True
-    if name in frameworks.HF_GRADIENT_FREE_HOOKS and is_hf_trainer(bases):
-        return True
     if name in frameworks.KERAS_GRADIENT_FREE_HOOKS and bases & frameworks.KERAS_MODELS:
         return True
     return name in frameworks.GRADIENT_FREE_METHODS and bool(bases & frameworks.GRADIENT_FREE_CLASSES)

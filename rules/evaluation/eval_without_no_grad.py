@@ -28,8 +28,9 @@ class EvalWithoutNoGrad(Rule):
     Finds forward passes that record a graph which nothing differentiates, outside the steps of training: validation
     and test loops, prediction, sampling, generation. It follows the outputs through names, containers, attributes,
     functions and files of the project. `with torch.no_grad()` and `torch.inference_mode()` count, in the function, as
-    decorators, in every caller, and where a framework enters them (Lightning's `validation_step`, the Trainer's
-    `prediction_step`).
+    decorators, in every caller, and where a framework enters them (Lightning's `validation_step`, Keras's `test_step`).
+    The Trainer of transformers does not: its own `prediction_step` enters `no_grad`, but one that overrides it has to
+    do that itself (read in transformers 4.57 and 5.23).
 
     ## Why is this bad?
     `model.eval()` changes what dropout and batch normalisation do; it does not stop autograd. Each forward pass then
@@ -278,6 +279,15 @@ class Validator:
 """,
         """
 import torch
+from transformers import Trainer
+class Custom(Trainer):
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        model.eval()
+        logits = model(**inputs).logits  # MEM601
+        return None, logits.argmax(-1), inputs["labels"]
+""",
+        """
+import torch
 def evaluate(encoder, decoder, loader):
     decoder.eval()
     if encoder is not None:
@@ -350,7 +360,8 @@ class Net(L.LightningModule):
         return self.net(batch).argmax(-1)
 class Custom(Trainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        return model(**inputs).logits.argmax(-1), None, None
+        with torch.no_grad():
+            return model(**inputs).logits.argmax(-1), None, None
 class Old(keras.Model):
     def __init__(self):
         super().__init__()
@@ -557,7 +568,7 @@ def _confidence(call: Call) -> Confidence | None:
         return None
     evaluates = module_mode(call) is Mode.EVALUATION
     if confidence is Confidence.POSSIBLE:
-        hinted = evaluates and is_named_for_evaluation(call.function)
+        hinted = evaluates and is_named_for_evaluation(call.function) and not call.function.module.is_test
         return Confidence.LIKELY if hinted and not function_effects(call.function) & Effect.BACKWARD else confidence
     repeated = is_repeated(call)
     if repeated:

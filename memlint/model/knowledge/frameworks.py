@@ -78,7 +78,6 @@ HF_TRAINER_ATTRIBUTES = {
 }
 """What the Trainer of transformers keeps in its attributes, by the roles of :mod:`memlint.model.kinds`."""
 
-HF_GRADIENT_FREE_HOOKS = frozenset({"prediction_step", "compute_metrics", "preprocess_logits_for_metrics"})
 HF_LOSS_HOOKS = frozenset({"compute_loss", "training_step"})
 
 KERAS_GRADIENT_FREE_HOOKS = frozenset({"test_step", "predict_step"})
