@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from memlint.model.knowledge import torch
 from memlint.model.memo import query
 from memlint.model.scopes import Class, Function, Module
 from memlint.model.values import (
@@ -219,10 +220,15 @@ def origins(value: Value) -> frozenset[str]:
     return frozenset(found)
 
 
+def _passed_on(call: Call) -> Value | None:
+    """What a function such as ``enumerate`` hands on; None if it takes from several."""
+    return call.arguments[0].value if len(call.arguments) == 1 else None
+
+
 def _got_from(value: Value) -> Value | None:
     match value:
         case Call():
-            return value.callee
+            return _passed_on(value) if qualified_names(value.callee) & torch.PASSING_BUILTINS else value.callee
         case Attribute() | Item() | Part():
             return value.base
         case Element():

@@ -19,7 +19,7 @@ from memlint.model.drain import Drain, drain, drained_on_some_paths, drained_out
 from memlint.model.effects import returns_loss_to_framework, started_roots
 from memlint.model.gradmode import is_lightning_module
 from memlint.model.instances import instance_kind
-from memlint.model.kinds import Role, role
+from memlint.model.kinds import Role, class_of, role
 from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.source_text import code
@@ -329,6 +329,8 @@ class Stash:
 def stashes(function: Function) -> Iterator[Stash]:
     """What one function puts into containers that outlive the iteration (or, without a loop, the call)."""
     for insertion in _insertions(function):
+        if class_of(insertion.container) is not None:
+            continue  # What a class of the project keeps is told by its own methods.
         span, loop = container_span(insertion.container, insertion.event.region)
         if span is not None:
             yield Stash(insertion, span, loop)
