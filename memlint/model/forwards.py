@@ -101,7 +101,10 @@ def _is_part_of_forward(call: Call) -> bool:
     if is_lightning_module(base_names(owner)) and call.function.name in _LIGHTNING_DRIVERS:
         return False
     module = called_module(call)
-    return module is None or instance_class(module) is None
+    if module is None:
+        return True
+    # A method that switches a part to evaluation runs it for its own sake.
+    return instance_class(module) is None and _mode_at(call, objects(module), 0) is not Mode.EVALUATION
 
 
 def _method_owner(function: Function) -> Class | None:

@@ -444,7 +444,7 @@ class _Lowering:
 
     def class_definition(self, node: cst.ClassDef) -> None:
         owner = Class(node, node.name.value, self.module, self.function)
-        owner.bases = [self.expression(base.value) for base in node.bases]
+        owner.bases = [self.expression(_unsubscripted(base.value)) for base in node.bases]
         owner.decorators = [self.expression(decorator.decorator) for decorator in node.decorators]
         self.function.classes.append(owner)
         outer = self.open(owner=owner)
@@ -962,6 +962,11 @@ class _Lowering:
 
     def starred(self, node: cst.StarredElement) -> Value:
         return self.expression(node.value)
+
+
+def _unsubscripted(base: cst.BaseExpression) -> cst.BaseExpression:
+    """``Base`` for a base class that is written ``Base[T]``."""
+    return base.value if isinstance(base, cst.Subscript) else base
 
 
 def _dotted(node: cst.BaseExpression) -> str:
