@@ -23,8 +23,8 @@ def main(loader):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     total = 0.0
     for inputs, targets in loader:
-        loss = nn.functional.mse_loss(model(inputs.cuda()), targets.cuda())
         optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(inputs.cuda()), targets.cuda())
         loss.backward()
         optimizer.step()
         total += loss
