@@ -54,8 +54,10 @@ def _records(call: Call) -> bool:
 
 @query(on_cycle=False)
 def _runs_module(function: Function) -> bool:
+    """Whether ``function`` runs a module where gradients are enabled."""
     return any(
-        called_module(call) is not None or any(_runs_module(inner) for inner in callees(call))
+        grad_mode(call.region) is GradMode.ENABLED
+        and (called_module(call) is not None or any(_runs_module(inner) for inner in callees(call)))
         for call in function.lower().calls
     )
 
@@ -286,7 +288,14 @@ def wasted(call: Call) -> Confidence | None:
         return None if function_effects(call.function) & Effect.BACKWARD else Confidence.POSSIBLE
     if flow.reach is Reach.UNKNOWN or flow.handed_over or call.function.module.is_test:
         return Confidence.POSSIBLE
-    return Confidence.POSSIBLE if _is_foreign_callback(call.function) else certainty(call)
+    unsure = _is_foreign_callback(call.function) or _may_be_no_module(call)
+    return Confidence.POSSIBLE if unsure else certainty(call)
+
+
+def _may_be_no_module(call: Call) -> bool:
+    """Whether what is called is a module in some cases, and another known object in others."""
+    module = called_module(call)
+    return module is not None and any(kind.role in {Role.OBJECT, Role.FUNCTION} for kind in kinds(module))
 
 
 def _is_foreign_callback(function: Function) -> bool:

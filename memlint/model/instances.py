@@ -19,6 +19,7 @@ from memlint.model.values import (
     Comprehension,
     Constant,
     Display,
+    Element,
     External,
     Formatted,
     FunctionValue,
@@ -130,9 +131,11 @@ def _result_may_hold_parameters(call: Call) -> bool:
     names = qualified_names(call.callee)
     if names and all(_parameterless(name) for name in names):
         return False
-    return bool(names & torch.CREATORS_WITH_GRAD) or not role(
-        call, Role.LOSS_FUNCTION, Role.NUMBER, Role.TEXT, Role.TENSOR
-    )
+    if names & torch.CREATORS_WITH_GRAD or role(call, Role.MODULE):
+        return True
+    if role(call, Role.LOSS_FUNCTION, Role.NUMBER, Role.TEXT, Role.TENSOR):
+        return False
+    return _used_as_module(call)
 
 
 def _argument_may_hold_parameters(parameter: Parameter) -> bool:
@@ -151,18 +154,36 @@ def _module_default(parameter: Parameter) -> bool:
     return any(kind.role in {Role.MODULE, Role.NONE} for kind in kinds(parameter.function.defaults[parameter.name]))
 
 
-def _used_as_module(parameter: Parameter) -> bool:
-    """Whether what a constructor stores from a parameter is ever called in the class."""
-    owner = parameter.function.owner
+def _used_as_module(value: Value) -> bool:
+    """Whether what a method stores in an attribute is ever called in the class, itself or a part of it.
+
+    What a call returned may be a parameter as well, which is given to operations of torch.
+    """
+    owner = value.function.owner
     if owner is None:
         return True
-    names = [name for name, stores in owner.instance_stores.items() if any(s.value is parameter for s in stores)]
+    names = [name for name, stores in owner.instance_stores.items() if any(s.value is value for s in stores)]
+    if not names:
+        return True
     return any(
-        isinstance(use, Call) and use.callee is load
+        _runs(load, use) or (isinstance(value, Call) and _is_torch_operation(use))
         for name in names
         for load in owner.module.loads.get(name, ())
         for use in load.uses
     )
+
+
+def _runs(load: Value, use: object) -> bool:
+    match use:
+        case Call():
+            return use.callee is load
+        case Item() | Element():
+            return any(_runs(use, further) for further in use.uses)
+    return False
+
+
+def _is_torch_operation(use: object) -> bool:
+    return isinstance(use, Call) and any(name.startswith("torch.") for name in qualified_names(use.callee))
 
 
 def _parameterless(name: str) -> bool:

@@ -259,7 +259,7 @@ def _parameter_kinds(parameter: Parameter) -> Iterator[Kind]:
         made_from = Kind(Role.CLASS, name=owner.qualified_name, cls=owner)
         yield made_from if parameter.function.is_class_method else instance_kind(owner)
         return
-    said = _annotated_kinds(parameter)
+    said = _annotated_kinds(parameter) or _framework_kinds(parameter)
     yield from said
     if said:
         return
@@ -268,6 +268,14 @@ def _parameter_kinds(parameter: Parameter) -> Iterator[Kind]:
         yield from kinds(argument)
     if passed is None and parameter.name in parameter.function.defaults:
         yield from (k for k in kinds(parameter.function.defaults[parameter.name]) if k.role is not Role.NONE)
+
+
+def _framework_kinds(parameter: Parameter) -> tuple[Kind, ...]:
+    """What the Trainer of transformers passes to the hooks that subclasses override: the model comes first."""
+    function = parameter.function
+    if function.owner is None or parameter.index != 1 or function.name not in frameworks.HF_MODEL_HOOKS:
+        return ()
+    return (Kind(Role.MODULE, name="torch.nn.Module"),) if is_hf_trainer(base_names(function.owner)) else ()
 
 
 def _annotated_kinds(parameter: Parameter) -> tuple[Kind, ...]:

@@ -64,7 +64,7 @@ def updates(function: Function) -> Iterator[Update]:
     """The updates that the code of ``function`` itself makes; DeepSpeed's engines, which clear as well, left out."""
     for call in function.calls:
         for optimizer in optimizers_stepped(call):
-            if call.receiver is None or not _steps_engine(call, call.receiver):
+            if call.receiver is None or not (_steps_engine(call, call.receiver) or _runs_backward(call.receiver)):
                 yield Update(call.node, call.region, call, _occurrence(call, optimizer))
         if call.method in _IN_PLACE_UPDATES and call.receiver is not None:
             given = (argument.value for argument in call.arguments)
@@ -73,6 +73,15 @@ def updates(function: Function) -> Iterator[Update]:
         if store.augmented and isinstance(store.value, Binary):
             target = Occurrence(store.value.left, store.target)
             yield from _by_hand(store.node, store.region, target, (store.value.right,))
+
+
+def _runs_backward(stepped: Value) -> bool:
+    """Whether the same object runs the backward, ``x.backward(loss)``: an engine that may clear when it steps."""
+    whole = objects(stepped)
+    return any(
+        call.method == "backward" and call.arguments and call.receiver is not None and objects(call.receiver) & whole
+        for call in stepped.function.calls
+    )
 
 
 _IN_PLACE_UPDATES = frozenset({"add_", "sub_", "addcmul_", "addcdiv_"})

@@ -55,12 +55,12 @@ _MAX_CALLERS = 2
 
 def need_of(backward: Backward) -> Need:
     """Whether a later backward, or the next run of the same one, goes over the graph that ``backward`` retains."""
-    graph = tuple(dict.fromkeys(value for root in backward.roots for value in _graph(root)))
+    graph = tuple(dict.fromkeys(value for root in backward.roots for value in graph_of(root)))
     return _need(_Pass(backward.call, graph), _MAX_CALLERS)
 
 
 @query(on_cycle=())
-def _graph(root: Value) -> tuple[Value, ...]:
+def graph_of(root: Value) -> tuple[Value, ...]:
     """What a backward from ``root`` runs over as its function sees it: calls and parameters are not looked into."""
     seen: dict[int, Value] = {}
     pending = [root]
@@ -169,10 +169,10 @@ def _need_by_others(run: _Pass) -> Need:
 def _other_backwards(function: Function) -> Iterator[tuple[Call | Exit, tuple[Value, ...]]]:
     for call in function.calls:
         for root in started_roots(call):
-            yield call, _graph(root)
+            yield call, graph_of(root)
     if returns_loss_to_framework(function):
         for leaving in function.returns:
-            yield leaving, _graph(leaving.value)
+            yield leaving, graph_of(leaving.value)
 
 
 def _may_follow(first: Call, user: Call | Exit, shared: Value) -> bool:
@@ -211,7 +211,7 @@ def _need_out_of_sight(run: _Pass) -> Need:
         for call in run.call.function.calls
         if call.order > run.call.order and _is_out_of_sight(call)
         for argument in call.arguments
-        for value in _graph(argument.value)
+        for value in graph_of(argument.value)
         if id(value) in mine
     ]
     returned = bool(_returned_with(run)) and not call_sites(run.call.function)
@@ -235,7 +235,7 @@ def _returned_with(run: _Pass) -> list[Exit]:
     return [
         leaving
         for leaving in run.call.function.exits
-        if any(id(value) in mine and _weight(value) > Need.UNLIKELY for value in _graph(leaving.value))
+        if any(id(value) in mine and _weight(value) > Need.UNLIKELY for value in graph_of(leaving.value))
     ]
 
 
@@ -246,5 +246,5 @@ def _as_callers_see(run: _Pass) -> Iterator[_Pass]:
     handed_out = bool(_returned_with(run))
     for site in proven_call_sites(function):
         bound = bound_arguments(site, function)
-        graph = [value for name in handed_in if name in bound for value in _graph(bound[name])]
+        graph = [value for name in handed_in if name in bound for value in graph_of(bound[name])]
         yield _Pass(site, (*graph, site) if handed_out else tuple(graph))

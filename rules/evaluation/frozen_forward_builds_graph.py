@@ -355,7 +355,7 @@ def train(model: torch.nn.Module, probe: torch.nn.Module, loader, make_optimizer
         module = called_module(call)
         if module is None or any(attachment(given.value) > Attachment.UNKNOWN for given in call.arguments):
             return
-        if is_trained(module, call.region) is False:
+        if is_trained(module, call.region) is False and _trains_another(call):
             yield self._untrained(call, module)
 
     def _wasted(self, call: Call, confidence: Confidence) -> Finding:
@@ -382,6 +382,12 @@ def train(model: torch.nn.Module, probe: torch.nn.Module, loader, make_optimizer
             fixes=(wrapping,) if wrapping is not None else (),
             claim=Claim(ClaimShape.PRESENT, "device", "A + G", held=call.node),
         )
+
+
+def _trains_another(call: Call) -> bool:
+    """Whether the same function runs a module that is trained: else what is trained may be hidden in this one."""
+    others = (called_module(other) for other in forwards(call.function) if other is not call)
+    return any(module is not None and is_trained(module, call.region) for module in others)
 
 
 def _is_detached_at_once(call: Call) -> bool:

@@ -24,9 +24,9 @@ from memlint.model.optimization import (
     updates,
 )
 from memlint.model.program import Program
+from memlint.model.retained import graph_of
 from memlint.model.source_text import code
 from memlint.model.statements import statements_over
-from memlint.model.upstream import ancestors
 from memlint.model.values import Branch, Call, Handler, Loop, Region
 from memlint.rule import Rule
 
@@ -325,7 +325,7 @@ def _forward_before(clearing: Clearing) -> Forward | None:
     backward = next((each for each in clearing.backwards if each.order > call.order), None)
     if backward is None or not backward.region.within(call.region) or _is_cleared_elsewhere(clearing):
         return None
-    upstream = {value for root in started_roots(backward) for value in ancestors(root)}
+    upstream = {value for root in started_roots(backward) for value in graph_of(root)}
     built = [each for each in calls_in(clearing.span) if each in upstream and not _is_cheap(each)]
     before = [each for each in built if each.order < call.order]
     known = [each for each in before if called_module(each) is not None]

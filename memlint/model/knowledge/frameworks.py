@@ -78,6 +78,8 @@ HF_TRAINER_ATTRIBUTES = {
 }
 """What the Trainer of transformers keeps in its attributes, by the roles of :mod:`memlint.model.kinds`."""
 
+HF_MODEL_HOOKS = frozenset({"compute_loss", "training_step", "prediction_step"})
+"""Methods that the Trainer of transformers calls with the model as their first argument."""
 HF_LOSS_HOOKS = frozenset({"compute_loss", "training_step"})
 
 KERAS_GRADIENT_FREE_HOOKS = frozenset({"test_step", "predict_step"})

@@ -175,6 +175,9 @@ OPTIMIZER_ROOTS = (
     "torch_optimizer.",
     "timm.optim.",
     "transformers.optimization.",
+    "prodigyopt.",
+    "dadaptation.",
+    "schedulefree.",
 )
 OPTIMIZER_CLASSES = frozenset(
     {
@@ -189,7 +192,14 @@ OPTIMIZER_CLASSES = frozenset(
         "pytorch_pretrained_bert.optimization.BertAdam",
     }
 )
-SCHEDULER_ROOTS = ("torch.optim.lr_scheduler.", "transformers.get_", "diffusers.optimization.get_", "timm.scheduler.")
+SCHEDULER_ROOTS = (
+    "torch.optim.lr_scheduler.",
+    "transformers.get_",
+    "transformers.optimization.get_",
+    "transformers.optimization.AdafactorSchedule",
+    "diffusers.optimization.get_",
+    "timm.scheduler.",
+)
 LOADER_CLASSES = frozenset(
     {
         "torch.utils.data.DataLoader",
