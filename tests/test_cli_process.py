@@ -22,6 +22,14 @@ HAZARD = "import torch\n\nmodel = torch.nn.Linear(1, 1).cuda()\nmodel.load_state
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals, terminals and limits are those of POSIX")
 
 
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Programs that a shell has put into the background ignore Ctrl-C, and so do those that they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def environment(**variables: str) -> dict[str, str]:
     unwanted = ("NO_COLOR", "FORCE_COLOR", "MEMLINT_DEBUG", "PYTHONIOENCODING", "COLUMNS", "TERM")
     return {name: value for name, value in os.environ.items() if name not in unwanted} | {"TERM": "xterm"} | variables
