@@ -65,6 +65,14 @@ class LocatedClaim:
     """Source text of the expression that keeps the memory alive."""
     held: str | None
     held_location: Location | None
+    """Where it stands; None if in another file than the finding, and so for the holder."""
+    held_end_location: Location | None = None
+    holder_location: Location | None = None
+    holder_end_location: Location | None = None
+    watch: str = ""
+    """What a run has to look at: a value of :class:`memlint.findings.Watch`."""
+    unobservable: str = ""
+    """Why no run can show it, where that is so."""
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,39 @@ class ClaimShape(str, Enum):
     """A kind of operation happens at all, such as autograd nodes recorded during evaluation."""
 
 
+class Watch(str, Enum):
+    """What ``memlint verify`` looks at, each time the finding's line runs, in order to test a claim."""
+
+    REACHABLE = "reachable"
+    """What the holder (without one, the receiver of the call or the held value) keeps alive; must grow."""
+    FORWARD_GRAPH = "forward-graph"
+    """The graph that forward passes record while the line runs; refuted where a backward trains something with it."""
+    LATER_GRAPHS = "later-graphs"
+    """The same for forward passes between the line and the end of its function."""
+    RETAINED_GRAPH = "retained-graph"
+    """What the graph still saves after the backward in this line; refuted where a later backward runs over it."""
+    GRADIENTS_ADDED_TO = "gradients-added-to"
+    """Gradients that the optimizer has used and that are still there when the next backward begins."""
+    GRADIENTS_ZEROED = "gradients-zeroed"
+    """Gradients that are alive after the line has cleared them."""
+    GRADIENTS_IN_FORWARD = "gradients-in-forward"
+    """Gradients that the line frees although a forward pass has run since the optimizer used them."""
+    GRADIENTS_DISCARDED = "gradients-discarded"
+    """Gradients that the line frees although no optimizer has used them since their backward."""
+    ALLOCATED = "allocated"
+    """What was allocated while the line ran: alive at the step's end (plateau) or at the peak (spike)."""
+    LOADED = "loaded"
+    """The same, for what is loaded from a file: alive together with the model that takes it over."""
+
+
+_DEFAULT_WATCHES = {
+    ClaimShape.GROWS: Watch.REACHABLE,
+    ClaimShape.PLATEAU: Watch.ALLOCATED,
+    ClaimShape.SPIKE: Watch.ALLOCATED,
+    ClaimShape.PRESENT: Watch.FORWARD_GRAPH,
+}
+
+
 @dataclass(frozen=True)
 class Claim:
     """What ``memlint verify`` has to see in order to confirm a finding.
@@ -95,6 +128,8 @@ class Claim:
     ``holder`` is the expression that keeps the memory alive (the accumulator, the container, the attribute);
     ``held`` is the expression whose value it keeps. ``memory`` says whose memory it is: ``device`` or ``host``.
     ``size`` is the expected size in words and symbols of the rules' documentation (``A`` per step, ``G``, ...).
+    ``watch`` says what to look at, by default what suits the shape. ``unobservable`` is the reason why no run can show
+    the claim, where that is so.
     """
 
     shape: ClaimShape
@@ -102,6 +137,13 @@ class Claim:
     size: str
     holder: libcst.CSTNode | None = None
     held: libcst.CSTNode | None = None
+    watch: Watch | None = None
+    unobservable: str = ""
+
+    @property
+    def watched(self) -> Watch:
+        """What to look at."""
+        return self.watch or _DEFAULT_WATCHES[self.shape]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from libcst import CSTNode
 
-from memlint.diagnostics import Diagnostic, LocatedClaim, LocatedFix, RelatedLocation
+from memlint.diagnostics import Diagnostic, LocatedClaim, LocatedFix, Location, RelatedLocation
 from memlint.edits import merged
 from memlint.findings import CannotFix, Claim, Finding, Fix, Related
 from memlint.registry import fixer
@@ -59,14 +59,27 @@ def _related(related: Related, source: Source) -> RelatedLocation:
 
 
 def _claim(claim: Claim, source: Source) -> LocatedClaim:
+    held, held_end = _span(claim.held, source)
+    holder, holder_end = _span(claim.holder, source)
     return LocatedClaim(
         shape=claim.shape.value,
         memory=claim.memory,
         size=claim.size,
         holder=_code(claim.holder, source),
         held=_code(claim.held, source),
-        held_location=source.location(claim.held) if claim.held and claim.held in source else None,
+        held_location=held,
+        held_end_location=held_end,
+        holder_location=holder,
+        holder_end_location=holder_end,
+        watch=claim.watched.value,
+        unobservable=claim.unobservable,
     )
+
+
+def _span(node: CSTNode | None, source: Source) -> tuple[Location | None, Location | None]:
+    if node is None or node not in source:
+        return None, None
+    return source.location(node), source.end_location(node)
 
 
 def _code(node: CSTNode | None, source: Source) -> str | None:

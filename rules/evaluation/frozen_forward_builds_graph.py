@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity
+import libcst as cst
+
+from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity, Watch
 from memlint.model.attachment import Attachment, attachment
 from memlint.model.forwards import called_module, forwards, in_training_step, is_repeated, wasted
 from memlint.model.knowledge import torch
@@ -369,19 +371,31 @@ def train(model: torch.nn.Module, probe: torch.nn.Module, loader, make_optimizer
             confidence=confidence if is_repeated(call) is not False else Confidence.POSSIBLE,
             severity=Severity.NOTE if freed else None,
             fixes=(wrapping,) if wrapping is not None else (),
-            claim=Claim(ClaimShape.SPIKE if freed else ClaimShape.PRESENT, "device", "A", held=call.node),
+            claim=Claim(
+                ClaimShape.SPIKE if freed else ClaimShape.PRESENT,
+                "device",
+                "A",
+                held=call.node,
+                watch=Watch.FORWARD_GRAPH,
+            ),
         )
 
     def _untrained(self, call: Call, module: Value) -> Finding:
         wrapping = wrap_in_no_grad([call], safe=False, untrained=True)
         return self.finding(
             call.node,
-            f"`{code(call.node)}` records a graph, but no optimizer trains `{code(module.node)}`",
+            f"`{code(call.node)}` records a graph, but no optimizer trains `{code(_called(call))}`",
             holds="the activations of its forward pass until the backward, and gradients that nothing uses",
             confidence=Confidence.LIKELY if is_meant_for_evaluation(module) else Confidence.POSSIBLE,
             fixes=(wrapping,) if wrapping is not None else (),
             claim=Claim(ClaimShape.PRESENT, "device", "A + G", held=call.node),
         )
+
+
+def _called(call: Call) -> cst.CSTNode:
+    """The module where it is called: ``teacher`` in ``teacher(x)`` and in ``teacher.forward(x)``."""
+    function = call.node.func
+    return function.value if call.method == "forward" and isinstance(function, cst.Attribute) else function
 
 
 def _trains_another(call: Call) -> bool:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.calls import callees
 from memlint.model.gradmode import context_mode, grad_mode
@@ -306,7 +306,7 @@ async def wait(model, x):
             holds=_held_without(context.callee),
             confidence=Confidence.CERTAIN,
             fixes=fixes,
-            claim=Claim(ClaimShape.PRESENT, "device", "A", held=statement.node),
+            claim=Claim(ClaimShape.PRESENT, "device", "A", held=statement.node, watch=Watch.LATER_GRAPHS),
         )
 
     def _not_called(self, value: Attribute | External) -> Iterator[Finding]:
@@ -337,7 +337,7 @@ async def wait(model, x):
             "`volatile` has been ignored since PyTorch 0.4: run the model under `with torch.no_grad():`",
             holds=_ACTIVATIONS,
             confidence=Confidence.CERTAIN,
-            claim=Claim(ClaimShape.PRESENT, "device", "A", held=call.node),
+            claim=Claim(ClaimShape.PRESENT, "device", "A", held=call.node, watch=Watch.LATER_GRAPHS),
         )
 
 

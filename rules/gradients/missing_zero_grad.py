@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.calls import call_sites
 from memlint.model.effects import calls_in, returns_loss_to_framework
 from memlint.model.kinds import Role, role
@@ -374,7 +374,9 @@ def train(model, loader):
             holds="the gradients of all steps so far: they are added to those of the next, and alive in each forward",
             confidence=confidence,
             fixes=tuple(_fixes(update)),
-            claim=Claim(ClaimShape.PLATEAU, "device", "G", holder=update.optimizer.node),
+            claim=Claim(
+                ClaimShape.PLATEAU, "device", "G", holder=update.optimizer.node, watch=Watch.GRADIENTS_ADDED_TO
+            ),
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.effects import calls_in, started_roots
 from memlint.model.forwards import called_module
 from memlint.model.identity import Objects, everywhere, holds, objects
@@ -261,7 +261,7 @@ def train(model, loader, optimizer, closure):
             holds="the gradients of the last step, as many bytes as the trained parameters, during the forward",
             confidence=forward.confidence,
             fixes=(_move(clearing, place, Applicability.SAFE),) if place is not None else (),
-            claim=Claim(ClaimShape.SPIKE, "device", "G", holder=clearing.receiver),
+            claim=Claim(ClaimShape.SPIKE, "device", "G", holder=clearing.receiver, watch=Watch.GRADIENTS_IN_FORWARD),
         )
 
     def _robs(self, clearing: Clearing, update: Update) -> Finding:
@@ -273,7 +273,7 @@ def train(model, loader, optimizer, closure):
             severity=Severity.ERROR,
             confidence=Confidence.LIKELY,
             fixes=(_move(clearing, place, Applicability.UNSAFE),) if place is not None else (),
-            claim=Claim(ClaimShape.PRESENT, "device", "G", holder=clearing.receiver),
+            claim=Claim(ClaimShape.PRESENT, "device", "G", holder=clearing.receiver, watch=Watch.GRADIENTS_DISCARDED),
         )
 
 

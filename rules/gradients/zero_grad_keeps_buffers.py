@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.calls import callees
 from memlint.model.effects import calls_in
@@ -228,6 +228,7 @@ def run(accumulator: Accumulator):
                 "device",
                 "G",
                 holder=function.value if isinstance(function, cst.Attribute) else None,
+                watch=Watch.GRADIENTS_ZEROED,
             ),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.effects import Backward, backward_of
 from memlint.model.program import Program
 from memlint.model.retained import Need, need_of
@@ -312,7 +312,7 @@ class Net(L.LightningModule):
                 for argument in call.arguments
                 if argument.keyword == "retain_graph"
             ),
-            claim=Claim(ClaimShape.SPIKE, "device", "A", held=call.node),
+            claim=Claim(ClaimShape.SPIKE, "device", "A", held=call.node, watch=Watch.RETAINED_GRAPH),
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum, auto
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.destinations import Destination, destinations
 from memlint.model.devices import depends_on_rank, is_distributed, may_use_accelerator, runs_on_one_process
@@ -279,7 +279,7 @@ L.Trainer(accelerator="gpu", devices=1).test(model)
                     {"code": 'map_location="cpu"'},
                 ),
             ),
-            claim=Claim(ClaimShape.SPIKE, "device", "file", held=call.node),
+            claim=Claim(ClaimShape.SPIKE, "device", "file", held=call.node, watch=Watch.LOADED),
         )
 
 

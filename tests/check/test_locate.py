@@ -97,7 +97,7 @@ def test_what_is_in_another_file_has_no_place_here() -> None:
     )
     assert diagnostic.fixes == ()
     assert diagnostic.related == (RelatedLocation(Location(1, 1), Location(1, 2), "here"),)
-    assert diagnostic.claim == LocatedClaim("grows", "host", "A", "self.total", "(b +\n c)", None)
+    assert diagnostic.claim == LocatedClaim("grows", "host", "A", "self.total", "(b +\n c)", None, watch="reachable")
 
 
 def test_a_claim_is_kept_as_text() -> None:
@@ -106,7 +106,18 @@ def test_a_claim_is_kept_as_text() -> None:
         ClaimShape.PLATEAU, "device", "A", name(source, "self"), m.findall(source.tree, m.BinaryOperation())[0]
     )
     (diagnostic,) = located(source, finding(name(source, "a"), claim=claim))
-    assert diagnostic.claim == LocatedClaim("plateau", "device", "A", "self", "(a +\n  b)", Location(1, 19))
+    assert diagnostic.claim == LocatedClaim(
+        shape="plateau",
+        memory="device",
+        size="A",
+        holder="self",
+        held="(a +\n  b)",
+        held_location=Location(1, 19),
+        held_end_location=Location(2, 4),
+        holder_location=Location(1, 1),
+        holder_end_location=Location(1, 5),
+        watch="allocated",
+    )
 
 
 def test_a_fixer_that_there_is_not_is_an_error_of_the_rule() -> None:
