@@ -10,7 +10,7 @@ from memlint.model.aliases import aliases, instance_class, qualified_names
 from memlint.model.attachment import Attachment, attachment, is_leaf
 from memlint.model.calls import bound_arguments, call_sites, callees, proven_call_sites
 from memlint.model.containers import GROWING_METHODS, elements
-from memlint.model.effects import Backward, returns_loss_to_framework, started_roots
+from memlint.model.effects import Backward, freeing_roots, returns_loss_to_framework, started_roots
 from memlint.model.kinds import Role, is_known_other, role
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
@@ -198,7 +198,7 @@ def _need_by_choice(run: _Pass) -> Need:
         call
         for call in run.call.function.calls
         if call is not run.call and _exclude_each_other(call.region, run.call.region)
-        if any(id(root) in roots for root in started_roots(call))
+        if any(id(root) in roots for root in freeing_roots(call))
     ]
     return Need.UNKNOWN if choices else Need.NO
 

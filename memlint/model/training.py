@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
-from memlint.model.aliases import base_names, find_method
-from memlint.model.calls import call_sites
+from memlint.model.aliases import base_names, display_element, find_method, sources
+from memlint.model.calls import call_sites, callees
 from memlint.model.effects import returns_loss_to_framework
 from memlint.model.gradmode import is_lightning_module
 from memlint.model.identity import Object, Objects, everywhere, holds, objects
@@ -25,8 +25,8 @@ def is_trained(module: Value, region: Region) -> bool | None:
     trained = trained_in_step(region)
     if trained is None:
         return None
-    whole = everywhere(objects(module))
-    every = trained | frozenset(_ingredients(trained))
+    whole = frozenset(_inside(everywhere(objects(module))))
+    every = frozenset(_inside(trained | frozenset(_ingredients(trained))))
     return holds(every, whole) or holds(whole, every)
 
 
@@ -96,8 +96,8 @@ def _ingredients(trained: Objects) -> Iterator[Object]:
 
 
 def is_meant_for_evaluation(module: Value) -> bool:
-    """Whether ``eval()`` is called on ``module``, or trained weights are loaded, where it is used or made."""
-    whole = everywhere(objects(module))
+    """Whether ``eval()`` is called on ``module``, or trained weights are loaded, where it is used, made or returned."""
+    whole = frozenset(_inside(everywhere(objects(module))))
     whole |= frozenset(_stored(whole))
     made = [each.root for each in whole if isinstance(each.root, Call)]
     files = dict.fromkeys([module.function.module, *(call.function.module for call in made)])
@@ -109,6 +109,31 @@ def is_meant_for_evaluation(module: Value) -> bool:
 
 _LOADING = ("eval", "load_state_dict")
 """Methods that are called on a module which is done with training."""
+
+
+def _inside(found: Objects) -> Iterator[Object]:
+    """``found``, and what the project's functions call the same objects that return them."""
+    seen: set[Object] = set()
+    pending = list(found)
+    while pending:
+        current = pending.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        yield current
+        for function in callees(current.root) if isinstance(current.root, Call) else ():
+            for value, path in _returned_at(function, current.path):
+                pending.extend(inner.part(*path) for inner in everywhere(objects(value)))
+
+
+def _returned_at(function: Function, path: tuple[Hashable, ...]) -> Iterator[tuple[Value, tuple[Hashable, ...]]]:
+    """What ``function`` returns at ``path``: the element of a returned tuple, and the way on from there."""
+    for exit in function.returns:
+        for source in sources(exit.value) if path else ():
+            element = display_element(source, path[0])
+            if element is not None:
+                yield element, path[1:]
+        yield exit.value, path
 
 
 def _stored(found: Objects) -> Iterator[Object]:

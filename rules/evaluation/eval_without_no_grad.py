@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.findings import Claim, ClaimShape, Confidence, Finding, Related, Severity
+from memlint.model.contexts import is_meant_without_gradients
 from memlint.model.effects import Effect, function_effects, region_effects
 from memlint.model.forwards import (
     Mode,
@@ -31,6 +32,7 @@ class EvalWithoutNoGrad(Rule):
     decorators, in every caller, and where a framework enters them (Lightning's `validation_step`, Keras's `test_step`).
     The Trainer of transformers does not: its own `prediction_step` enters `no_grad`, but one that overrides it has to
     do that itself (read in transformers 4.57 and 5.23).
+    What follows `torch.no_grad()` as a statement of its own is left to MEM602, whose fix serves here as well.
 
     ## Why is this bad?
     `model.eval()` changes what dropout and batch normalisation do; it does not stop autograd. Each forward pass then
@@ -79,6 +81,21 @@ class EvalWithoutNoGrad(Rule):
     )
     fixers = ("wrap_in_with", "add_decorator")
     positive = (
+        """
+import torch
+def evaluate(model, loader, verbose):
+    model.eval()
+    for x in loader:
+        print(model(x).argmax(1))  # MEM601: 15
+    torch.no_grad()
+    if verbose:
+        torch.enable_grad()
+def predict(model, loader):
+    torch.set_grad_enabled(True)
+    model.eval()
+    torch.enable_grad()
+    return [model(x).argmax(1) for x in loader]  # MEM601
+""",
         """
 import torch
 def evaluate(model, loader, crit):
@@ -301,6 +318,20 @@ def evaluate(encoder, decoder, loader):
 """,
     )
     negative = (
+        """
+import torch
+from contextlib import nullcontext
+def evaluate(model, loader):
+    model.eval()
+    torch.no_grad()
+    for x in loader:
+        print(model(x).argmax(1))
+def measure(model, loader, autograd):
+    model.eval()
+    nullcontext() if autograd else torch.no_grad()
+    for x in loader:
+        print(model(x).argmax(1))
+""",
         """
 import torch
 @torch.no_grad()
@@ -564,7 +595,7 @@ def _evaluations(function: Function) -> Iterator[dict[Call, Confidence]]:
 def _confidence(call: Call) -> Confidence | None:
     """How sure it is that ``call`` evaluates a model with gradients enabled."""
     confidence = wasted(call)
-    if confidence is None or in_training_step(call):
+    if confidence is None or in_training_step(call) or is_meant_without_gradients(call):
         return None
     evaluates = module_mode(call) is Mode.EVALUATION
     if confidence is Confidence.POSSIBLE:

@@ -6,6 +6,7 @@ import libcst as cst
 
 from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity, Watch
 from memlint.model.attachment import Attachment, attachment
+from memlint.model.contexts import is_meant_without_gradients
 from memlint.model.forwards import called_module, forwards, in_training_step, is_repeated, wasted
 from memlint.model.knowledge import torch
 from memlint.model.no_grad import wrap_in_no_grad
@@ -70,6 +71,27 @@ class FrozenForwardBuildsGraph(Rule):
     )
     fixers = ("wrap_in_with",)
     positive = (
+        """
+import torch
+import torch.nn.functional as F
+from torch import nn
+def load(path, device):
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+    net.load_state_dict(torch.load(path, map_location="cpu"))
+    return net.to(device).eval()
+def pair(path):
+    return {"step": 0}, load(path, "cuda")
+def distil(teacher, student, loader):
+    optimizer = torch.optim.AdamW(student.parameters())
+    for x, y in loader:
+        loss = F.mse_loss(student(x), teacher(x))  # MEM603: 39
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+def main(loader):
+    _, teacher = pair("teacher.pt")
+    distil(teacher, nn.Linear(8, 4), loader)
+""",
         """
 import torch
 import torch.nn.functional as F
@@ -195,6 +217,33 @@ def train(generator, discriminator: torch.nn.Module, loader, optimizer):
 """,
     )
     negative = (
+        """
+import torch
+import torch.nn.functional as F
+from torch import nn
+def build(path):
+    encoder = nn.Linear(8, 8)
+    encoder.load_state_dict(torch.load(path, map_location="cpu"))
+    return encoder
+def everything(path):
+    encoder, decoder = build(path), nn.Linear(8, 8)
+    return encoder, decoder, torch.optim.Adam([*encoder.parameters(), *decoder.parameters()])
+def train(loader):
+    encoder, decoder, optimizer = everything("encoder.pt")
+    for x, y in loader:
+        loss = F.mse_loss(decoder(x) + encoder(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+def join(loader):
+    encoder, decoder = build("encoder.pt"), build("decoder.pt")
+    optimizer = torch.optim.Adam(list(encoder.parameters()) + list(decoder.parameters()))
+    for x, y in loader:
+        loss = F.mse_loss(decoder(x) + encoder(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+""",
         """
 import torch
 import torch.nn.functional as F
@@ -346,7 +395,7 @@ def train(model: torch.nn.Module, probe: torch.nn.Module, loader, make_optimizer
     def check(self, program: Program) -> Iterator[Finding]:
         for function in program.functions:
             for call in forwards(function):
-                if in_training_step(call):
+                if in_training_step(call) and not is_meant_without_gradients(call):
                     yield from self._in_step(call)
 
     def _in_step(self, call: Call) -> Iterator[Finding]:

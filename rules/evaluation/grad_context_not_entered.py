@@ -4,13 +4,12 @@ from collections.abc import Iterator
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.aliases import qualified_names, sources
-from memlint.model.calls import callees
-from memlint.model.gradmode import context_mode, grad_mode
+from memlint.model.contexts import contexts_in_vain
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
 from memlint.model.program import Program
 from memlint.model.source_text import code
-from memlint.model.values import Attribute, Call, Choice, Constant, External, Value
+from memlint.model.values import Attribute, Call, Constant, External, Value
 from memlint.rule import Rule
 
 _ACTIVATIONS = "the activations of every forward pass that follows, until its output is dropped"
@@ -277,35 +276,27 @@ async def wait(model, x):
 
     def check(self, program: Program) -> Iterator[Finding]:
         for function in program.functions:
+            for statement, context in contexts_in_vain(function):
+                yield self._not_entered(context, statement)
             for statement in function.statements:
-                yield from self._statement(statement)
+                if isinstance(statement, (Attribute, External)):
+                    yield from self._not_called(statement)
         for call in program.calls("Variable"):
             yield from self._volatile(call)
 
-    def _statement(self, value: Value) -> Iterator[Finding]:
-        match value:
-            case Choice():
-                contexts = [choice for choice in value.values if isinstance(choice, Call) and _is_context(choice)]
-                if contexts:
-                    yield self._not_entered(contexts[0], value)
-            case Call() if _is_context(value) and not _is_in_force(value):
-                enter = Fix(
-                    "with_rest_of_block",
-                    f"Run the rest of the block under `with {code(value.node)}:`",
-                    Applicability.UNSAFE,
-                    {"statement": value.node},
-                )
-                yield self._not_entered(value, value, enter)
-            case Attribute() | External():
-                yield from self._not_called(value)
-
-    def _not_entered(self, context: Call, statement: Value, *fixes: Fix) -> Finding:
+    def _not_entered(self, context: Call, statement: Value) -> Finding:
+        enter = Fix(
+            "with_rest_of_block",
+            f"Run the rest of the block under `with {code(context.node)}:`",
+            Applicability.UNSAFE,
+            {"statement": context.node},
+        )
         return self.finding(
             statement.node,
             f"`{code(context.node)}` as a statement has no effect: a context manager must be entered by `with`",
             holds=_held_without(context.callee),
             confidence=Confidence.CERTAIN,
-            fixes=fixes,
+            fixes=(enter,) if statement is context else (),
             claim=Claim(ClaimShape.PRESENT, "device", "A", held=statement.node, watch=Watch.LATER_GRAPHS),
         )
 
@@ -339,23 +330,6 @@ async def wait(model, x):
             confidence=Confidence.CERTAIN,
             claim=Claim(ClaimShape.PRESENT, "device", "A", held=call.node, watch=Watch.LATER_GRAPHS),
         )
-
-
-def _is_context(call: Call) -> bool:
-    """Whether ``call`` makes a context manager of torch, or one of the project that enters one of torch's."""
-    if qualified_names(call.callee) & torch.GRADIENT_CONTEXTS:
-        return True
-    made_here = any(
-        qualified_names(decorator) & {"contextlib.contextmanager"}
-        for function in callees(call)
-        for decorator in function.decorators
-    )
-    return made_here and context_mode(call) is not None
-
-
-def _is_in_force(context: Call) -> bool:
-    """Whether the code runs in the mode already that entering ``context`` would set."""
-    return context_mode(context) is grad_mode(context.region)
 
 
 def _is_to_be_called(value: Attribute | External) -> Confidence | None:

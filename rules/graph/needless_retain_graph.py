@@ -61,6 +61,22 @@ class NeedlessRetainGraph(Rule):
     fixers = ("remove_argument",)
     positive = (
         """
+class Trainer:
+    def __init__(self, model, optimizer, scaler, criterion):
+        self.model, self.optimizer, self.scaler, self.criterion = model, optimizer, scaler, criterion
+    def train(self, loader):
+        for x, y in loader:
+            self.optimizer.zero_grad()
+            loss = self.criterion(self.model(x), y)
+            if self.scaler is not None:
+                self.scaler.scale(loss).backward(retain_graph=True)  # MEM104
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+            else:
+                loss.backward(retain_graph=True)  # MEM104
+                self.optimizer.step()
+""",
+        """
 def train(model, loader, criterion, optimizer):
     for x, y in loader:
         loss = criterion(model(x), y)

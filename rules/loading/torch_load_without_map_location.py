@@ -263,10 +263,11 @@ L.Trainer(accelerator="gpu", devices=1).test(model)
 
     def _finding(self, call: Call, confidence: Confidence, applicability: Applicability, distributed: bool) -> Finding:
         consequence = "so every process fills the GPU that saved it" if distributed else "beside the weights in use"
+        loader = "torch.load" if call.name == "load" else call.name
         each = ", once for each process, with a CUDA context of its own" if distributed else ""
         return self.finding(
             call.node,
-            f"`{call.name}` puts each tensor back onto the device that it was saved from, {consequence}",
+            f"`{loader}` puts each tensor back onto the device that it was saved from, {consequence}",
             holds=f"the tensors of the whole file on the GPU, for as long as the result is referenced{each}",
             severity=Severity.ERROR if distributed else Severity.WARNING,
             confidence=confidence,
