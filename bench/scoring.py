@@ -27,6 +27,7 @@ RULES_OF_CLASS: Mapping[str, frozenset[str]] = {
     "device-retention": _codes(111, 604, 605, 606, 607, 704, 802),
     "missing-zero-grad": _codes(201, 202, 203, 204),
     "other": _codes(204, 802),
+    "loading": _codes(801, 802),
     # Classes of the labelled files.
     "G1": _codes(101, 102, 103, 106, 109, 111, 112, 301, 606, 607, 703),
     "G2": _codes(104, 105),

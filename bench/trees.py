@@ -84,9 +84,7 @@ class Workshop:
     def check(self, sites: Sequence[Site]) -> Batch:
         """Checks files of one commit (a single file when ``alone``)."""
         root = self._root(sites[0])
-        if not self.alone:
-            self._lay_out_tree(sites[0], root)
-        present = [site for site in sites if self._lay_out_file(site, root)]
+        present = [site for site in sites if self.lay_out(site) is not None]
         if not present:
             return Batch()
         try:
@@ -101,6 +99,13 @@ class Workshop:
             else:
                 batch.failed[site] = complaint
         return batch
+
+    def lay_out(self, site: Site) -> Path | None:
+        """The root of the project in which the file now lies; None when no mirror has it."""
+        root = self._root(site)
+        if not self.alone:
+            self._lay_out_tree(site, root)
+        return root if self._lay_out_file(site, root) else None
 
     def _root(self, site: Site) -> Path:
         place = self.folder / site.repo.replace("/", "+")

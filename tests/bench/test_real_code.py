@@ -1,4 +1,4 @@
-"""``bench/real_code.py`` on a mirror that is made here: its figures are those that a reader would count."""
+"""The benchmarks on real code, on a mirror that is made here: their figures are those that a reader would count."""
 
 from __future__ import annotations
 
@@ -71,6 +71,7 @@ def write_corpus(folder: Path, **rows: list[dict[str, Any]]) -> Path:
 def bug(mirror: Mirror, **changes: object) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": "sum-of-losses",
+        "autofixable": True,
         "repo": "someone/project",
         "path": "train.py",
         "class": "graph-accumulation",
@@ -93,8 +94,8 @@ def score(mirror: Mirror, corpus: Path, *options: str) -> list[str]:
     return list(map(squeezed, done.stdout.splitlines()))
 
 
-def run(mirror: Mirror, corpus: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(BENCH / "real_code.py"), "--mirrors", str(mirror.folder), "--corpus", str(corpus)]
+def run(mirror: Mirror, corpus: Path, *options: str, program: str = "real_code.py") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCH / program), "--mirrors", str(mirror.folder), "--corpus", str(corpus)]
     return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
 
 
@@ -179,3 +180,22 @@ def test_a_file_that_memlint_cannot_check_is_not_scored_as_silence(mirror: Mirro
     assert lines[0] == "2 files: 1 scored, 0 absent, 1 not checked"
     assert "train.py" in lines[1]
     assert "all 1 1 0 - -" in map(squeezed, lines)
+
+
+def test_a_fix_is_compared_with_what_the_project_did(mirror: Mirror, tmp_path: Path) -> None:
+    trees = tmp_path / "trees"
+    corpus = write_corpus(tmp_path / "corpus", bugs_a=[bug(mirror), bug(mirror, id="by-hand", autofixable=False)])
+    done = run(mirror, corpus, "--diffs", "--trees", str(trees), program="real_fixes.py")
+    lines = list(map(squeezed, done.stdout.splitlines()))
+    assert "sum-of-losses agrees no graph is kept no graph is kept" in lines
+    assert "fixable bugs: 1; found: 1; fixed: 1" in lines
+    assert any("total += loss.detach()" in line and "total += loss.item()" in line for line in lines)
+    kept = trees / "someone+project" / mirror.before[:12] / "train.py"
+    assert kept.read_text() == BUGGY, "the tree is left as it was"
+
+
+def test_a_fix_that_does_something_else_differs(mirror: Mirror, tmp_path: Path) -> None:
+    other = mirror.commit(BUGGY.replace("        total += loss\n", "        total += loss.cpu()\n"))
+    corpus = write_corpus(tmp_path / "corpus", bugs_a=[bug(mirror, fix_commit=other)])
+    done = run(mirror, corpus, program="real_fixes.py")
+    assert "fixes that agree in effect: 0 of 1 (0%)" in done.stdout
