@@ -285,7 +285,8 @@ def _arguments(call: Call, bare: Function | None) -> Attachment:
 
 
 def _unknown_call(call: Call, bare: Function | None) -> Attachment:
-    level = _arguments(call, bare)
+    # Optimizers and their kin are given parameters, which are leaves.
+    level = _most((given.value for given in call.arguments if not role(given.value, Role.PARAMETERS)), bare)
     if level <= Attachment.UNKNOWN:
         return Attachment.LIKELY if _is_handed_in(call.callee) and feeds_backward(call) else Attachment.UNKNOWN
     return min(level, Attachment.LIKELY)

@@ -10,7 +10,7 @@ from memlint.model.aliases import instance_class, sources
 from memlint.model.calls import argument_parameters, passed_arguments
 from memlint.model.kinds import Kind, Role
 from memlint.model.knowledge import torch
-from memlint.model.values import Attribute, Awaited, Call, Choice, Element, Parameter, Phi, Value
+from memlint.model.values import Attribute, Awaited, Call, Choice, Element, Parameter, Phi, Store, Value
 
 
 @dataclass
@@ -100,10 +100,13 @@ def _names_forward(value: Value) -> Iterator[Value]:
 def _same_object(value: Value) -> Iterator[Value]:
     names = list(_names_forward(value))
     for source in sources(value):
-        if source is not value and isinstance(source, Parameter) and source is not source.function.instance:
+        if source is value or (isinstance(source, Parameter) and source is source.function.instance):
+            continue
+        if isinstance(source, (Parameter, Call)):
             names.extend(_names_forward(source))
-            for passed in passed_arguments(source) or ():
-                names.extend(_names_forward(passed))
+        for passed in (passed_arguments(source) or ()) if isinstance(source, Parameter) else ():
+            names.extend(_names_forward(passed))
+    names.extend(read for name in tuple(names) for read in _captured(name))
     yield from names
     for name in names:
         yield from _parameters_for(name)
@@ -115,6 +118,16 @@ def _same_object(value: Value) -> Iterator[Value]:
                 if load is not value and instance_class(load.base) is owner:
                     yield load
                     yield from (use for use in load.uses if isinstance(use, Phi))
+
+
+def _captured(value: Value) -> Iterator[Value]:
+    """The names of ``value`` in the functions within the one that binds it, or within its module."""
+    for use in value.uses:
+        if isinstance(use, Store) and use.base is None and use.value is value:
+            for function in use.function.functions:
+                function.lower()
+            for read in use.function.captures.get(use.key or "", ()):
+                yield from _names_forward(read)
 
 
 def _parameters_for(value: Value) -> Iterator[Value]:

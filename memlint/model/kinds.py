@@ -66,9 +66,18 @@ def kinds(value: Value) -> tuple[Kind, ...]:
     from memlint.model.kind_sources import source_kinds
 
     found = dict.fromkeys(kind for source in sources(value) for kind in source_kinds(source))
-    if not any(kind.role is not Role.NONE for kind in found):
+    known = [kind for kind in found if kind.role is not Role.NONE]
+    if not known:
         found.update(dict.fromkeys(evidence(value)))
+    elif all(kind.role is Role.OBJECT and kind.cls is None for kind in known):
+        # A class that is not in sight: what is done with its instance says more than that it is an object.
+        shown = [kind for kind in evidence(value) if kind.role in _SHOWN_BY_USE]
+        return tuple(dict.fromkeys(kind for kind in found if kind.role is Role.NONE or not shown)) + tuple(shown)
     return tuple(found)
+
+
+_SHOWN_BY_USE = frozenset({Role.MODULE, Role.OPTIMIZER, Role.SCALER})
+"""Roles whose objects are told from others by what is done with them."""
 
 
 def role(value: Value, *wanted: Role) -> Confidence | None:

@@ -288,6 +288,7 @@ def _is_constructor(call: Call) -> bool:
     return any(isinstance(source, (External, ClassValue)) for source in sources(call.callee))
 
 
+@query(on_cycle=frozenset())
 def _trained_by_component(returned: Value, path: tuple[object, ...]) -> Objects:
     found: set[Object] = set()
     for source in sources(returned):
