@@ -167,8 +167,8 @@ def print_fixes(results: Sequence[Fixed], diffs: bool) -> None:
 
 def _side_by_side(one: Fixed) -> Table:
     table = Table(title=f"{one.bug['id']}: {verdict(one)}", title_justify="left")
-    table.add_column("memlint", ratio=1)
-    table.add_column("project", ratio=1)
+    table.add_column("memlint", ratio=1, overflow="fold")
+    table.add_column("project", ratio=1, overflow="fold")
     # Plain text: brackets in code are no markup.
     table.add_row(*("\n".join(side).replace("[", r"\[") or "(nothing)" for side in (one.ours, one.theirs)))
     return table
