@@ -139,6 +139,43 @@ def check(rules: Sequence[Rule] | None, /, paths: tuple[str, ...], **options: An
 
 
 @_cli.command()
+@click.argument("words", nargs=-1, metavar="SCRIPT [-- ARGUMENT...]")
+@click.option("-m", "--module", metavar="NAME", help="Run a module, as python -m does, instead of a script.")
+@click.option("--steps", type=click.IntRange(min=4), default=8, show_default=True, help="Optimizer steps to watch.")
+@click.option(
+    "--batches",
+    type=click.IntRange(min=1),
+    default=6,
+    show_default=True,
+    help="Batches of each iteration over a loader.",
+)
+@click.option(
+    "--timeout", type=click.FloatRange(min=1), default=300, show_default=True, help="Seconds after which the run ends."
+)
+@click.option("--with-fixes", is_flag=True, help="Run the script with its fixes as well, in a copy, and compare.")
+@click.option("--unsafe-fixes", is_flag=True, help="Count unsafe fixes among those to compare or to apply.")
+@click.option("--apply-confirmed", is_flag=True, help="Apply the fixes of the findings that are confirmed.")
+@_list_option("--select", "CODES", "Rules to turn on, instead of those that are: codes, beginnings of codes, or ALL.")
+@_list_option("--ignore", "CODES", "Rules to turn off.")
+@click.option(
+    "--output-format", type=click.Choice(["text", "json", "sarif", "github"]), default="text", show_default=True
+)
+@click.option("-o", "--output-file", type=click.Path(path_type=Path), help="Print the report to this file.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the report only, not what the script prints.")
+@_configured
+@click.pass_obj
+def verify(rules: Sequence[Rule] | None, /, words: tuple[str, ...], **options: Any) -> int:
+    """Runs a training script briefly and says of each finding whether memory does what it says.
+
+    Exits with 1 if a finding is confirmed, with 2 if the script could not be watched.
+    """
+    from memlint.commands.verify import Arguments
+    from memlint.commands.verify import verify as run_verify
+
+    return run_verify(words, rules, Arguments(**options))
+
+
+@_cli.command()
 @click.argument("code", required=False)
 @click.option("--all", "every", is_flag=True, help="All rules.")
 @click.option("--output-format", type=click.Choice(["text", "json"]), default="text", show_default=True)

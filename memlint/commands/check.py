@@ -17,7 +17,7 @@ import click
 
 from memlint.check.parallel import Action, default_jobs
 from memlint.check.session import STDIN, Outcome, Session
-from memlint.commands.configuration import configuration_from, known_rules, listed
+from memlint.commands.configuration import configuration_from, known_rules, listed, selectors
 from memlint.config import (
     ConfigError,
     Options,
@@ -76,9 +76,9 @@ class Arguments:
     def overrides(self, codes: frozenset[str]) -> Options:
         """What they say about the configuration. Raises ConfigError."""
         return Options(
-            select=_selectors("--select", self.select, codes),
-            ignore=_selectors("--ignore", self.ignore, codes),
-            extend_select=_selectors("--extend-select", self.extend_select, codes),
+            select=selectors("--select", self.select, codes),
+            ignore=selectors("--ignore", self.ignore, codes),
+            extend_select=selectors("--extend-select", self.extend_select, codes),
             per_file_ignores=_per_file_ignores(self.per_file_ignores, codes),
             exclude=_patterns("--exclude", self.exclude),
             extend_exclude=_patterns("--extend-exclude", self.extend_exclude),
@@ -88,11 +88,6 @@ class Arguments:
             fix=self.fix,
             unsafe_fixes=self.unsafe_fixes,
         )
-
-
-def _selectors(option: str, given: Sequence[str], codes: frozenset[str]) -> tuple[str, ...] | None:
-    parts = listed(given)
-    return None if parts is None else checked_selectors(parts, option, codes)
 
 
 def _patterns(option: str, given: Sequence[str]) -> Patterns | None:
@@ -246,7 +241,7 @@ class _Check:
         else:
             text = renderer(output_format).render(report, color=color)
         if file:
-            _write_output(file, text)
+            write_output(file, text)
         else:
             print_text(text, stream)
         if output_format in _TEXT_FORMATS and not self.arguments.quiet:
@@ -344,7 +339,7 @@ def print_bytes(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _write_output(file: Path, text: str) -> None:
+def write_output(file: Path, text: str) -> None:
     """Makes ``file`` hold ``text``: whole, or not at all."""
     data = text.encode("utf-8", "backslashreplace")
     is_new = not file.exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from memlint.config import ConfigError, Configuration, Options, inline_options
+from memlint.config import ConfigError, Configuration, Options, checked_selectors, inline_options
 from memlint.registry import all_rules
 from memlint.rule import Rule
 
@@ -45,3 +45,9 @@ def _is_file(text: str) -> bool:
 def listed(separated: Sequence[str]) -> tuple[str, ...] | None:
     """The parts of an option that takes lists and can be repeated; None if it was not given."""
     return tuple(part.strip() for text in separated for part in text.split(",") if part.strip()) if separated else None
+
+
+def selectors(option: str, given: Sequence[str], codes: frozenset[str]) -> tuple[str, ...] | None:
+    """The codes and beginnings of codes that an option lists; None if it was not given. Raises ConfigError."""
+    parts = listed(given)
+    return None if parts is None else checked_selectors(parts, option, codes)

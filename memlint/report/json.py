@@ -11,10 +11,11 @@ from memlint.report import Report
 
 def render(report: Report, *, color: bool = False) -> str:  # noqa: ARG001 - JSON has no colours
     """A list of objects, one for each diagnostic; ``[]`` if there are none."""
-    return json.dumps([_diagnostic(diagnostic) for diagnostic in report.diagnostics], indent=2) + "\n"
+    return json.dumps([finding(diagnostic) for diagnostic in report.diagnostics], indent=2) + "\n"
 
 
-def _diagnostic(diagnostic: Diagnostic) -> dict[str, Any]:
+def finding(diagnostic: Diagnostic) -> dict[str, Any]:
+    """One diagnostic."""
     return {
         "cell": diagnostic.cell,
         "code": diagnostic.code,

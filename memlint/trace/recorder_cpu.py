@@ -67,6 +67,11 @@ class CpuRecorder:
             if known is not None:
                 known.event.category = category
 
+    def allocation_of(self, storage: torch.UntypedStorage) -> MemoryEvent | None:
+        """The event of a storage that is live; None if it was allocated before the recording began, or elsewhere."""
+        known = self._live.get(storage._cdata)
+        return known.event if known is not None else None
+
     def recording(self) -> Recording:
         """Everything up to now."""
         recording = Recording(Origin.CPU_RECORDER, list(self._events), baseline_bytes={HOST: 0})

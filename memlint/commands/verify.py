@@ -1,0 +1,178 @@
+"""``memlint verify``."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+
+from memlint.commands.check import print_text, write_output
+from memlint.commands.configuration import configuration_from, known_rules, selectors
+from memlint.config import Options, shown
+from memlint.files import absolute
+from memlint.fixing import WriteError, write_atomically
+from memlint.messages import CLEAN, FAILED, FOUND, UserError
+from memlint.report.style import wants_color
+from memlint.report.verification import verdict_renderer
+from memlint.rule import Rule
+from memlint.verify.compare import compare
+from memlint.verify.decide import decide
+from memlint.verify.fixed import FixedFile, fixed_files
+from memlint.verify.launch import Program, run_program
+from memlint.verify.memory import run_memory
+from memlint.verify.plan import Budget
+from memlint.verify.report import VerifyReport
+from memlint.verify.static import Static, check_program, watched_lines
+from memlint.verify.verdicts import Verdict
+
+_INSTALL = 'pip install "torch-memlint[verify]"'
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The options of ``memlint verify``."""
+
+    module: str | None
+    steps: int
+    batches: int
+    timeout: float
+    with_fixes: bool
+    unsafe_fixes: bool
+    apply_confirmed: bool
+    select: tuple[str, ...]
+    ignore: tuple[str, ...]
+    output_format: str
+    output_file: Path | None
+    quiet: bool
+    config: tuple[str, ...]
+    isolated: bool
+
+
+def verify(words: Sequence[str], rules: Sequence[Rule] | None, arguments: Arguments) -> int:
+    """Runs the command and returns its exit code.
+
+    ``words`` are the script, unless a module is given, and its arguments.
+
+    Raises UserError and click.UsageError.
+    """
+    return _Verify(words, known_rules(rules), arguments).run()
+
+
+class _Verify:
+    def __init__(self, words: Sequence[str], rules: tuple[Rule, ...], arguments: Arguments) -> None:
+        self.arguments = arguments
+        self.rules = rules
+        if arguments.module is None and not words:
+            raise click.UsageError('which script? Use "memlint verify SCRIPT [-- ARGUMENT...]"')
+        target, rest = (arguments.module, words) if arguments.module is not None else (words[0], words[1:])
+        self.program = Program(target, arguments.module is not None, tuple(rest))
+        codes = frozenset(rule.code for rule in rules)
+        overrides = Options(
+            select=selectors("--select", arguments.select, codes), ignore=selectors("--ignore", arguments.ignore, codes)
+        )
+        self.configuration = configuration_from(codes, arguments.config, arguments.isolated, overrides)
+        self.budget = Budget(arguments.steps, arguments.batches, arguments.timeout)
+
+    def run(self) -> int:
+        static = check_program(self._script(), self.configuration, self.rules)
+        report = self._run(static)
+        self._print(report)
+        if self.arguments.apply_confirmed:
+            self._apply(static, report)
+        if report.failure:
+            return FAILED
+        return FOUND if report.counts[Verdict.CONFIRMED] else CLEAN
+
+    def _script(self) -> Path:
+        if not self.program.is_module:
+            return Path(self.program.target)
+        return module_file(self.program.target)
+
+    # ------------------------------------------------------------------------------------------------ running
+
+    def _run(self, static: Static) -> VerifyReport:
+        if importlib.util.find_spec("torch") is None:
+            raise UserError(f"torch is not installed for {sys.executable}; install it with: {_INSTALL}")
+        lines = watched_lines(static)
+        self._say(f"Watching {len(lines)} of {len(static.diagnostics)} findings while {self.program.target} runs.")
+        outcome = run_program(self.program, lines, self.budget, silent=self.arguments.quiet)
+        judged = decide(static.diagnostics, lines, outcome.seen, outcome.recording)
+        report = VerifyReport(
+            program=self.program.target,
+            root=static.root,
+            judged=judged,
+            seen=outcome.seen,
+            memory=run_memory(outcome.recording),
+            results=static.results,
+            rules=self.rules,
+            errors=static.errors,
+        )
+        return self._compared(static, report) if self.arguments.with_fixes else report
+
+    def _compared(self, static: Static, report: VerifyReport) -> VerifyReport:
+        files = fixed_files(static, self.configuration, self.rules, unsafe=self.arguments.unsafe_fixes)
+        files = [file for file in files if file.fixed]
+        if not files:
+            self._say("No finding has a fix that could be compared.")
+            return report
+        self._say("Running it twice more: as it is, and with the fixes in a copy.")
+        return replace(report, comparison=compare(self.program, files, self.budget, report.seen))
+
+    # ----------------------------------------------------------------------------------------------- printing
+
+    def _print(self, report: VerifyReport) -> None:
+        file = self.arguments.output_file
+        color = file is None and wants_color(sys.stdout)
+        width = shutil.get_terminal_size().columns if file is None and sys.stdout.isatty() else None
+        text = verdict_renderer(self.arguments.output_format).render(report, color=color, width=width)
+        if file is not None:
+            write_output(file, text)
+        else:
+            print_text(text)
+
+    def _apply(self, static: Static, report: VerifyReport) -> None:
+        """Writes the fixes of what was confirmed."""
+        confirmed = [each.diagnostic for each in report.judged if each.is_confirmed]
+        files = fixed_files(static, self.configuration, self.rules, unsafe=self.arguments.unsafe_fixes, only=confirmed)
+        done = 0
+        for file in files:
+            self._complain(file)
+            if not file.fixed:
+                continue
+            try:
+                write_atomically(file.path, file.after, expected=file.before)
+            except WriteError as error:
+                raise UserError(str(error)) from error
+            done += len(file.fixed)
+        self._say(f"Applied the fixes of {done} of {len(confirmed)} confirmed findings.")
+
+    @staticmethod
+    def _complain(file: FixedFile) -> None:
+        for refusal in file.refused:
+            row = refusal.diagnostic.location.row
+            click.echo(
+                f"warning: {shown(file.path)}:{row}: {refusal.diagnostic.code} not fixed: {refusal.reason}", err=True
+            )
+
+    def _say(self, text: str) -> None:
+        if not self.arguments.quiet:
+            click.echo(text, err=True)
+
+
+def module_file(name: str) -> Path:
+    """The file of a module as ``python -m`` would find it from the working directory; nothing is imported."""
+    search = [str(Path.cwd()), *sys.path[1:]]
+    for part in (*name.split("."), "__main__"):
+        spec = importlib.machinery.PathFinder.find_spec(part, search)
+        if spec is None or spec.origin is None:
+            break
+        if spec.submodule_search_locations is None:
+            return absolute(Path(spec.origin))
+        search = list(spec.submodule_search_locations)
+    raise UserError(f"{name}: no such module; it is looked for in {Path.cwd()} and where Python looks")

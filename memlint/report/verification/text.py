@@ -1,0 +1,161 @@
+"""A table that a person reads in ten seconds: the verdict, the place, the bytes, and why."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from memlint.config import shown
+from memlint.report.concise import place
+from memlint.verify.memory import RunMemory
+from memlint.verify.report import Comparison, VerifyReport
+from memlint.verify.sizes import counted, in_bytes
+from memlint.verify.verdicts import Judged, Ruling, Verdict
+
+_WIDTH = 120
+"""Columns where there is no terminal."""
+_STYLES = {
+    Verdict.CONFIRMED: "bold red",
+    Verdict.REFUTED: "green",
+    Verdict.NOT_EXERCISED: "yellow",
+    Verdict.INCONCLUSIVE: "yellow",
+}
+
+
+def render(report: VerifyReport, *, color: bool = False, width: int | None = None) -> str:
+    """What ran, a row for each finding, and the sum of it."""
+    file = io.StringIO()
+    console = Console(
+        file=file,
+        width=width or _WIDTH,
+        force_terminal=color,
+        no_color=not color,
+        color_system="standard" if color else None,
+        highlight=False,
+        emoji=False,
+        markup=False,
+    )
+    for line in _heading(report):
+        console.print(line)
+    if report.judged:
+        console.print()
+        console.print(_table(report))
+    if report.comparison is not None:
+        console.print()
+        for text in _comparison(report.comparison):
+            console.print(text)
+    console.print()
+    console.print(_summary(report))
+    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
+
+
+def _heading(report: VerifyReport) -> Iterator[Text]:
+    seen = report.seen
+    if report.trace:
+        yield Text(f"{report.program}: judged by {report.trace}, without a run")
+    elif seen.device == "cpu":
+        ran = f"{counted(seen.steps, 'step')} on the CPU, with torch {seen.torch or '?'}"
+        yield Text(f"{report.program} ran {ran}; tensors of the device are host tensors here.")
+    else:
+        yield Text(f"{report.program} ran {counted(seen.steps, 'step')} on {seen.device_name or seen.device}.")
+    memory = report.memory
+    if memory is not None:
+        by_size = sorted(memory.categories.items(), key=lambda item: -item[1])
+        parts = ", ".join(f"{name.replace('_', ' ')} {in_bytes(size)}" for name, size in by_size)
+        reserves = "reserved" if memory.device != "cpu" else "which the CUDA allocator would reserve"
+        reserved = f"{in_bytes(memory.peak_reserved)} {reserves}"
+        if memory.device == "cpu":
+            reserved = f"for which the CUDA allocator would reserve {in_bytes(memory.peak_reserved)}"
+        yield Text(f"Peak {in_bytes(memory.peak_allocated)}, {reserved}" + (f": {parts}." if parts else "."))
+    for rank, figures in report.ranks:
+        worst = " (the worst)" if figures is memory else ""
+        yield Text(f"Rank {rank}: peak {in_bytes(figures.peak_allocated)}{worst}")
+    for note in seen.notes:
+        yield Text(f"Note: {note}", style="yellow")
+
+
+def _table(report: VerifyReport) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=True, header_style="bold")
+    table.add_column("Verdict", no_wrap=True)
+    table.add_column("Finding", overflow="fold", ratio=3)
+    table.add_column("Memory", no_wrap=True)
+    table.add_column("What was seen", ratio=6)
+    for each in report.sorted_findings:
+        verdict = each.ruling.verdict
+        finding = Text.assemble((each.diagnostic.code, "bold"), " ", place(each.diagnostic))
+        table.add_row(Text(verdict.value, style=_STYLES[verdict]), finding, _memory(each.ruling), _evidence(each))
+    return table
+
+
+def _memory(ruling: Ruling) -> str:
+    if ruling.verdict is not Verdict.CONFIRMED:
+        return ""
+    if ruling.bytes_per_step is not None:
+        return f"+{in_bytes(ruling.bytes_per_step)} {ruling.memory}\nper {ruling.per}"
+    return f"{in_bytes(ruling.bytes_at_peak or 0)} {ruling.memory}"
+
+
+def _evidence(each: Judged) -> str:
+    where = each.ruling.where
+    own = f"{each.diagnostic.path}:{each.diagnostic.location.row}"
+    return (
+        each.ruling.evidence
+        if where is None or where == own
+        else f"{each.ruling.evidence}; allocated in {_file(where)}"
+    )
+
+
+def _file(where: str) -> str:
+    path, _, row = where.rpartition(":")
+    return f"{shown(Path(path))}:{row}"
+
+
+def _comparison(comparison: Comparison) -> Iterator[Text]:
+    if comparison.failure:
+        yield Text(f"The fixed copy could not be compared: {comparison.failure}", style="bold red")
+        return
+    before, after = comparison.before, comparison.after
+    yield Text(f"With {counted(comparison.fixes, 'fix')}, in a copy:", style="bold")
+    for name, old, new in _figures(before, after):
+        change = f" ({(new - old) / old:+.1%})" if old else ""
+        yield Text(f"  {name:<21} {in_bytes(old):>10} -> {in_bytes(new):>10}{change}")
+    seconds = comparison.seconds
+    yield Text(f"  {'time per step':<21} {seconds[0] * 1e3:>7.1f} ms -> {seconds[1] * 1e3:>7.1f} ms (both recorded)")
+    yield _losses(comparison)
+    if not comparison.pays:
+        yield Text("  The fixes do not pay: neither the peak nor what stays alive is lower.", style="bold red")
+
+
+def _figures(before: RunMemory, after: RunMemory) -> Iterator[tuple[str, int, int]]:
+    yield "peak", before.peak_allocated, after.peak_allocated
+    yield "growth per step", before.growth_per_step, after.growth_per_step
+    if before.step_ends and after.step_ends:
+        yield "end of the last step", before.step_ends[-1], after.step_ends[-1]
+
+
+def _losses(comparison: Comparison) -> Text:
+    count, equal = comparison.losses
+    if not count:
+        return Text("  losses                none could be compared", style="yellow")
+    if count == equal:
+        return Text(f"  losses                all {count} agree bit for bit", style="green")
+    largest = f"{comparison.largest_difference:.2g}"
+    text = f"  losses                {equal} of {count} agree bit for bit; the largest difference is {largest}"
+    if comparison.same_losses:
+        return Text(f"{text}, within {comparison.tolerance:g}", style="green")
+    return Text(f"{text}: THE FIXES CHANGE THE TRAINING", style="bold red")
+
+
+def _summary(report: VerifyReport) -> Text:
+    failure = report.failure
+    counts = report.counts
+    parts = [f"{counts[verdict]} {verdict.value.lower()}" for verdict in Verdict if counts[verdict]]
+    text = f"{counted(len(report.judged), 'finding')}: {', '.join(parts)}." if parts else "No findings to verify."
+    if failure:
+        return Text.assemble((f"Could not verify everything: {failure}", "bold red"), f"\n{text}")
+    return Text(text, style="bold")

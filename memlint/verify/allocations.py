@@ -1,0 +1,142 @@
+"""What one line allocated, itself or through what it called, according to a recording."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from statistics import median
+
+from memlint.trace.events import Action, Category, MemoryEvent, Recording
+from memlint.trace.frames import Stack
+from memlint.verify.plan import WatchedLine
+
+
+@dataclass
+class LineAllocations:
+    """Sizes are bytes."""
+
+    events: list[MemoryEvent] = field(default_factory=list)
+    at_peak: int = 0
+    """What of it was alive when the whole run held most."""
+    most_alive: int = 0
+    """What of it was alive at the same time, at most."""
+    recorded_bytes: int = 0
+    """What operators allocated that recorded a graph."""
+    at_step_ends: dict[int, int] = field(default_factory=dict)
+    """By step: what of it was alive when the step was over."""
+
+    @classmethod
+    def of(cls, recording: Recording | None, line: WatchedLine) -> LineAllocations | None:
+        """None without a recording that has stacks."""
+        if recording is None:
+            return None
+        return _collect(recording, line)
+
+    @property
+    def where(self) -> str | None:
+        """The user's line that allocated most of it."""
+        sizes: dict[str, int] = {}
+        for event in self.events:
+            if event.stack is not None and event.stack.user is not None:
+                place = str(event.stack.user)
+                sizes[place] = sizes.get(place, 0) + event.size
+        return max(sizes, key=lambda place: sizes[place], default=None)
+
+    def at_end_of_step(self) -> int:
+        """What of it is alive at the end of a step, in the median."""
+        return round(median(self.at_step_ends.values())) if self.at_step_ends else 0
+
+    def growth_per_step(self, warm_up: int) -> float:
+        """How much more of it is alive at the end of each step, in the median."""
+        ends = [size for step, size in sorted(self.at_step_ends.items()) if step >= warm_up]
+        return median(b - a for a, b in pairwise(ends)) if len(ends) > 1 else 0.0
+
+
+def _collect(recording: Recording, line: WatchedLine) -> LineAllocations:
+    found = LineAllocations()
+    matcher = _Matcher(line)
+    own: dict[int, int] = {}
+    alive = total = most = 0
+    step: int | None = None
+    is_running = not has_phases(recording)
+    for event in recording.events:
+        if event.step is not None and event.step != step:
+            if step is not None:
+                found.at_step_ends[step] = alive
+            step = event.step
+        if event.address is None:
+            continue
+        if event.action is Action.ALLOCATE:
+            total += event.size
+            if matcher.matches(event.stack):
+                found.events.append(event)
+                own[event.address] = event.size
+                alive += event.size
+                found.recorded_bytes += event.size if _is_of_graph(event) else 0
+        elif event.action is Action.FREE:
+            total -= event.size
+            alive -= own.pop(event.address, 0)
+        found.most_alive = max(found.most_alive, alive)
+        is_running = is_running or event.phase is not None
+        if is_running and total > most:
+            most, found.at_peak = total, alive
+    return found
+
+
+def _is_of_graph(event: MemoryEvent) -> bool:
+    # A snapshot says it through the category only.
+    return event.records_graph is True or event.category is Category.ACTIVATION
+
+
+class _Matcher:
+    """Whether a stack passes through a line."""
+
+    def __init__(self, line: WatchedLine) -> None:
+        self._path = os.path.realpath(line.path)
+        self._first, self._last = line.rows
+        self._known: dict[int, bool] = {}
+
+    def matches(self, stack: Stack | None) -> bool:
+        if stack is None:
+            return False
+        answer = self._known.get(id(stack))
+        if answer is None:
+            answer = self._known[id(stack)] = any(
+                self._first <= frame.line <= self._last and _real(frame.filename) == self._path
+                for frame in stack.frames
+            )
+        return answer
+
+
+@lru_cache(maxsize=4096)
+def _real(filename: str) -> str:
+    return os.path.realpath(filename)
+
+
+def peak_categories(recording: Recording, device: str) -> dict[str, int]:
+    """Bytes of each category at the moment when most was allocated."""
+    current: dict[str, int] = {}
+    at_peak: dict[str, int] = {}
+    total = most = 0
+    is_running = not has_phases(recording)
+    for event in _sized(recording.of(device)):
+        sign = 1 if event.action is Action.ALLOCATE else -1
+        name = event.category.value if event.category is not None else "unknown"
+        current[name] = current.get(name, 0) + sign * event.size
+        total += sign * event.size
+        is_running = is_running or event.phase is not None
+        if is_running and total > most:
+            most, at_peak = total, dict(current)
+    return {name: size for name, size in sorted(at_peak.items()) if size > 0}
+
+
+def has_phases(recording: Recording) -> bool:
+    """Whether the recording tells a forward pass from what comes before it, such as making the data set."""
+    return any(event.phase is not None for event in recording.events)
+
+
+def _sized(events: Iterable[MemoryEvent]) -> Iterable[MemoryEvent]:
+    return (event for event in events if event.action in (Action.ALLOCATE, Action.FREE))

@@ -1,0 +1,306 @@
+"""Looks at the watched lines: what their values keep alive, which graphs they record, what becomes of gradients."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import types
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from memlint.findings import Watch
+from memlint.trace.events import MemoryEvent, Phase
+from memlint.verify.child.progress import Progress, gradient_bytes, parameters_of
+from memlint.verify.child.reachable import Reach, length, reach, storage_keys
+from memlint.verify.observations import GradientsSeen, GraphSeen, LineSeen, Sample
+from memlint.verify.plan import Budget, WatchedLine
+
+_EVERY = 64
+"""After this many executions, a line is looked at ..."""
+_SELDOM = 16
+"""... one time in so many: walking over what has grown takes ever longer."""
+_MAX_HOOKED_NODES = 2_000
+
+
+class Memory(Protocol):
+    """Who knows where live memory was allocated."""
+
+    phase: Phase | None
+
+    def allocation_of(self, storage: torch.UntypedStorage) -> MemoryEvent | None:
+        """The event that allocated a storage."""
+
+
+@dataclass
+class Situation:
+    """What the observers of one run share."""
+
+    progress: Progress
+    memory: Memory
+    budget: Budget
+    active: list[LineObserver] = field(default_factory=list)
+    """Those whose line is running, or whose interest goes on after it; the innermost last."""
+
+
+class LineObserver:
+    """One watched line."""
+
+    def __init__(self, line: WatchedLine, situation: Callable[[], Situation | None]) -> None:
+        self.line = line
+        self.seen = LineSeen()
+        self._situation = situation
+        """None until torch is there."""
+        self._watch = Watch(line.watch)
+        self._loops = 0
+        self._before: GradientsSeen | None = None
+        self._holder_optimizers: set[int] = set()
+        self._pending: list[tuple[GraphSeen, list[weakref.ref[torch.Tensor]]]] = []
+
+    # What the tracer tells
+
+    def begin(self, frame: types.FrameType) -> None:
+        """The line is about to run."""
+        self.seen.executions += 1
+        situation = self._situation()
+        if situation is None:
+            return
+        if self.seen.executions == 1:
+            situation.progress.news()
+        if not self.seen.steps or self.seen.steps[-1] != situation.progress.step:
+            self.seen.steps.append(situation.progress.step)
+        if self not in situation.active:
+            situation.active.append(self)
+        if self._watch in _GRADIENT_WATCHES:
+            self._before = self._gradients(frame, situation)
+
+    def end(self, frame: types.FrameType) -> None:
+        """The line has run."""
+        situation = self._situation()
+        if situation is None:
+            return
+        if self._watch is not Watch.LATER_GRAPHS and self in situation.active:
+            situation.active.remove(self)
+        self.seen.grad_enabled = torch.is_grad_enabled()
+        if self._watch is Watch.REACHABLE:
+            self._look_at_root(frame, situation)
+        elif self._watch is Watch.RETAINED_GRAPH:
+            self._look_at_retained(frame, situation)
+        elif self._watch in _GRADIENT_WATCHES and self._before is not None:
+            self._before.after = self._gradients(frame, situation).before
+            self.seen.gradients.append(self._before)
+            self._before = None
+
+    def left_loop(self) -> None:
+        """The loop around the line has ended."""
+        self._loops += 1
+
+    def left_function(self) -> None:
+        """The function of the line has ended."""
+        situation = self._situation()
+        if situation is not None and self in situation.active:
+            situation.active.remove(self)
+
+    # What the modules tell
+
+    def forward_done(self, module: torch.nn.Module, output: object) -> None:
+        """A forward pass of a whole model has ended while the line was running."""
+        situation = self._situation()
+        self.seen.forwards += 1
+        if situation is None or self._watch not in _FORWARD_WATCHES or not self._is_due(self.seen.forwards):
+            return
+        weights = storage_keys(module.parameters())
+        found = reach(output, leave_out=weights)
+        graph = GraphSeen(
+            self.seen.executions, situation.progress.step, len(found.nodes), found.saved_bytes, found.device_bytes
+        )
+        self.seen.graphs.append(graph)
+        if not found.nodes:
+            return
+        self._note_where(found, situation)
+        self._expect_backward([each.grad_fn for each in _outputs(output)], graph, found)
+
+    # Looking
+
+    def _look_at_root(self, frame: types.FrameType, situation: Situation) -> None:
+        if not self._is_due(self.seen.executions):
+            return
+        for root in self.line.roots:
+            known, value = _evaluated(root, frame)
+            if known and not isinstance(value, types.ModuleType):
+                self.seen.root = root
+                self._sample(value, situation)
+                return
+
+    def _sample(self, value: object, situation: Situation) -> None:
+        found = reach(value)
+        items, limit = length(value)
+        self.seen.samples.append(
+            Sample(
+                execution=self.seen.executions,
+                step=situation.progress.step,
+                epoch=self._loops + situation.progress.epoch,
+                kind=type(value).__name__,
+                items=items,
+                limit=limit,
+                tensors=found.tensors,
+                device_bytes=found.device_bytes,
+                viewed_bytes=sum(found.views[key] for key in found.held),
+                saved_bytes=found.saved_bytes,
+                nodes=len(found.nodes),
+            )
+        )
+        self._note_where(found, situation)
+
+    def _look_at_retained(self, frame: types.FrameType, situation: Situation) -> None:
+        for root in self.line.roots:
+            known, value = _evaluated(root, frame)
+            if known and isinstance(value, torch.Tensor):
+                found = reach(value)
+                self.seen.root = root
+                saved = found.saved_bytes if found.saving else 0
+                graph = GraphSeen(self.seen.executions, situation.progress.step, len(found.nodes), saved)
+                self.seen.graphs.append(graph)
+                if found.saving:
+                    self._note_where(found, situation)
+                    self._expect_backward(found.saving[:_MAX_HOOKED_NODES], graph, found)
+                return
+
+    def _expect_backward(self, nodes: Iterable[Any], graph: GraphSeen, found: Reach) -> None:
+        leaves = [weakref.ref(leaf) for leaf in found.leaves]
+        self._pending.append((graph, leaves))
+
+        def runs(*_: object) -> None:
+            graph.differentiated = True
+
+        for node in nodes:
+            if node is not None:
+                node.register_prehook(runs)
+
+    def _gradients(self, frame: types.FrameType, situation: Situation) -> GradientsSeen:
+        holder = self._holder(frame)
+        tracked = situation.progress.optimizers_of(holder)
+        self._holder_optimizers |= {situation.progress.optimizers.index(each) for each in tracked}
+        own = isinstance(holder, torch.nn.Module) or bool(list(parameters_of(holder)))
+        parameters = _parameters(holder) if own else (each for some in tracked for each in some.parameters())
+        return GradientsSeen(
+            self.seen.executions,
+            situation.progress.step,
+            before=gradient_bytes(iter(parameters)),
+            after=0,
+            after_forward=any(each.forward_since_step for each in tracked),
+            after_backward=any(each.backward_since_step for each in tracked),
+        )
+
+    def _holder(self, frame: types.FrameType) -> object:
+        for root in self.line.roots:
+            known, value = _evaluated(root, frame)
+            if known:
+                self.seen.root = root
+                return value
+        return None
+
+    def _note_where(self, found: Reach, situation: Situation) -> None:
+        self.seen.where = {}
+        for storage in found.storages.values():
+            event = situation.memory.allocation_of(storage)
+            if event is not None and event.stack is not None and event.stack.user is not None:
+                place = str(event.stack.user)
+                self.seen.where[place] = self.seen.where.get(place, 0) + storage.nbytes()
+
+    @staticmethod
+    def _is_due(count: int) -> bool:
+        return count <= _EVERY or count % _SELDOM == 0
+
+    def finish(self, progress: Progress) -> None:
+        """The run is over: say of each graph whether its gradients were of use to anybody."""
+        for graph, references in self._pending:
+            leaves = [leaf for reference in references if (leaf := reference()) is not None]
+            # What is no parameter was differentiated for its own sake, as in adversarial examples.
+            graph.trains = graph.differentiated and any(
+                not isinstance(leaf, torch.nn.Parameter) or progress.trains(leaf) for leaf in leaves
+            )
+
+    @property
+    def holder_optimizers(self) -> list[int]:
+        """The places of the optimizers that the line is about."""
+        return sorted(self._holder_optimizers)
+
+
+_GRADIENT_WATCHES = frozenset(
+    {Watch.GRADIENTS_ADDED_TO, Watch.GRADIENTS_ZEROED, Watch.GRADIENTS_IN_FORWARD, Watch.GRADIENTS_DISCARDED}
+)
+_FORWARD_WATCHES = frozenset({Watch.FORWARD_GRAPH, Watch.LATER_GRAPHS})
+
+
+class Lines:
+    """All watched lines of a run."""
+
+    def __init__(self, lines: Iterable[WatchedLine], budget: Budget) -> None:
+        self.situation: Situation | None = None
+        self.observers = [LineObserver(line, lambda: self.situation) for line in lines]
+        self._budget = budget
+
+    def forward_done(self, module: torch.nn.Module, output: object) -> None:
+        """Tell those whose line is running."""
+        if self.situation is not None:
+            for each in list(self.situation.active):
+                each.forward_done(module, output)
+
+    @property
+    def is_satisfied(self) -> bool:
+        """Whether every line has run in as many steps as there are to be, or as often."""
+        return all(each.seen.executions >= self._budget.steps for each in self.observers)
+
+
+_PLAIN = (
+    ast.Expression,
+    ast.Name,
+    ast.Attribute,
+    ast.Subscript,
+    ast.Constant,
+    ast.UnaryOp,
+    ast.USub,
+    ast.Load,
+)
+
+
+@functools.cache
+def _compiled(expression: str) -> types.CodeType | None:
+    """Code for an expression that does nothing but look."""
+    try:
+        tree = ast.parse(expression.strip(), mode="eval")
+    except SyntaxError:
+        return None
+    if not all(isinstance(node, _PLAIN) for node in ast.walk(tree)):
+        return None
+    return compile(tree, "<memlint>", "eval")
+
+
+def _evaluated(expression: str, frame: types.FrameType) -> tuple[bool, object]:
+    """Whether ``expression`` has a value in ``frame``, and the value."""
+    code = _compiled(expression)
+    if code is None:
+        return False, None
+    try:
+        return True, eval(code, frame.f_globals, frame.f_locals)
+    except Exception:  # noqa: BLE001 - a name that is not bound yet, an index that is not there, a property that fails
+        return False, None
+
+
+def _parameters(holder: object) -> Iterable[torch.nn.Parameter]:
+    return holder.parameters() if isinstance(holder, torch.nn.Module) else parameters_of(holder)
+
+
+def _outputs(output: object) -> list[torch.Tensor]:
+    """The tensors in what a forward pass has returned."""
+    if isinstance(output, torch.Tensor):
+        return [output]
+    if isinstance(output, dict):
+        return [each for value in output.values() for each in _outputs(value)]
+    if isinstance(output, (list, tuple)):
+        return [each for value in output for each in _outputs(value)]
+    return []
