@@ -18,7 +18,9 @@ from memlint.report.style import GUTTER, HELP, RELATED, SEVERITIES, Style, style
 _CONTEXT = 2
 """Rows shown before and after a finding."""
 _WIDEST = 160
-"""Columns of a row that are shown; of a longer row it is the part around the finding."""
+"""Columns of a row that are shown at most; of a longer row it is the part around the finding."""
+_NARROWEST = 40
+"""Columns of a row that are shown on the narrowest of terminals."""
 _TAB = 4
 """Columns to the next tab stop."""
 _LONGEST = 6
@@ -94,6 +96,9 @@ class _Frame:
         self._available = width
         self._shown = self._choose()
         self.width = len(str(max(self._shown)))
+        margin = 2 if any(len(note.rows) > 1 for note in notes) else 0
+        room = _WIDEST if width is None else width - self.width - len(" | ") - margin
+        self._widest = min(max(room, _NARROWEST), _WIDEST)
 
     def _choose(self) -> list[int]:
         main = self._notes[0].rows
@@ -128,8 +133,9 @@ class _Frame:
     def _row(self, row: int) -> Iterator[str]:
         here = [note for note in self._notes if row in note.rows]
         single = [note for note in here if len(note.rows) == 1]
-        focus = next((note.start.column for note in here if note.start.row == row), 1)
-        code = _Row(self._rows[row - 1], focus)
+        first = next((note for note in here if note.start.row == row), None)
+        focus = (1, 1) if first is None else (first.start.column, first.end.column if first in single else 1)
+        code = _Row(self._rows[row - 1], focus, self._widest)
         yield self._line(f"{self._margin(row)}{code.text}", row)
         for note in sorted(single, key=lambda note: note.start, reverse=True):
             start, end = code.column(note.start.column), code.column(note.end.column)
@@ -156,16 +162,21 @@ class _Frame:
 class _Row:
     """A row as a terminal shows it: tabs and wide characters take their room, control characters do nothing."""
 
-    def __init__(self, row: str, focus: int) -> None:
-        """``focus`` is the 1-based column that has to be visible."""
+    def __init__(self, row: str, focus: tuple[int, int], widest: int) -> None:
+        """``focus`` is the stretch of 1-based columns that should be visible in ``widest`` columns of the terminal."""
         cells = [0]
         shown = []
         for character in row:
             visible = _visible(character, cells[-1])
             shown.append(visible)
             cells.append(cells[-1] + cell_len(visible))
-        first = max(0, focus - 1 - _WIDEST // 2) if cells[-1] > _WIDEST else 0
-        last = next((at for at in range(first, len(shown)) if cells[at + 1] - cells[first] > _WIDEST), len(shown))
+        first, last = 0, len(shown)
+        if cells[-1] > widest:
+            # An ellipsis on either side takes a column.
+            widest -= 2
+            if cells[min(max(focus) - 1, len(shown))] > widest:
+                first = min(focus[0] - 1, max(0, max(focus) - 1 - widest // 2))
+            last = next((at for at in range(first, len(shown)) if cells[at + 1] - cells[first] > widest), len(shown))
         head, tail = "\u2026" * (first > 0), "\u2026" * (last < len(shown))
         self.text = f"{head}{''.join(shown[first:last])}{tail}"
         self._columns = [min(max(cell - cells[first], 0), cells[last] - cells[first]) + len(head) for cell in cells]
