@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -38,6 +39,7 @@ from memlint.model.values import (
     Item,
     Part,
     Phi,
+    Region,
     Store,
     Unary,
     Value,
@@ -80,6 +82,18 @@ def gradient_flow(value: Value) -> GradientFlow:
     return _Flow().run(value)
 
 
+def gradient_flow_within(value: Value, dead: Collection[Region], callers: Sequence[Call]) -> GradientFlow:
+    """Like :func:`gradient_flow`, in a run that takes none of the ``dead`` branches.
+
+    The function of ``value`` returns to the first of ``callers``, the function of that one to the second, and so on.
+    """
+    flow = _Flow(frozenset(dead))
+    flow.entered = bool(callers)
+    for site, run in zip(callers, (value, *callers), strict=False):
+        flow.entries[run.function] = [_Step(site, site is not callers[-1])]
+    return flow.run(value)
+
+
 class _Step(NamedTuple):
     """A value to be followed, whether it lies in a function that was entered, and which component of it matters."""
 
@@ -102,7 +116,8 @@ class _Flow:
     goes with each pending value says whether it lies in such a function.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dead: frozenset[Region] = frozenset()) -> None:
+        self.dead = dead
         self.seen: set[tuple[int, bool, object]] = set()
         self.pending: list[_Step] = []
         self.entered = False
@@ -122,9 +137,13 @@ class _Flow:
             if len(self.seen) > _MAX_FLOW:
                 return self.result(Reach.UNKNOWN)
             for use in value.uses:
-                if self.follow(value, use):
+                if not self.is_dead(use.region) and self.follow(value, use):
                     return self.result(Reach.YES)
         return self.result(Reach.UNKNOWN if self.escaped else Reach.NO)
+
+    def is_dead(self, region: Region) -> bool:
+        """Whether ``region`` is in a branch that is not taken."""
+        return bool(self.dead) and any(ancestor in self.dead for ancestor in region.ancestors())
 
     def is_seen(self, value: Value) -> bool:
         """Whether the value was followed already, in the same way or in a more general one."""

@@ -137,6 +137,11 @@ def module_mode(call: Call) -> Mode | None:
     return modes.pop() if len(modes) == 1 else None
 
 
+def mode_before(call: Call, module: Objects) -> Mode | None:
+    """The mode in which ``module`` is when ``call`` runs, if a switch in its function or all callers decides it."""
+    return _mode_at(call, module, _MAX_CALLERS)
+
+
 def _modules_run(call: Call, depth: int) -> Iterator[Objects]:
     """The modules that ``call`` runs, itself or in functions of the project, as they are known at ``call``."""
     module = called_module(call)

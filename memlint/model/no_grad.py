@@ -54,6 +54,17 @@ def wrap_in_no_grad(calls: Sequence[Call], *, safe: bool, untrained: bool = Fals
     )
 
 
+def enable_grad_only(call: Call, condition: str) -> Fix:
+    """The fix that records the graph of ``call`` only where the expression ``condition`` is true."""
+    return Fix(
+        "wrap_in_with",
+        f"Record a graph only where it is differentiated: `with torch.set_grad_enabled({condition}):`",
+        Applicability.UNSAFE,
+        {"statement": statements_over(call.function.node, [call.node])},
+        {"code": f"torch.set_grad_enabled({condition})", "import": "torch"},
+    )
+
+
 def _decorating(function: Function) -> Fix | None:
     node = function.node
     if not isinstance(node, cst.FunctionDef) or function.is_generator or function_effects(function) & Effect.BACKWARD:

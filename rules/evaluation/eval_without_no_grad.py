@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.findings import Claim, ClaimShape, Confidence, Finding, Related, Severity
+from memlint.model.attachment import certainty
 from memlint.model.contexts import is_meant_without_gradients
 from memlint.model.effects import Effect, function_effects, region_effects
 from memlint.model.forwards import (
@@ -14,7 +15,8 @@ from memlint.model.forwards import (
     module_mode,
     wasted,
 )
-from memlint.model.no_grad import no_grad_fixes
+from memlint.model.no_grad import enable_grad_only, no_grad_fixes
+from memlint.model.partial_runs import PartialRun, run_without_gradients
 from memlint.model.program import Program
 from memlint.model.scopes import Function
 from memlint.model.source_text import code
@@ -32,6 +34,8 @@ class EvalWithoutNoGrad(Rule):
     decorators, in every caller, and where a framework enters them (Lightning's `validation_step`, Keras's `test_step`).
     The Trainer of transformers does not: its own `prediction_step` enters `no_grad`, but one that overrides it has to
     do that itself (read in transformers 4.57 and 5.23).
+    A forward pass that trains in some runs only, as under `if train: loss.backward()` in a function that is also called
+    with `train=False`, or in a loop over `["train", "val"]`, is reported unless gradients are disabled in the others.
     What follows `torch.no_grad()` as a statement of its own is left to MEM602, whose fix serves here as well.
 
     ## Why is this bad?
@@ -305,6 +309,40 @@ class Custom(Trainer):
 """,
         """
 import torch
+def run_epoch(model, loader, crit, optimizer=None):
+    training = optimizer is not None
+    model.train(training)
+    total = 0.0
+    for x, y in loader:
+        loss = crit(model(x), y)  # MEM601: 21
+        total += loss.item()
+        if not training:
+            continue
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return total
+def main(model: torch.nn.Module, loader, valid_loader, crit):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run_epoch(model, loader, crit, optimizer)
+    print(run_epoch(model, valid_loader, crit))
+""",
+        """
+import torch
+def train(model: torch.nn.Module, loaders, crit, optimizer):
+    for phase in ["train", "val"]:
+        model.train(mode=phase == "train")
+        for x, y in loaders[phase]:
+            out = model(x)  # MEM601
+            loss = crit(out, y)
+            if phase == "train":
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            print(phase, loss.item())
+""",
+        """
+import torch
 def evaluate(encoder, decoder, loader):
     decoder.eval()
     if encoder is not None:
@@ -443,6 +481,28 @@ def run_epoch(model, loader, crit, optimizer=None):
 """,
         """
 import torch
+def step(model: torch.nn.Module, batch, optimizer, train, scaler=None):
+    loss = model(batch).mean()
+    if train:
+        optimizer.zero_grad()
+        if scaler is not None:
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+        else:
+            loss.backward()
+            optimizer.step()
+    return loss
+def main(model: torch.nn.Module, loader, valid_loader, optimizer):
+    for batch in loader:
+        step(model, batch, optimizer, train=True)
+    loss = step(model, next(iter(loader)), optimizer, train=False)
+    loss.backward()
+    with torch.no_grad():
+        for batch in valid_loader:
+            print(step(model, batch, optimizer, train=False).item())
+""",
+        """
+import torch
 from torch.distributions import Categorical
 class Policy(torch.nn.Module):
     def __init__(self):
@@ -567,6 +627,8 @@ class Engine:
         for function in program.functions:
             for calls in _evaluations(function):
                 yield self._finding(calls)
+            for call, run in _partial_evaluations(function):
+                yield self._in_some_runs(call, run)
 
     def _finding(self, calls: dict[Call, Confidence]) -> Finding:
         call, *others = calls
@@ -581,6 +643,18 @@ class Engine:
             related=tuple(Related(other.node, "this forward pass records a graph as well") for other in others),
         )
 
+    def _in_some_runs(self, call: Call, run: PartialRun) -> Finding:
+        here = run.cause.function.module is call.function.module
+        return self.finding(
+            call.node,
+            f"`{code(call.node)}` records a graph even where no backward follows, as `{run.condition}` is false",
+            holds=_held(call),
+            confidence=Confidence.LIKELY,
+            fixes=(enable_grad_only(call, run.condition),),
+            claim=Claim(ClaimShape.PRESENT, "device", "A", held=call.node),
+            related=(Related(run.cause.node, "here it is run for evaluation"),) if here else (),
+        )
+
 
 def _evaluations(function: Function) -> Iterator[dict[Call, Confidence]]:
     """The forward passes that evaluate with gradients enabled, those together that one ``no_grad`` would serve."""
@@ -590,6 +664,16 @@ def _evaluations(function: Function) -> Iterator[dict[Call, Confidence]]:
         if confidence is not None:
             groups.setdefault(_stretch(call), {})[call] = confidence
     yield from groups.values()
+
+
+def _partial_evaluations(function: Function) -> Iterator[tuple[Call, PartialRun]]:
+    """The forward passes that train in some runs of ``function`` and evaluate in others: the first of each step."""
+    found: dict[Region, tuple[Call, PartialRun]] = {}
+    for call in forwards(function):
+        run = run_without_gradients(call) if certainty(call) is not Confidence.POSSIBLE else None
+        if run is not None and is_repeated(call) is not False and not function.module.is_test:
+            found.setdefault(run.branch, (call, run))
+    yield from found.values()
 
 
 def _confidence(call: Call) -> Confidence | None:
