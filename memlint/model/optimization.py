@@ -14,6 +14,7 @@ from memlint.model.calls import call_sites, callees
 from memlint.model.effects import backward_of, calls_in, optimizers_stepped
 from memlint.model.identity import Object, Objects, everywhere, holds, objects, seen_from
 from memlint.model.kinds import Role, role
+from memlint.model.knowledge.torch import CREATORS_WITH_GRAD
 from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.values import (
@@ -118,7 +119,7 @@ def _occurrence(call: Call, value: Value) -> Occurrence:
 
 def accumulates(call: Call) -> bool:
     """Whether running ``call`` adds to the ``.grad`` of parameters; ``torch.autograd.grad`` does not."""
-    return _accumulates_directly(call) or any(_accumulates(function) for function in _run_by(call))
+    return _accumulates_directly(call) or any(_accumulates(function) for function in functions_run_by(call))
 
 
 def _accumulates_directly(call: Call) -> bool:
@@ -137,7 +138,7 @@ def accumulates_in(region: Region) -> bool:
     return any(_accumulates_directly(call) for call in calls) or any(accumulates(call) for call in calls)
 
 
-def _run_by(call: Call) -> tuple[Function, ...]:
+def functions_run_by(call: Call) -> tuple[Function, ...]:
     """The functions of the project that ``call`` runs: callees, and the closure of ``optimizer.step(closure)``."""
     closures = () if call.name != "step" else (s for a in call.arguments for s in sources(a.value))
     return (*callees(call), *(c.target.lower() for c in closures if isinstance(c, FunctionValue)))
@@ -181,7 +182,7 @@ def cleared_by(call: Call) -> Iterator[Objects]:
 
 
 def _cleared_by_callees(call: Call) -> Iterator[Objects]:
-    for function in _run_by(call):
+    for function in functions_run_by(call):
         for found in _clearings(function):
             yield seen_from(found, call, function)
 
@@ -311,6 +312,8 @@ def _parameter_owners(given: Value) -> Iterator[Value]:
         nearer = [source for source in sources(current) if source is not current]
         if isinstance(current, Call) and current.method in _PARAMETER_METHODS and current.receiver is not None:
             yield current.receiver
+        elif isinstance(current, Call) and _makes_parameter(current):
+            yield current
         elif isinstance(current, (Call, Display, Comprehension)):
             pending.extend(_contents(current))
         elif nearer:
@@ -320,6 +323,14 @@ def _parameter_owners(given: Value) -> Iterator[Value]:
 
 
 _PARAMETER_METHODS = frozenset({"parameters", "named_parameters"})
+
+
+def _makes_parameter(call: Call) -> bool:
+    """Whether ``call`` returns a tensor that requires a gradient by itself: ``torch.zeros(3, requires_grad=True)``."""
+    required = call.argument("requires_grad")
+    if isinstance(required, Constant) and required.constant is True:
+        return True
+    return call.method == "requires_grad_" or bool(qualified_names(call.callee) & CREATORS_WITH_GRAD)
 
 
 def _contents(collection: Call | Display | Comprehension) -> Iterator[Value]:
@@ -344,10 +355,11 @@ class Cleared(Enum):
 def stepped_in(region: Region) -> Iterator[Objects]:
     """The optimizers that a run of ``region`` steps, callees included."""
     for call in calls_in(region):
-        yield from _stepped_by(call)
+        yield from stepped_by(call)
 
 
-def _stepped_by(call: Call) -> Iterator[Objects]:
+def stepped_by(call: Call) -> Iterator[Objects]:
+    """The optimizers that ``call`` steps, itself or in the functions of the project that it runs."""
     for optimizer in optimizers_stepped(call):
         yield objects(optimizer)
     for function in callees(call):
