@@ -20,6 +20,9 @@ _TORCH_NOT_TENSOR = frozenset(
     max_memory_allocated init_process_group get_rank get_world_size is_initialized barrier set_device autocast
     get_rng_state set_rng_state random_split profile schedule record_function checkpoint_sequential seed
     reset_peak_memory_stats memory_summary memory_reserved ipc_collect stream current_stream script trace
+    new_group get_backend get_process_group_ranks get_global_rank init_device_mesh is_autocast_enabled
+    is_autocast_cpu_enabled get_autocast_dtype get_autocast_gpu_dtype get_default_dtype get_default_device
+    get_num_threads get_device_properties get_device_capability is_compiling is_inference_mode_enabled
     """.split()
 )
 """Functions of torch that return no tensor."""

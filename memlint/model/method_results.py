@@ -13,7 +13,12 @@ from memlint.model.kinds import Kind, Role, kinds
 from memlint.model.knowledge import torch
 from memlint.model.values import Call, Value
 
-_NUMBERS_OF_TENSORS = frozenset({"item", "dim", "numel", "nelement", "element_size", "data_ptr"})
+_NUMBERS_OF_TENSORS = frozenset(
+    """
+    item dim ndimension numel nelement element_size data_ptr stride storage_offset get_device is_contiguous
+    is_floating_point is_complex
+    """.split()
+)
 """Methods of tensors that return a number."""
 
 _CONTAINERS_OF_TENSORS = frozenset({"tolist", "size", "split", "chunk", "unbind", "keys", "items", "values"})

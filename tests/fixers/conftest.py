@@ -21,6 +21,9 @@ KINDS: dict[str, tuple[type[libcst.CSTNode], ...]] = {
     "function": (libcst.FunctionDef,),
     "call": (libcst.Call,),
     "argument": (libcst.Arg,),
+    "backward": (libcst.FunctionDef,),
+    "reads": (libcst.Attribute,),
+    "unpacking": (libcst.Assign,),
 }
 
 

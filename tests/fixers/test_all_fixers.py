@@ -32,6 +32,10 @@ REQUESTS: Mapping[str, tuple[Mapping[str, tuple[type[libcst.CSTNode], ...]], Map
     "remove_argument": ({"argument": (libcst.Arg,)}, {}),
     "remove_statement": ({"statement": STATEMENT}, {}),
     "replace_expression": ({"expression": EXPRESSION}, {"code": "new if new else new", "import": "new"}),
+    "save_for_backward": (
+        {"statement": (libcst.Assign,), "backward": (libcst.FunctionDef,), "reads": (libcst.Attribute,)},
+        {"name": "new"},
+    ),
     "with_rest_of_block": ({"statement": (libcst.Expr,)}, {}),
     "wrap_in_with": ({"statement": STATEMENT}, {"code": "new()"}),
 }

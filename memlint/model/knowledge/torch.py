@@ -159,6 +159,15 @@ PASSING_BUILTINS = frozenset(
 )
 """Functions whose result holds or combines their arguments."""
 
+AUTOGRAD_FUNCTIONS = frozenset(
+    {
+        "torch.autograd.Function",
+        "torch.autograd.function.Function",
+        "torch.autograd.function.InplaceFunction",
+    }
+)
+"""Base classes of custom autograd functions."""
+
 CREATORS_WITH_GRAD = frozenset({"torch.nn.Parameter", "torch.nn.parameter.Parameter"})
 
 GRADIENT_FUNCTIONS = frozenset({"torch.autograd.grad", "torch.autograd.backward"})
