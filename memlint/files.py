@@ -235,8 +235,16 @@ class _Walk:
                 continue
             if is_directory:
                 self._directory(path, ignores, base)
-            elif _leads_to_file(entry):
+            elif self._leads_to_file(entry):
                 self._found.setdefault(path, SourceFile(path, named=False))
+
+    def _leads_to_file(self, entry: os.DirEntry[str]) -> bool:
+        """Whether an entry is a file or a link to one; links to nowhere (editors' locks) are passed over."""
+        try:
+            return entry.is_file()
+        except OSError as error:
+            self._fail(Path(entry.path), _unreadable(error))
+            return False
 
     def _settings(self, directory: Path) -> Settings | None:
         try:
@@ -250,15 +258,9 @@ class _Walk:
         self._errors[str(error)] = error
 
 
-def _leads_to_file(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a file or a link to one; links in a circle and to nowhere (editors' locks) are not."""
-    try:
-        return entry.is_file()
-    except OSError:
-        return False
-
-
 def _missing(path: Path) -> str:
+    if path.is_symlink():
+        return f"leads to {path.readlink()}, which does not exist"
     siblings = path.parent.iterdir() if path.parent.is_dir() else ()
     return f"does not exist{did_you_mean(path.name, (sibling.name for sibling in siblings))}"
 

@@ -107,7 +107,6 @@ def test_a_repository_in_a_repository_has_its_own_rules(repository: Path) -> Non
 def test_links_are_followed_to_files_but_not_to_directories(tmp_path: Path) -> None:
     write(tmp_path, "a/x.py", "z.py")
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
-    (tmp_path / "a" / "self.py").symlink_to("self.py")
     (tmp_path / "a" / ".#lock.py").symlink_to("user@host.1:2")
     (tmp_path / "a" / "link.py").symlink_to(tmp_path / "z.py")
     outside = tmp_path.parent / f"{tmp_path.name}-outside.py"
@@ -117,6 +116,16 @@ def test_links_are_followed_to_files_but_not_to_directories(tmp_path: Path) -> N
     assert names(tmp_path, "a") == ["a/link.py", "a/x.py"]
     through_loop = {(tmp_path / name).resolve() for name in names(tmp_path, "a/loop")}
     assert through_loop == {tmp_path / "a" / "x.py", tmp_path / "z.py", outside}
+
+
+def test_links_that_lead_nowhere_are_told(tmp_path: Path) -> None:
+    write(tmp_path, "a.py")
+    (tmp_path / "self.py").symlink_to("self.py")
+    (tmp_path / "lost.py").symlink_to("gone.py")
+    circle = f"{tmp_path}/self.py: cannot be read: Too many levels of symbolic links"
+    assert list(map(str, find(tmp_path).errors)) == [circle]
+    named = find(tmp_path, "self.py", "lost.py").errors
+    assert list(map(str, named)) == [circle, f"{tmp_path}/lost.py: leads to gone.py, which does not exist"]
 
 
 def test_a_file_that_is_found_twice_through_a_link_to_its_directory_counts_once(tmp_path: Path) -> None:
