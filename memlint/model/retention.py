@@ -91,6 +91,13 @@ _ARITHMETIC_CALLS = frozenset({"torch.add", "torch.sub", "torch.mul", "torch.ler
 _ARITHMETIC_METHODS = frozenset(
     {"add", "sub", "mul", "div", "lerp", "add_", "sub_", "mul_", "div_", "lerp_", "detach", "clone"}
 )
+_CONVERSIONS = frozenset(
+    """
+    to cpu cuda float half double bfloat16 type type_as contiguous view view_as reshape squeeze unsqueeze expand
+    expand_as roll
+    """.split()
+)
+"""Methods that return the values of a tensor, on another device, in another type or another shape."""
 
 
 def accumulations(function: Function) -> Iterator[Accumulation]:
@@ -196,6 +203,8 @@ def _combined(value: Value) -> tuple[Occurrence, ...]:
                 return operand_occurrences(value)
             if value.method in _ARITHMETIC_METHODS and value.receiver is not None:
                 return operand_occurrences(value)
+            if value.method in _CONVERSIONS and value.receiver is not None:
+                return operand_occurrences(value)[:1]
     return ()
 
 

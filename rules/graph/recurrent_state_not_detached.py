@@ -9,15 +9,10 @@ import libcst as cst
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
 from memlint.model.attachment import certainty
 from memlint.model.calls import callees
-from memlint.model.kinds import kinds
 from memlint.model.program import Program
-from memlint.model.recurrence import Recurrence, recurrences
+from memlint.model.recurrence import Layout, Recurrence, is_recurrent, layout, recurrences
+from memlint.model.values import Value
 from memlint.rule import Rule
-
-_RECURRENT = frozenset(
-    {"torch.nn.RNN", "torch.nn.GRU", "torch.nn.LSTM", "torch.nn.RNNCell", "torch.nn.GRUCell", "torch.nn.LSTMCell"}
-)
-_WITH_TUPLE_STATE = frozenset({"torch.nn.LSTM", "torch.nn.LSTMCell"})
 
 
 class RecurrentStateNotDetached(Rule):
@@ -49,7 +44,8 @@ class RecurrentStateNotDetached(Rule):
     ```
 
     ## Fix safety
-    Safe for a state that is one tensor or the tuple of an `nn.LSTM`: the value is kept, and gradients stop at the
+    Offered for states that are tensors or tuples of tensors, as `nn.GRU` and `nn.LSTM` return them and modules of the
+    project hand them on. Safe: the value is kept, and gradients stop at the
     border of the step, as they do in truncated backpropagation through time. Dropping `retain_graph` is a second,
     unsafe edit.
 
@@ -223,18 +219,15 @@ def train(loader, crit, opt):
     def _confidence(self, found: Recurrence) -> Confidence | None:
         """Code that runs without ``retain_graph`` must detach somewhere, unless the whole step is in sight."""
         if found.retains:
-            return certainty(found.carried)
-        in_sight = self._recurrent_class(found) is not None or bool(callees(found.step))
-        return certainty(found.carried) if in_sight and found.retains is False else Confidence.POSSIBLE
-
-    def _recurrent_class(self, found: Recurrence) -> str | None:
-        return next((kind.name for kind in kinds(found.step.callee) if kind.name in _RECURRENT), None)
+            return certainty(found.carried[0])
+        in_sight = is_recurrent(found.step.callee) or bool(callees(found.step))
+        return certainty(found.carried[0]) if in_sight and found.retains is False else Confidence.POSSIBLE
 
     def _finding(self, found: Recurrence, confidence: Confidence) -> Finding:
         grows = "memory grows by one step's graph every iteration" if found.retains else "the next backward() raises"
         return self.finding(
             found.state.node,
-            f"`{found.key}` enters the next iteration with the graph of this one, and {grows}",
+            f"`{found.keys[0]}` enters the next iteration with the graph of this one, and {grows}",
             holds="the activations of every step so far, through the chain of states",
             confidence=confidence,
             fixes=self._fixes(found),
@@ -242,15 +235,10 @@ def train(loader, crit, opt):
         )
 
     def _fixes(self, found: Recurrence) -> tuple[Fix, ...]:
-        if not found.key.isidentifier():
+        detached = [_detached(key, carried) for key, carried in zip(found.keys, found.carried, strict=True)]
+        if None in detached:
             return ()
-        known = self._recurrent_class(found)
-        if known in _WITH_TUPLE_STATE and not known.endswith("Cell"):
-            statement = f"{found.key} = tuple(state.detach() for state in {found.key})"
-        elif known is not None and not known.startswith("torch.nn.LSTM"):
-            statement = f"{found.key} = {found.key}.detach()"
-        else:
-            return ()
+        statement = f"{', '.join(found.keys)} = {', '.join(filter(None, detached))}"
         anchor: cst.CSTNode = found.backward.node
         return (
             Fix(
@@ -262,3 +250,15 @@ def train(loader, crit, opt):
                 reveals=frozenset({"MEM104"}),
             ),
         )
+
+
+def _detached(key: str, state: Value) -> str | None:
+    """The code that detaches the state; None if it cannot be named, or nobody knows what it is made of."""
+    if not all(part.isidentifier() for part in key.split(".")):
+        return None
+    match layout(state):
+        case Layout.TENSOR:
+            return f"{key}.detach()"
+        case Layout.TENSORS:
+            return f"tuple(state.detach() for state in {key})"
+    return None
