@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from memlint.model.aliases import aliases, base_names, qualified_names, sources
 from memlint.model.calls import call_sites
-from memlint.model.gradmode import is_hf_trainer, is_lightning_module
+from memlint.model.gradmode import is_hf_trainer, is_lightning_class
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function, Module
@@ -45,7 +45,7 @@ def uses_accelerator(module: Module) -> bool:
     """Whether the file names a device other than the CPU, moves tensors to one that its user or a framework chooses."""
     return (
         joins_processes(module)
-        or any(_moves_to_accelerator(call) for call in _calls(module))
+        or any(_puts_on_accelerator(call) for call in _calls(module))
         or any(_names_accelerator(value) for function in module.functions for value in function.defaults.values())
         or any(_is_framework_class(base_names(owner)) for f in module.functions for owner in f.classes)
     )
@@ -56,15 +56,22 @@ def _calls(module: Module) -> Iterator[Call]:
         yield from function.calls
 
 
-def _moves_to_accelerator(call: Call) -> bool:
-    if call.method == "cuda":
+def moves_to_accelerator(call: Call) -> bool:
+    """Whether ``call`` is ``.cuda()``, or ``.to()`` with a device that may be another one than the CPU."""
+    if call.method == "to":
+        return any(_may_be_accelerator(argument.value) for argument in call.arguments if argument.keyword != "dtype")
+    return call.method == "cuda"
+
+
+def _puts_on_accelerator(call: Call) -> bool:
+    if moves_to_accelerator(call):
         return True
     if any(
         name.startswith(torch.ACCELERATOR_ROOTS) or name in frameworks.TRAINERS for name in qualified_names(call.callee)
     ):
         return True
     if call.method == "to":
-        return any(_may_be_accelerator(argument.value) for argument in call.arguments if argument.keyword != "dtype")
+        return False
     return any(_names_accelerator(argument.value) for argument in call.arguments)
 
 
@@ -92,7 +99,7 @@ def _is_chosen_device(source: Value) -> bool:
 
 
 def _is_framework_class(bases: frozenset[str]) -> bool:
-    return is_lightning_module(bases) or is_hf_trainer(bases)
+    return is_lightning_class(bases) or is_hf_trainer(bases)
 
 
 @query(on_cycle=False)

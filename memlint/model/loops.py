@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from memlint.findings import Confidence
 from memlint.model.aliases import qualified_names, sources
+from memlint.model.destinations import destinations
+from memlint.model.devices import moves_to_accelerator
 from memlint.model.kinds import Role, role
 from memlint.model.memo import query
-from memlint.model.values import Call, Display, Loop, Value
+from memlint.model.scopes import Function
+from memlint.model.values import Attribute, Call, Display, Loop, Value
 
 _WRAPPERS = frozenset({"enumerate", "zip", "tqdm", "trange", "track", "iter", "reversed", "sorted", "list", "islice"})
 """Functions that hand on the elements of what they are given, whichever library has them."""
@@ -22,15 +25,31 @@ def iterates_over_data(loop: Loop) -> Confidence | None:
         return None
     if loop.element is not None and role(loop.element, Role.BATCH):
         return role(loop.element, Role.BATCH)
-    return _is_data(loop.iterable)
+    return _is_data(loop.iterable) or (Confidence.LIKELY if _moves_elements(loop) else None)
 
 
 def iterates_over_loader(loop: Loop) -> bool:
     """Whether the loop takes batches from a loader, and not slices of something that is there already."""
     found = iterates_over_data(loop)
-    return found is not None and (
-        found is Confidence.CERTAIN or (loop.element is not None and role(loop.element, Role.BATCH) is not None)
+    if found is None or loop.element is None:
+        return False
+    return found is Confidence.CERTAIN or role(loop.element, Role.BATCH) is not None or _moves_elements(loop)
+
+
+def _moves_elements(loop: Loop) -> bool:
+    """Whether each element, or a part of it, is moved to an accelerator, as batches are that come from host memory."""
+    return loop.element is not None and any(
+        isinstance(call, Call) and moves_to_accelerator(call)
+        for use in destinations(loop.element)
+        if isinstance(use.user, Attribute)
+        and (use.user.function is loop.function or _runs_no_module(use.user.function))
+        for call in use.user.uses
     )
+
+
+def _runs_no_module(function: Function) -> bool:
+    """Whether ``function`` may be there to move a batch; one that runs a module is not."""
+    return not any(role(call.callee, Role.MODULE) for call in function.calls)
 
 
 @query(on_cycle=None)

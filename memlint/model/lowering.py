@@ -893,7 +893,9 @@ class _Lowering:
         self.env = outer_env
         assert outermost is not None
         kind = _COMPREHENSIONS[type(node)]
-        return Comprehension(node, self.region, self.tick(), kind, element, key, outermost)
+        made = Comprehension(node, self.region, self.tick(), kind, element, key, outermost)
+        self.function.comprehensions.append(made)
+        return made
 
     def comprehension_target(self, target: cst.BaseExpression, value: Value) -> None:
         if isinstance(target, cst.Name):

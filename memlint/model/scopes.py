@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
-from memlint.model.values import Attribute, Binary, Call, Deletion, Exit, Free, Loop, Parameter, Region, Store, Value
+from memlint.model.values import (
+    Attribute,
+    Binary,
+    Call,
+    Comprehension,
+    Deletion,
+    Exit,
+    Free,
+    Loop,
+    Parameter,
+    Region,
+    Store,
+    Value,
+)
 
 if TYPE_CHECKING:
     from memlint.model.project import Project
@@ -30,6 +43,7 @@ class Function:
         "calls",
         "captures",
         "classes",
+        "comprehensions",
         "decorators",
         "defaults",
         "deletions",
@@ -75,6 +89,7 @@ class Function:
         self.sums: list[Binary] = []
         self.exits: list[Exit] = []
         self.loops: list[Loop] = []
+        self.comprehensions: list[Comprehension] = []
         self.deletions: list[Deletion] = []
         self.statements: list[Value] = []
         self.functions: list[Function] = []

@@ -4,10 +4,8 @@ from collections.abc import Iterator
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
 from memlint.model.attachment import keeps_graph
-from memlint.model.containers import is_container, is_emptied_in, length_limit
 from memlint.model.devices import may_use_accelerator
 from memlint.model.downstream import Reach, reaches_gradient
-from memlint.model.effects import Effect, region_effects
 from memlint.model.footprint import (
     Footprint,
     footprint,
@@ -15,13 +13,9 @@ from memlint.model.footprint import (
     is_moved_to_host,
     is_partly_on_host,
 )
-from memlint.model.gradmode import evaluates_a_batch
-from memlint.model.kinds import class_of
-from memlint.model.loops import iterates_over_data, iterates_over_loader
+from memlint.model.hoarding import Hoard, hoards
 from memlint.model.program import Program
-from memlint.model.retention import Span, Stash, stashes, written_members
 from memlint.model.source_text import code
-from memlint.model.values import Call, Occurrence, Value
 from memlint.rule import Rule
 
 
@@ -29,10 +23,11 @@ class EvalOutputsHoardedOnDevice(Rule):
     """The outputs of all batches of an evaluation are collected on the device.
 
     ## What it does
-    Finds outputs of a model (logits, probabilities, features) that are put into a list or dict, batch after batch of a
-    loader, without being moved to host memory: in loops outside of training, in the `*_step` hooks of a
-    LightningModule and in the `on_*_batch_end` hooks of its callbacks. What is small (losses, class indices) is left
-    alone.
+    Finds outputs of a model (logits, probabilities, features) that are collected batch after batch of a loader without
+    being moved to host memory: in a list or dict, a comprehension, a tensor that grows by `torch.cat`, or an object of
+    the project that keeps what it is given; in loops outside of training, in the `*_step` hooks of a LightningModule and
+    in the `on_*_batch_end` hooks of its callbacks. A loop goes through a loader if it is made as one, or if it moves what
+    it gets to a device. What is small (losses, class indices) is left alone.
 
     ## Why is this bad?
     There is no graph, but every batch's output stays on the device until the loop is over, and `torch.cat` then needs
@@ -169,6 +164,74 @@ def reference(model, loader: torch.utils.data.DataLoader):
 """,
         """
 import torch
+from collections import defaultdict
+def move(batch, device):
+    return {name: value.to(device) for name, value in batch.items()}
+@torch.no_grad()
+def collect(model: torch.nn.Module, batches, device):
+    outputs = defaultdict(list)
+    for batch in batches:
+        for name, value in model(**move(batch, device)).items():
+            outputs[name].append(value)  # MEM604: 34
+    return {name: torch.cat(values).cpu() for name, values in outputs.items()}
+@torch.no_grad()
+def by_key(model: torch.nn.Module, batches):
+    found = {}
+    for keys, images in batches:
+        rows = model(images.cuda()).sigmoid()
+        for key, row in zip(keys, rows):
+            found[key] = row  # MEM604
+    return found
+@torch.no_grad()
+def in_one_row(model: torch.nn.Module, loader: torch.utils.data.DataLoader):
+    return torch.cat([model(x.cuda()) for x in loader])  # MEM604: 23
+@torch.no_grad()
+def grown(model: torch.nn.Module, loader: torch.utils.data.DataLoader):
+    everything = torch.empty(0, 8).cuda()
+    for x in loader:
+        features = model(x.cuda())
+        everything = torch.cat([everything, features])  # MEM604: 45
+    return everything
+""",
+        """
+import torch
+class Meter:
+    def __init__(self):
+        self.scores, self.seen = [], 0
+    def update(self, scores, count):
+        self.scores.append(scores.detach())
+        self.seen += count
+class Tester:
+    def __init__(self, model: torch.nn.Module):
+        self.model = model.cuda()
+        self.kept = []
+    def one(self, x):
+        self.kept.append(self.model(x.cuda()))  # MEM604: 26
+    @torch.no_grad()
+    def run(self, loader: torch.utils.data.DataLoader):
+        meter = Meter()
+        for x, y in loader:
+            meter.update(self.model(x.cuda()), len(y))  # MEM604: 26
+            self.one(x)
+        return meter
+""",
+        """
+import torch
+from lightning.pytorch.callbacks import BasePredictionWriter
+class Collect(BasePredictionWriter):
+    def __init__(self, mode):
+        super().__init__(write_interval="epoch")
+        self.mode = mode
+        self.predictions = []
+    def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        kept = outputs if self.mode == "raw" else pl_module.to_prediction(outputs)
+        self.predictions.append(kept)  # MEM604: 33
+    def on_predict_epoch_end(self, trainer, pl_module):
+        self.result = torch.cat(self.predictions)
+        self.predictions = []
+""",
+        """
+import torch
 def predict(process, loader: torch.utils.data.DataLoader):
     outputs = []
     with torch.no_grad():
@@ -269,6 +332,33 @@ def predict(model: torch.nn.Module, dataset):
 """,
         """
 import torch
+class Pipeline:
+    def __init__(self, encoder: torch.nn.Module):
+        self.encoder = encoder.cuda()
+    def encode(self, image, device):
+        return self.encoder(image.to(device))
+    @torch.no_grad()
+    def __call__(self, images, masks, device):
+        embeddings, best, top = [], None, 0.0
+        for image, mask in zip(images, masks):
+            embeddings.append(self.encode(image, device))
+        return torch.cat(embeddings), [self.encode(image, device) for image in images]
+class Window:
+    def __init__(self, size):
+        self.size, self.last = size, []
+    def update(self, scores):
+        self.last.append(scores.argmax(-1).tolist())
+@torch.no_grad()
+def watch(model: torch.nn.Module, loader: torch.utils.data.DataLoader):
+    window, state = Window(5), torch.zeros(1).cuda()
+    for x in loader:
+        out = model(x.cuda())
+        window.update(out)
+        state = torch.cat([out[:1], out[1:]])
+    return window, state, [model(x.cuda()).argmax(-1) for x in loader], max(model(x.cuda()).sum() for x in loader)
+""",
+        """
+import torch
 @torch.no_grad()
 def render(model: torch.nn.Module, rays, chunk):
     model.cuda()
@@ -281,76 +371,47 @@ def render(model: torch.nn.Module, rays, chunk):
 
     def check(self, program: Program) -> Iterator[Finding]:
         for function in program.functions:
-            for stash in stashes(function):
-                over_data = _collects_over_data(stash)
-                if over_data is None:
-                    continue
-                for member in written_members(stash.occurrence):
-                    confidence = _confidence(stash, member.value, over_data)
-                    if confidence is not None:
-                        yield self._finding(stash, member, confidence)
+            for hoard in hoards(function):
+                confidence = _confidence(hoard)
+                if confidence is not None:
+                    yield self._finding(hoard, confidence)
 
-    def _finding(self, stash: Stash, member: Occurrence, confidence: Confidence) -> Finding:
-        holder = stash.insertion.holder
-        small = footprint(member.value) < Footprint.FULL or is_compared_on_device(stash.insertion.container)
+    def _finding(self, hoard: Hoard, confidence: Confidence) -> Finding:
+        kept = hoard.kept
+        small = footprint(kept.value) < Footprint.FULL or is_compared_on_device(hoard.container)
         move = Fix(
             "call_method",
-            f"Move `{code(member.node)}` to host memory before it is kept",
+            f"Move `{code(kept.node)}` to host memory before it is kept",
             Applicability.UNSAFE,
-            {"expression": member.node},
+            {"expression": kept.node},
             {"method": "cpu"},
         )
+        where = f" in `{code(hoard.holder)}`" if hoard.holder is not None else ""
         return self.finding(
-            member.node,
-            f"`{code(member.node)}` stays on the device in `{code(holder)}`, for every batch of the data set",
+            kept.node,
+            f"`{code(kept.node)}` stays on the device{where}, for every batch of the data set",
             holds="the outputs for the whole data set on the device, twice while they are concatenated",
             confidence=confidence,
             severity=Severity.NOTE if small else None,
-            fixes=(move,),
-            claim=Claim(ClaimShape.GROWS, "device", "numel * itemsize", holder=holder, held=member.node),
+            fixes=() if hoard.grows_in_place else (move,),
+            claim=Claim(ClaimShape.GROWS, "device", "numel * itemsize", holder=hoard.holder, held=kept.node),
         )
 
 
-def _collects_over_data(stash: Stash) -> Confidence | None:
-    """How sure it is that the container is filled batch by batch, outside of the steps of training."""
-    event, loop = stash.insertion.event, stash.loop
-    if length_limit(stash.insertion.container) is not None or not _keeps_all(stash):
-        return None
-    if stash.span is Span.CALL and evaluates_a_batch(event.region.function):
-        return Confidence.LIKELY
-    if stash.span is not Span.ITERATION or loop is None or region_effects(loop) & Effect.BACKWARD:
-        return None
-    return None if is_emptied_in(stash.insertion.container, loop) else iterates_over_data(loop)
-
-
-def _keeps_all(stash: Stash) -> bool:
-    """Whether the container keeps what it is given: metrics and writers have ``update`` and ``add`` as well."""
-    event, container = stash.insertion.event, stash.insertion.container
-    if class_of(container) is not None:
-        return False
-    return not isinstance(event, Call) or event.method in {"append", "appendleft", "extend"} or is_container(container)
-
-
-def _confidence(stash: Stash, kept: Value, over_data: Confidence) -> Confidence | None:
-    """How sure it is that ``kept`` is held on a device for nothing; None if it is small or needed there."""
-    size = footprint(kept)
-    container = stash.insertion.container
+def _confidence(hoard: Hoard) -> Confidence | None:
+    """How sure it is that what is kept is held on a device for nothing; None if it is small or needed there."""
+    size = footprint(hoard.kept.value)
     if size < Footprint.REDUCED:
         return None
-    reach = reaches_gradient(container)
+    reach = reaches_gradient(hoard.container)
     if reach is Reach.YES:
         return None
-    unsure = keeps_graph(kept) and reach is Reach.UNKNOWN
-    if unsure or not may_use_accelerator(stash.insertion.event.region.function):
+    unsure = keeps_graph(hoard.kept.value) and reach is Reach.UNKNOWN
+    if unsure or not may_use_accelerator(hoard.region.function):
         return Confidence.POSSIBLE
-    if is_moved_to_host(container):
-        return Confidence.weakest(over_data, Confidence.CERTAIN if size is Footprint.FULL else Confidence.LIKELY)
+    if is_moved_to_host(hoard.container):
+        return Confidence.weakest(hoard.over_data, Confidence.CERTAIN if size is Footprint.FULL else Confidence.LIKELY)
     if size is not Footprint.FULL:
         return Confidence.POSSIBLE
     # Outputs for slices of one tensor may be needed where they are, unless others beside them are in host memory.
-    return Confidence.LIKELY if _is_loader(stash) or is_partly_on_host(container) else Confidence.POSSIBLE
-
-
-def _is_loader(stash: Stash) -> bool:
-    loop = stash.loop
-    return loop is None or stash.span is Span.CALL or iterates_over_loader(loop)
+    return Confidence.LIKELY if hoard.from_loader or is_partly_on_host(hoard.container) else Confidence.POSSIBLE

@@ -1,0 +1,197 @@
+"""What is collected for each batch of a data set: in containers, in a tensor that grows, in objects that keep it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import libcst as cst
+
+from memlint.findings import Confidence
+from memlint.model.aliases import base_names, sources
+from memlint.model.calls import argument_parameters, callees, proven_call_sites
+from memlint.model.containers import container_origins, is_container, is_emptied_in, length_limit
+from memlint.model.effects import Effect, region_effects
+from memlint.model.gradmode import evaluates_a_batch
+from memlint.model.kinds import class_of
+from memlint.model.knowledge import frameworks
+from memlint.model.loops import iterates_over_data, iterates_over_loader
+from memlint.model.memo import query
+from memlint.model.retention import (
+    Accumulation,
+    Span,
+    Stash,
+    accumulations,
+    concatenates,
+    is_reset_in_loop,
+    stashes,
+    written_members,
+)
+from memlint.model.scopes import Function
+from memlint.model.values import Call, Comprehension, Display, Loop, Occurrence, Parameter, Region, Value
+
+
+@dataclass(frozen=True)
+class Hoard:
+    """``container`` keeps ``kept`` for each batch of a data set, outside of the steps of training."""
+
+    kept: Occurrence
+    container: Value
+    holder: cst.CSTNode | None
+    """The expression that names the container; None for a comprehension, which has no name."""
+    region: Region
+    over_data: Confidence
+    """How sure it is that a data set is gone through."""
+    from_loader: bool
+    """Whether what is gone through gives batches, and not slices of something that is there already."""
+    grows_in_place: bool = False
+    """Whether the container is a tensor, so that what is kept must be on its device."""
+
+
+def hoards(function: Function) -> Iterator[Hoard]:
+    """What ``function`` collects for each batch of a data set."""
+    for stash in stashes(function):
+        yield from _stashed(stash)
+    for accumulation in accumulations(function):
+        yield from _concatenated(accumulation)
+    for comprehension in function.comprehensions:
+        yield from _comprehended(comprehension)
+    for call in function.calls:
+        yield from _handed_over(call)
+
+
+def _stashed(stash: Stash) -> Iterator[Hoard]:
+    insertion = stash.insertion
+    region = insertion.event.region
+    if length_limit(insertion.container) is not None or not _keeps_all(stash):
+        return
+    loop = _loop_over_data(stash)
+    over_data = _evaluates_over(loop) if loop is not None else None
+    if loop is None and stash.span is Span.CALL and evaluates_a_batch(region.function):
+        over_data = Confidence.LIKELY
+    if over_data is not None:
+        from_loader = loop is None or iterates_over_loader(loop)
+        for member in written_members(stash.occurrence):
+            yield Hoard(member, insertion.container, insertion.holder, region, over_data, from_loader)
+
+
+def _loop_over_data(stash: Stash) -> Loop | None:
+    """The innermost loop over a data set that the container outlives, here or where the function is called."""
+    container, region = stash.insertion.container, stash.insertion.event.region
+    if stash.span is Span.CALL:
+        return _loop_of_callers(region.function) if region.loop is None else None
+    origins = container_origins(container)
+    outlived = (loop for loop in region.loops() if not origins or not all(each.region.within(loop) for each in origins))
+    found = next((loop for loop in outlived if _evaluates_over(loop) is not None), None)
+    return None if found is not None and is_emptied_in(container, found) else found
+
+
+def _keeps_all(stash: Stash) -> bool:
+    """Whether the container keeps what it is given: metrics and writers have ``update`` and ``add`` as well."""
+    event, container = stash.insertion.event, stash.insertion.container
+    if class_of(container) is not None:
+        return False
+    return not isinstance(event, Call) or event.method in {"append", "appendleft", "extend"} or is_container(container)
+
+
+def _evaluates_over(loop: Loop) -> Confidence | None:
+    """How sure it is that ``loop`` goes through a data set; None if it trains."""
+    over_data = iterates_over_data(loop)
+    return over_data if over_data is not None and not region_effects(loop) & Effect.BACKWARD else None
+
+
+def _loop_of_callers(function: Function) -> Loop | None:
+    """The loop over a data set in which ``function`` is called, one batch after the other."""
+    loops = (site.region.loop for site in proven_call_sites(function) if site.function is not function)
+    return next((loop for loop in loops if loop is not None and _evaluates_over(loop) is not None), None)
+
+
+def _concatenated(accumulation: Accumulation) -> Iterator[Hoard]:
+    """``everything = torch.cat([everything, out])``."""
+    loop = accumulation.loop
+    if accumulation.span is not Span.ITERATION or loop is None or not concatenates(accumulation):
+        return
+    over_data = None if is_reset_in_loop(accumulation) else _evaluates_over(loop)
+    if over_data is not None:
+        for addend in accumulation.addends:
+            yield Hoard(
+                addend,
+                accumulation.value,
+                accumulation.holder,
+                accumulation.region,
+                over_data,
+                iterates_over_loader(loop),
+                grows_in_place=True,
+            )
+
+
+def _comprehended(comprehension: Comprehension) -> Iterator[Hoard]:
+    """``[model(x) for x in loader]``."""
+    over_data = _evaluates_over(comprehension.loop) if comprehension.kind != "generator" else None
+    if over_data is None:
+        return
+    node = comprehension.node
+    written = node.value if isinstance(node, cst.DictComp) else getattr(node, "elt", comprehension.element.node)
+    for member in written_members(Occurrence(comprehension.element, written)):
+        yield Hoard(
+            member,
+            comprehension,
+            None,
+            comprehension.region,
+            over_data,
+            iterates_over_loader(comprehension.loop),
+        )
+
+
+def _handed_over(call: Call) -> Iterator[Hoard]:
+    """``meter.update(out)``, where the method of a class of the project puts it into a list of its instance."""
+    loop = call.region.loop
+    over_data = _evaluates_over(loop) if loop is not None and _keeps_some(call) else None
+    if over_data is None or loop is None:
+        return
+    for argument in call.arguments:
+        for parameter in argument_parameters(call, argument):
+            if parameter.name in _kept_parameters(parameter.function):
+                kept = Occurrence(argument.value, argument.node.value)
+                holder = call.node.func.value if isinstance(call.node.func, cst.Attribute) else call.node.func
+                yield from (
+                    Hoard(member, call, holder, call.region, over_data, iterates_over_loader(loop))
+                    for member in written_members(kept)
+                )
+                break
+
+
+def _keeps_some(call: Call) -> bool:
+    return any(_kept_parameters(function) for function in callees(call))
+
+
+@query(on_cycle=frozenset())
+def _kept_parameters(function: Function) -> frozenset[str]:
+    """The parameters that ``function`` puts into a container of its instance as they are."""
+    owner = function.owner
+    if owner is None or any(name.startswith(frameworks.METRIC_ROOTS) for name in base_names(owner)):
+        return frozenset()
+    kept = (
+        parameter
+        for stash in stashes(function.lower())
+        if stash.span is Span.CALL and length_limit(stash.insertion.container) is None
+        for member in written_members(stash.occurrence)
+        for parameter in _unchanged(member.value)
+    )
+    return frozenset(parameter.name for parameter in kept if parameter.function is function)
+
+
+_SAME_SIZE = frozenset({"detach", "clone", "contiguous", "float", "squeeze", "flatten", "view", "reshape", "data"})
+
+
+def _unchanged(value: Value) -> Iterator[Parameter]:
+    """The parameters that ``value`` may be, detached or in another form."""
+    for source in sources(value):
+        match source:
+            case Parameter():
+                yield source
+            case Call() if source.method in _SAME_SIZE and source.receiver is not None:
+                yield from _unchanged(source.receiver)
+            case Display():
+                for element in source.elements:
+                    yield from _unchanged(element)
