@@ -25,8 +25,8 @@ def is_trained(module: Value, region: Region) -> bool | None:
     trained = trained_in_step(region)
     if trained is None:
         return None
-    whole = frozenset(_inside(everywhere(objects(module))))
-    every = frozenset(_inside(trained | frozenset(_ingredients(trained))))
+    whole = frozenset(inside(everywhere(objects(module))))
+    every = frozenset(inside(trained | frozenset(ingredients(trained))))
     return holds(every, whole) or holds(whole, every)
 
 
@@ -82,13 +82,14 @@ def _trained_by_configured(owner: Class) -> Objects | None:
     return frozenset().union(*found) if found and all(found) else None
 
 
-def _ingredients(trained: Objects) -> Iterator[Object]:
+def ingredients(trained: Objects) -> Iterator[Object]:
     """What the constructors of trained modules were given: the encoder in ``Model(encoder, decoder)``."""
     seen: set[Object] = set()
     pending = list(trained)
     while pending:
-        root = pending.pop().root
-        for argument in root.arguments if isinstance(root, Call) else ():
+        root, path = pending.pop()
+        # What trains a part of a module trains no other part of it.
+        for argument in root.arguments if isinstance(root, Call) and not path else ():
             for found in everywhere(objects(argument.value)) - seen:
                 seen.add(found)
                 pending.append(found)
@@ -97,7 +98,7 @@ def _ingredients(trained: Objects) -> Iterator[Object]:
 
 def is_meant_for_evaluation(module: Value) -> bool:
     """Whether ``eval()`` is called on ``module``, or trained weights are loaded, where it is used, made or returned."""
-    whole = frozenset(_inside(everywhere(objects(module))))
+    whole = frozenset(inside(everywhere(objects(module))))
     whole |= frozenset(_stored(whole))
     made = [each.root for each in whole if isinstance(each.root, Call)]
     files = dict.fromkeys([module.function.module, *(call.function.module for call in made)])
@@ -111,7 +112,7 @@ _LOADING = ("eval", "load_state_dict")
 """Methods that are called on a module which is done with training."""
 
 
-def _inside(found: Objects) -> Iterator[Object]:
+def inside(found: Objects) -> Iterator[Object]:
     """``found``, and what the project's functions call the same objects that return them."""
     seen: set[Object] = set()
     pending = list(found)
