@@ -1,8 +1,13 @@
-"""Parsing that cannot take the process down: libcst's native parser overflows the stack on deep nesting."""
+"""From bytes to a tree: the encoding of a source, and parsing that cannot take the process down.
+
+libcst's native parser overflows the stack on deep nesting.
+"""
 
 from __future__ import annotations
 
+import io
 import re
+import tokenize
 
 import libcst
 
@@ -31,6 +36,24 @@ _TOKEN = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
+
+
+_HEAD_BYTES = 4096
+"""Enough for the two rows in which an encoding may be declared."""
+_REWRITING_CODEC = re.compile(rb"\A(?:[^\n]*\n)?[ \t\f]*#[^\n]*?coding[:=][ \t]*future[_-](?:fstrings|annotations)\b")
+"""Codecs that read UTF-8 and turn syntax of a later release into that of an older one: now it is everywhere."""
+
+
+def source_encoding(data: bytes) -> str:
+    """The encoding of the source ``data`` as Python finds it: byte order mark, declaration (PEP 263), UTF-8.
+
+    Raises ``SyntaxError`` for an encoding that Python does not know, and for bytes that are not UTF-8 in the first rows.
+    """
+    # detect_encoding knows only \n as the end of a row.
+    head = re.sub(rb"\r\n?", b"\n", data[:_HEAD_BYTES])
+    if _REWRITING_CODEC.match(head):
+        return "utf-8"
+    return tokenize.detect_encoding(io.BytesIO(head).readline)[0]
 
 
 def parse(text: str) -> libcst.Module:

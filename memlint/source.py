@@ -8,10 +8,8 @@ Python, flake8 and editors count them.
 from __future__ import annotations
 
 import codecs
-import io
 import re
 import sys
-import tokenize
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ import libcst
 from libcst._nodes.internal import CodegenState
 
 from memlint.diagnostics import Diagnostic, Edit, Location
+from memlint.parsing import source_encoding
 
 _Node = TypeVar("_Node", bound=libcst.CSTNode)
 
@@ -30,8 +29,6 @@ Statement = libcst.BaseSmallStatement | libcst.BaseCompoundStatement | libcst.Si
 _NEWLINE = re.compile(r"\r\n?|\n")
 _INDENTATION = re.compile(r"[ \t\f]*")
 _BLANKS_OF_PYTHON = " \t\f\r\n\\"
-_HEAD_BYTES = 4096
-"""Enough for the two rows in which an encoding may be declared."""
 _DEEP_RECURSION = 20_000
 """Python frames; libcst generates code recursively, with up to three frames for each level of nesting."""
 
@@ -265,11 +262,8 @@ _STRINGS: tuple[type[libcst.CSTNode], ...] = tuple(
 def _encoding(data: bytes) -> str:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise SourceError("is UTF-16; Python source must be UTF-8 or declare another encoding")
-    # detect_encoding knows only \n as the end of a row.
-    head = re.sub(rb"\r\n?", b"\n", data[:_HEAD_BYTES])
-    rows = io.BytesIO(head)
     try:
-        return tokenize.detect_encoding(rows.readline)[0]
+        return source_encoding(data)
     except SyntaxError as error:
         if "invalid or missing encoding" in str(error):
             return "utf-8"

@@ -46,6 +46,7 @@ def name(source: Source, value: str) -> libcst.Name:
         pytest.param("#!/bin/python\n# vim: set fileencoding=cp1251 :\nx = 'ж'\n".encode("cp1251"), None, id="row-2"),
         pytest.param("# coding: utf-8\r# é\rx = 1\r".encode(), None, id="declared-before-a-lone-cr"),
         pytest.param("# coding: euc-jp\nx = '日本'\n".encode("euc-jp"), None, id="multi-byte"),
+        pytest.param("# -*- coding: future_fstrings -*-\nx = f'é'\n".encode(), None, id="rewritten-by-its-codec"),
         pytest.param(b"a\r\nb\n\rc\x0cd\r", "a\r\nb\n\rc\x0cd\r", id="mixed-newlines"),
     ],
 )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import re
-import tokenize
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from memlint.model.memo import Memo
 from memlint.model.program import Program
 from memlint.model.scopes import Function, Module
 from memlint.model.values import ClassValue, External, FunctionValue, ModuleValue, Value
-from memlint.parsing import parse
+from memlint.parsing import parse, source_encoding
 
 _MAX_CALLER_FILES = 40
 """Files that mention a function's name and are read in search of its callers; more than this and it is taken as
@@ -22,7 +20,10 @@ called from everywhere."""
 _WORD = re.compile(rb"[^\W\d][\w\x80-\xff]*|[\x80-\xff][\w\x80-\xff]*")
 
 
-_MAX_MODULES = 400
+_LIBRARIES = frozenset({"torch", "torchvision", "torchaudio", "transformers", "numpy"})
+"""Libraries that are meant by their own names where a module out of sight provides these by ``import *``."""
+
+_MAX_MODULES = 2000
 """Modules that are kept between files; beyond it all are dropped, so that memory does not grow with the project."""
 
 
@@ -168,12 +169,12 @@ class Project:
     def star_import(self, module: Module, name: str) -> str | None:
         """The qualified name of ``name`` if one of the ``from m import *`` of ``module`` provides it."""
         for star in module.star_imports:
-            if self._locate(module, star) is None:
-                if len(module.star_imports) == 1:
-                    return f"{star}.{name}"
-            elif self.resolve(module, f"{star}.{name}") is not None:
+            if self._locate(module, star) is not None and self.resolve(module, f"{star}.{name}") is not None:
                 return f"{star}.{name}"
-        return None
+        if name in _LIBRARIES:
+            return name
+        only = module.star_imports[0] if len(module.star_imports) == 1 else None
+        return f"{only}.{name}" if only is not None and self._locate(module, only) is None else None
 
     def _locate(self, origin: Module, name: str) -> Path | None:
         key = (origin.path.parent, name)
@@ -227,8 +228,7 @@ class Project:
 
 
 def _decoded(data: bytes) -> str:
-    encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-    return data.decode(encoding)
+    return data.decode(source_encoding(data))
 
 
 def package_root(path: Path) -> Path:

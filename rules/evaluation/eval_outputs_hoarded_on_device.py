@@ -25,9 +25,9 @@ class EvalOutputsHoardedOnDevice(Rule):
     ## What it does
     Finds outputs of a model (logits, probabilities, features) that are collected batch after batch of a loader without
     being moved to host memory: in a list or dict, a comprehension, a tensor that grows by `torch.cat`, or an object of
-    the project that keeps what it is given; in loops outside of training, in the `*_step` hooks of a LightningModule and
-    in the `on_*_batch_end` hooks of its callbacks. A loop goes through a loader if it is made as one, or if it moves what
-    it gets to a device. What is small (losses, class indices) is left alone.
+    the project that keeps what it is given; in loops outside of training, in the `*_step` hooks of a LightningModule
+    and in the `on_*_batch_end` hooks of its callbacks. A loop goes through a loader if it was made as one, or if what
+    it yields is moved to a device. What is small (losses, class indices) is left alone.
 
     ## Why is this bad?
     There is no graph, but every batch's output stays on the device until the loop is over, and `torch.cat` then needs
