@@ -98,6 +98,11 @@ def _is_chosen_device(source: Value) -> bool:
     return True
 
 
+def is_for_tpus(module: Module) -> bool:
+    """Whether the file is written for TPUs, which PyTorch runs by ``torch_xla``, and for no GPU."""
+    return "torch_xla" in module.text and "cuda" not in module.text
+
+
 def _is_framework_class(bases: frozenset[str]) -> bool:
     return is_lightning_class(bases) or is_hf_trainer(bases)
 

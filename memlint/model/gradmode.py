@@ -101,7 +101,7 @@ def entry_mode(function: Function) -> GradMode:
         if mode is GradMode.DISABLED:
             prevented = True
             continue
-        if mode is None and _is_forward(current):
+        if mode is None and _is_run_with_gradients(current):
             return GradMode.ENABLED
         places = _places_of_call(current) if mode is None else []
         if not places and not (mode is None and _only_called_without_gradients(current)):
@@ -118,10 +118,23 @@ def entry_mode(function: Function) -> GradMode:
     return GradMode.DISABLED if prevented else GradMode.ENABLED
 
 
-def _is_forward(function: Function) -> bool:
-    """Whether ``function`` is what calling a module runs; files that never name its class may call it as well."""
+def _is_run_with_gradients(function: Function) -> bool:
+    """Whether code out of sight runs the method in training, whoever in sight calls it without gradients.
+
+    So it is for what calling a module runs, and for the hooks whose loss a framework differentiates.
+    """
     owner = function.owner
-    return owner is not None and function.name == "forward" and bool(base_names(owner) & torch.MODULE_CLASSES)
+    if owner is None or function.name not in _TRAINING_METHODS:
+        return False
+    bases = base_names(owner)
+    if function.name == "forward":
+        return bool(bases & torch.MODULE_CLASSES)
+    if function.name in frameworks.LIGHTNING_TRAINING_HOOKS and is_lightning_module(bases):
+        return True
+    return function.name in frameworks.HF_TRAINING_HOOKS and is_hf_trainer(bases)
+
+
+_TRAINING_METHODS = {"forward"} | frameworks.LIGHTNING_TRAINING_HOOKS | frameworks.HF_TRAINING_HOOKS
 
 
 def _places_of_call(function: Function) -> list[Region]:

@@ -209,6 +209,27 @@ def minimise(loss_function, tensors, optimizer, steps):
     )
     negative = (
         """
+import torch
+from transformers import Trainer
+class Policy(Trainer):
+    def log_probabilities(self, model, ids):
+        kept, entropies = [], []
+        for part in ids.split(8):
+            logits = model(part).logits.log_softmax(-1)
+            kept.append(logits.gather(-1, part[..., None]))
+            entropies.append(-(logits.exp() * logits).sum(-1))
+        return torch.cat(kept), torch.cat(entropies)
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        return self._compute_loss(model, inputs)
+    def _compute_loss(self, model, inputs):
+        log_probabilities, entropies = self.log_probabilities(model, inputs["ids"])
+        loss = -(log_probabilities * inputs["advantages"]).mean()
+        return loss - 0.01 * entropies.mean()
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        with torch.no_grad():
+            return self.compute_loss(model, inputs).detach(), None, None
+""",
+        """
 def train(loader, module, optimizer):
     outputs = []
     for i, batch in enumerate(loader):

@@ -8,11 +8,17 @@ from enum import Enum, auto
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.destinations import Destination, destinations
-from memlint.model.devices import depends_on_rank, is_distributed, may_use_accelerator, runs_on_one_process
+from memlint.model.devices import (
+    depends_on_rank,
+    is_distributed,
+    is_for_tpus,
+    may_use_accelerator,
+    runs_on_one_process,
+)
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
 from memlint.model.program import Program
-from memlint.model.values import Attribute, Binary, Branch, Call, ClassValue, Constant, External, Item, Value
+from memlint.model.values import Attribute, Binary, Branch, Call, ClassValue, Constant, External, Item, Value, With
 from memlint.rule import Rule
 
 
@@ -166,6 +172,22 @@ def load(model, path):
     negative = (
         """
 import torch
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+def resume(model, optimizer, path, settings):
+    with FSDP.state_dict_type(model.cuda(), settings.kind, settings.model_state, settings.optimizer_state):
+        model.load_state_dict(torch.load(path / "model.bin"))
+        state = torch.load(path / "optimizer.bin")
+        optimizer.load_state_dict(FSDP.optim_state_dict_to_load(model, optimizer, state))
+""",
+        """
+import torch
+import torch_xla.core.xla_model as xm
+def resume(model, path):
+    model.to(xm.xla_device())
+    model.load_state_dict(torch.load(path)["model"])
+""",
+        """
+import torch
 model = Net().cuda()
 checkpoint = torch.load("last.pt", map_location="cpu")
 model.load_state_dict(checkpoint["model"])
@@ -256,7 +278,7 @@ L.Trainer(accelerator="gpu", devices=1).test(model)
         only_state = content is Content.STATE and all(_is_indifferent(use) for use in uses)
         yield self._finding(
             call,
-            Confidence.LIKELY if known else Confidence.POSSIBLE,
+            Confidence.LIKELY if known and not _is_for_another_device(call) else Confidence.POSSIBLE,
             Applicability.SAFE if only_state else Applicability.UNSAFE,
             distributed,
         )
@@ -282,6 +304,23 @@ L.Trainer(accelerator="gpu", devices=1).test(model)
             ),
             claim=Claim(ClaimShape.SPIKE, "device", "file", held=call.node, watch=Watch.LOADED),
         )
+
+
+def _is_for_another_device(call: Call) -> bool:
+    """Whether the file was hardly saved from a GPU, or is so small that nobody cares.
+
+    So it is in tests, in files that run on TPUs, whose tensors are saved from host memory, and for states of FSDP,
+    whose configuration says whether they are moved there.
+    """
+    return call.function.module.is_test or is_for_tpus(call.function.module) or _is_sharded_state(call)
+
+
+def _is_sharded_state(call: Call) -> bool:
+    contexts = (
+        context for region in call.region.ancestors() if isinstance(region, With) for context in region.contexts
+    )
+    made = (source for context in contexts for source in sources(context))
+    return any(isinstance(source, Call) and source.name == "state_dict_type" for source in made)
 
 
 def _is_loaded_by_all(call: Call) -> bool:

@@ -82,6 +82,8 @@ HF_MODEL_HOOKS = frozenset({"compute_loss", "training_step", "prediction_step"})
 """Methods that the Trainer of transformers calls with the model as their first argument."""
 HF_LOSS_HOOKS = frozenset({"compute_loss"})
 """Methods of a transformers Trainer whose result it differentiates; ``training_step`` runs the backward itself."""
+HF_TRAINING_HOOKS = HF_LOSS_HOOKS | {"training_step"}
+"""Methods that the Trainer of transformers runs in training, with gradients enabled."""
 
 KERAS_GRADIENT_FREE_HOOKS = frozenset({"test_step", "predict_step"})
 KERAS_MODELS = frozenset({"keras.Model", "keras.models.Model"})
