@@ -337,7 +337,7 @@ class Stash:
 
 def stashes(function: Function) -> Iterator[Stash]:
     """What one function puts into containers that outlive the iteration (or, without a loop, the call)."""
-    for insertion in _insertions(function):
+    for insertion in insertions_in(function):
         if class_of(insertion.container) is not None:
             continue  # What a class of the project keeps is told by its own methods.
         span, loop = container_span(insertion.container, insertion.event.region)
@@ -345,7 +345,8 @@ def stashes(function: Function) -> Iterator[Stash]:
             yield Stash(insertion, span, loop)
 
 
-def _insertions(function: Function) -> Iterator[Insertion]:
+def insertions_in(function: Function) -> Iterator[Insertion]:
+    """What the code of ``function`` puts into containers, by methods, at indices that vary, and by ``+= [x]``."""
     for call in function.calls:
         yield from insertions_of(call)
     for store in function.stores:
