@@ -13,7 +13,7 @@ from memlint.model.differentiated import feeds_backward, holds_differentiated, s
 from memlint.model.freezing import is_frozen, turns_off_grad
 from memlint.model.gradmode import GradMode, declared_without_grad, grad_mode
 from memlint.model.kinds import Role, class_of, kinds, role
-from memlint.model.knowledge import torch
+from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.upstream import (
@@ -263,6 +263,8 @@ def _lookup(call: Call, names: frozenset[str], bare: Function | None) -> Attachm
 
 
 def _call_under_grad(call: Call, names: frozenset[str], bare: Function | None) -> Attachment:
+    if _is_made_for_inference(call.callee):
+        return Attachment.DETACHED
     module = role(call.callee, Role.MODULE, Role.ENGINE)
     if module is not None and not any(isinstance(s, ClassValue) for s in sources(call.callee)):
         return _module_call(call, module.value == "certain", bare)
@@ -278,6 +280,24 @@ def _call_under_grad(call: Call, names: frozenset[str], bare: Function | None) -
     if any(isinstance(source, ClassValue) for source in sources(call.callee)):
         return min(_arguments(call, bare), Attachment.LIKELY)
     return _unknown_call(call, bare)
+
+
+def _is_made_for_inference(module: Value) -> bool:
+    """Whether calling ``module``, of a library, runs it without gradients by itself."""
+    return any(isinstance(source, Call) and _makes_for_inference(source) for source in sources(module))
+
+
+def _makes_for_inference(call: Call) -> bool:
+    if call.receiver is not None and call.method in torch.SELF_RETURNING:
+        return _is_made_for_inference(call.receiver)
+    names = qualified_names(call.callee)
+    if "torch.hub.load" in names:
+        return _text(call.argument("repo_or_dir", 0)).startswith(frameworks.INFERENCE_HUBS)
+    return bool(names & frameworks.INFERENCE_MODULES)
+
+
+def _text(value: Value | None) -> str:
+    return value.constant if isinstance(value, Constant) and isinstance(value.constant, str) else ""
 
 
 def _arguments(call: Call, bare: Function | None) -> Attachment:
@@ -299,6 +319,9 @@ def _module_call(call: Call, certain: bool, bare: Function | None) -> Attachment
     if functions:
         inside = _project_call(call, functions, bare)
         if inside is Attachment.DETACHED or inside is Attachment.CERTAIN:
+            return inside
+        if any(function.name == "__call__" for function in functions):
+            # What it runs instead of its forward is in sight.
             return inside
         return Attachment.LIKELY
     return Attachment.CERTAIN if certain else Attachment.LIKELY

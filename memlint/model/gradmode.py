@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 
 from memlint.model.aliases import base_names, qualified_names, sources
@@ -101,6 +101,8 @@ def entry_mode(function: Function) -> GradMode:
         if mode is GradMode.DISABLED:
             prevented = True
             continue
+        if mode is GradMode.UNKNOWN:
+            return mode
         if mode is None and _is_run_with_gradients(current):
             return GradMode.ENABLED
         places = _places_of_call(current) if mode is None else []
@@ -185,10 +187,6 @@ def declared_mode(function: Function) -> GradMode | None:
 
 def _decorator_mode(decorator: Value) -> GradMode | None:
     for source in sources(decorator):
-        if isinstance(source, Call):
-            mode = _source_mode(source)
-            if mode is not None:
-                return mode
         names = qualified_names(source)
         if names & torch.NO_GRAD:
             return GradMode.DISABLED
@@ -196,19 +194,41 @@ def _decorator_mode(decorator: Value) -> GradMode | None:
             return GradMode.ENABLED
         if isinstance(source, FunctionValue):
             return _wrapper_mode(source.target.lower())
+        if isinstance(source, Call):
+            mode = _source_mode(source) or _made_decorator_mode(source)
+            if mode is not None:
+                return mode
     return None
 
 
+def _made_decorator_mode(call: Call) -> GradMode | None:
+    """The mode that the decorator sets which a function of the project makes: ``@evaluating()``."""
+    made = (source for factory in callees(call) for exit in factory.returns for source in sources(exit.value))
+    return _common(_wrapper_mode(each.target.lower()) for each in made if isinstance(each, FunctionValue))
+
+
 def _wrapper_mode(decorator: Function) -> GradMode | None:
-    """A decorator of the project: the mode in which its wrapper calls the decorated function."""
-    if not decorator.parameters:
-        return None
+    """A decorator of the project: the mode in which what it returns calls the decorated function."""
+    return _common(_modes_of_decorated(decorator)) if decorator.parameters else None
+
+
+def _modes_of_decorated(decorator: Function) -> Iterator[GradMode | None]:
     decorated = decorator.parameters[0].name
     for inner in decorator.walk():
         for call in inner.calls:
             if call.name == decorated and inner is not decorator:
-                return local_grad_mode(call.region) or (declared_mode(inner) if inner.decorators else None)
-    return None
+                yield local_grad_mode(call.region) or (declared_mode(inner) if inner.decorators else None)
+            elif inner is decorator and any(given is decorator.parameters[0] for given in call.positional()):
+                # torch.no_grad()(function)
+                mode = _decorator_mode(call.callee)
+                if mode is not None:
+                    yield mode
+
+
+def _common(modes: Iterable[GradMode | None]) -> GradMode | None:
+    """The mode that all have; unknown if they differ."""
+    found = set(modes)
+    return found.pop() if len(found) == 1 else GradMode.UNKNOWN if found else None
 
 
 def runs_without_gradients(function: Function) -> bool:

@@ -86,6 +86,28 @@ class EvalWithoutNoGrad(Rule):
     fixers = ("wrap_in_with", "add_decorator")
     positive = (
         """
+import functools
+from torch import nn
+def timed(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        print("start")
+        return function(*args, **kwargs)
+    return wrapper
+def named(name):
+    def decorate(function):
+        return timed(function)
+    return decorate
+@timed
+def evaluate(model: nn.Module, loader):
+    for x in loader:
+        print(model(x).argmax(1))  # MEM601
+@named("predict")
+def predict(model: nn.Module, loader):
+    for x in loader:
+        print(model(x).argmax(1))  # MEM601
+""",
+        """
 import torch
 def evaluate(model, loader, verbose):
     model.eval()
@@ -356,6 +378,66 @@ def evaluate(encoder, decoder, loader):
 """,
     )
     negative = (
+        """
+import functools
+import torch
+from torch import nn
+RECENT = torch.__version__ > "1.9"
+def smart_inference_mode(mode=True):
+    def decorate(function):
+        if not mode:
+            if RECENT:
+                @functools.wraps(function)
+                def disable(*args, **kwargs):
+                    with torch.inference_mode(False), torch.no_grad():
+                        return function(*args, **kwargs)
+                return disable
+            return torch.no_grad()(function)
+        if RECENT and torch.is_inference_mode_enabled():
+            return function
+        else:
+            return (torch.inference_mode if RECENT else torch.no_grad)()(function)
+    return decorate
+def evaluating(function):
+    return torch.no_grad()(function)
+def optional(function):
+    def wrapper(*args, grad=False):
+        if grad:
+            return function(*args)
+        with torch.no_grad():
+            return function(*args)
+    return wrapper
+@smart_inference_mode()
+def evaluate(model: nn.Module, loader):
+    for x in loader:
+        print(model(x).argmax(1))
+@evaluating
+def predict(model: nn.Module, loader):
+    for x in loader:
+        print(model(x).argmax(1))
+@optional
+def measure(model: nn.Module, loader):
+    for x in loader:
+        print(model(x).argmax(1))
+""",
+        """
+import torch
+from torch import nn
+from ultralytics import YOLO
+class Detector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Linear(3, 3)
+    def __call__(self, source):
+        return self.setup()(source)
+    def setup(self):
+        return load_predictor(self.model)
+def show(frames):
+    detector, yolo = Detector().eval(), YOLO("yolo.pt").eval()
+    older = torch.hub.load("ultralytics/yolov5", "yolov5s").eval()
+    for frame in frames:
+        print(detector(frame)[0].plot(), yolo(frame)[0].boxes, older(frame).pandas())
+""",
         """
 import torch
 from contextlib import nullcontext

@@ -85,6 +85,13 @@ HF_LOSS_HOOKS = frozenset({"compute_loss"})
 HF_TRAINING_HOOKS = HF_LOSS_HOOKS | {"training_step"}
 """Methods that the Trainer of transformers runs in training, with gradients enabled."""
 
+INFERENCE_MODULES = frozenset(
+    {"ultralytics.YOLO", "ultralytics.RTDETR", "ultralytics.SAM", "ultralytics.FastSAM", "ultralytics.NAS"}
+)
+"""Classes of modules whose ``__call__`` predicts, under ``inference_mode`` (read in ultralytics 8.4)."""
+INFERENCE_HUBS = ("ultralytics/yolov5",)
+"""Repositories for ``torch.hub.load`` whose modules predict under ``inference_mode`` when they are called."""
+
 KERAS_GRADIENT_FREE_HOOKS = frozenset({"test_step", "predict_step"})
 KERAS_MODELS = frozenset({"keras.Model", "keras.models.Model"})
 
