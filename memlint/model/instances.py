@@ -33,10 +33,39 @@ from memlint.model.values import (
 def instance_kind(owner: Class) -> Kind:
     """The kind of an instance of a class of the project."""
     roles = filter(None, map(_base_role, sorted(base_names(owner))))
-    found = next(roles, Role.OBJECT)
+    found = next(roles, Role.MODULE if _is_module_of_base_out_of_sight(owner) else Role.OBJECT)
     if found is Role.MODULE and not _holds_parameters(owner):
         found = Role.LOSS_FUNCTION
     return Kind(found, Confidence.CERTAIN, owner.qualified_name, owner)
+
+
+def _is_module_of_base_out_of_sight(owner: Class) -> bool:
+    """Whether the class has the ``forward`` of a module, and a base that is not in sight to say that it is one."""
+    computes = find_method(owner, "forward")
+    return computes is not None and computes.lower().is_method and not all(map(_plain_base, mro(owner)))
+
+
+def _plain_base(cls: Class) -> bool:
+    """Whether the bases of a class are in the project, or of libraries that are known to have no such modules."""
+    return all(
+        isinstance(source, ClassValue)
+        or (isinstance(source, External) and source.qualified_name.startswith(_KNOWN_LIBRARIES))
+        for base in cls.bases
+        for source in sources(base)
+    )
+
+
+_KNOWN_LIBRARIES = (
+    "builtins.",
+    "abc.",
+    "typing.",
+    "collections.",
+    "enum.",
+    "dataclasses.",
+    "torch.",
+    *frameworks.METRIC_ROOTS,
+)
+"""Libraries whose modules are known by name; other bases are taken from the project, or from a library of models."""
 
 
 def _base_role(name: str) -> Role | None:
