@@ -155,6 +155,16 @@ def check(rules: Sequence[Rule] | None, /, paths: tuple[str, ...], **options: An
 @click.option("--with-fixes", is_flag=True, help="Run the script with its fixes as well, in a copy, and compare.")
 @click.option("--unsafe-fixes", is_flag=True, help="Count unsafe fixes among those to compare or to apply.")
 @click.option("--apply-confirmed", is_flag=True, help="Apply the fixes of the findings that are confirmed.")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Run nothing: decide from a recorded CUDA memory snapshot or profiler trace.",
+)
+@click.option(
+    "--trace-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep the recording here: a memory snapshot and a trace of the profiler.",
+)
 @_list_option("--select", "CODES", "Rules to turn on, instead of those that are: codes, beginnings of codes, or ALL.")
 @_list_option("--ignore", "CODES", "Rules to turn off.")
 @click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -21,13 +22,18 @@ from memlint.messages import CLEAN, FAILED, FOUND, UserError
 from memlint.report.style import wants_color
 from memlint.report.verification import verdict_renderer
 from memlint.rule import Rule
+from memlint.trace.errors import TraceError
+from memlint.trace.reading import read_trace
 from memlint.verify.compare import compare
 from memlint.verify.decide import decide
 from memlint.verify.fixed import FixedFile, fixed_files
 from memlint.verify.launch import Program, run_program
 from memlint.verify.memory import run_memory
+from memlint.verify.observations import Observations
+from memlint.verify.offline import judge_trace, trace_name
 from memlint.verify.plan import Budget
-from memlint.verify.report import VerifyReport
+from memlint.verify.ranks import RankResult, Ranks, merged
+from memlint.verify.report import VerifyReport, failure_of
 from memlint.verify.static import Static, check_program, watched_lines
 from memlint.verify.verdicts import Verdict
 
@@ -47,6 +53,8 @@ class Arguments:
     apply_confirmed: bool
     select: tuple[str, ...]
     ignore: tuple[str, ...]
+    trace: Path | None
+    trace_dir: Path | None
     output_format: str
     output_file: Path | None
     quiet: bool
@@ -81,7 +89,16 @@ class _Verify:
 
     def run(self) -> int:
         static = check_program(self._script(), self.configuration, self.rules)
-        report = self._run(static)
+        report = self._read(static, self.arguments.trace) if self.arguments.trace else self._run(static)
+        ranks = Ranks.from_environment() if self.arguments.trace is None else None
+        if ranks is not None:
+            ranks.publish(
+                RankResult(ranks.rank, tuple(each.ruling for each in report.judged), report.memory, report.seen)
+            )
+            if ranks.rank:
+                # Its verdicts stand in the report of the first one.
+                return CLEAN
+            report = self._merged(report, ranks)
         self._print(report)
         if self.arguments.apply_confirmed:
             self._apply(static, report)
@@ -101,7 +118,8 @@ class _Verify:
             raise UserError(f"torch is not installed for {sys.executable}; install it with: {_INSTALL}")
         lines = watched_lines(static)
         self._say(f"Watching {len(lines)} of {len(static.diagnostics)} findings while {self.program.target} runs.")
-        outcome = run_program(self.program, lines, self.budget, silent=self.arguments.quiet)
+        keep, profile = self._trace_files()
+        outcome = run_program(self.program, lines, self.budget, silent=self.arguments.quiet, keep=keep, profile=profile)
         judged = decide(static.diagnostics, lines, outcome.seen, outcome.recording)
         report = VerifyReport(
             program=self.program.target,
@@ -114,6 +132,52 @@ class _Verify:
             errors=static.errors,
         )
         return self._compared(static, report) if self.arguments.with_fixes else report
+
+    def _trace_files(self) -> tuple[Path | None, Path | None]:
+        """Where the snapshot and the profiler's trace go, if they are wanted."""
+        folder = self.arguments.trace_dir
+        if folder is None:
+            return None, None
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{Path(self.program.target).stem}-rank{os.environ.get('RANK', '0')}"
+        return absolute(folder / f"{name}.pickle"), absolute(folder / f"{name}.pt.trace.json.gz")
+
+    def _read(self, static: Static, path: Path) -> VerifyReport:
+        """Decides from a recorded trace."""
+        try:
+            recording = read_trace(path)
+        except TraceError as error:
+            raise UserError(str(error)) from error
+        seen = Observations(notes=list(recording.notes), has_torch=True)
+        memory = run_memory(recording)
+        seen.steps = len(memory.step_ends) if memory is not None else 0
+        return VerifyReport(
+            program=self.program.target,
+            root=static.root,
+            judged=judge_trace(static.diagnostics, watched_lines(static), recording),
+            seen=seen,
+            memory=memory,
+            results=static.results,
+            rules=self.rules,
+            errors=static.errors,
+            trace=trace_name(path, recording),
+        )
+
+    def _merged(self, report: VerifyReport, ranks: Ranks) -> VerifyReport:
+        results = ranks.collect(self.arguments.timeout)
+        figures = [(result.rank, result.memory) for result in results if result.memory is not None]
+        worst = max((memory for _, memory in figures), key=lambda memory: memory.peak_allocated, default=report.memory)
+        missing = ranks.local_world - len(results)
+        if missing:
+            report.seen.notes.append(f"{missing} of {ranks.local_world} ranks did not report")
+        failed = [each for each in results if failure_of(report.program, each.seen)]
+        return replace(
+            report,
+            judged=merged(report.judged, results),
+            seen=failed[0].seen if failed else report.seen,
+            memory=worst,
+            ranks=figures,
+        )
 
     def _compared(self, static: Static, report: VerifyReport) -> VerifyReport:
         files = fixed_files(static, self.configuration, self.rules, unsafe=self.arguments.unsafe_fixes)

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path, PurePosixPath
 from statistics import median
 
 from memlint.trace.events import Action, Category, MemoryEvent, Recording
-from memlint.trace.frames import Stack
+from memlint.trace.frames import Frame, Stack
 from memlint.verify.plan import WatchedLine
 
 
@@ -29,11 +30,20 @@ class LineAllocations:
     """By step: what of it was alive when the step was over."""
 
     @classmethod
-    def of(cls, recording: Recording | None, line: WatchedLine) -> LineAllocations | None:
-        """None without a recording that has stacks."""
+    def of(
+        cls, recording: Recording | None, line: WatchedLine, *, anywhere: bool = False, within_loop: bool = False
+    ) -> LineAllocations | None:
+        """None without a recording.
+
+        ``within_loop`` counts the loop around the line, and ``anywhere`` takes files for the same that have the same
+        name in a folder of the same name, as in a recording of another machine.
+        """
         if recording is None:
             return None
-        return _collect(recording, line)
+        rows = line.loop if within_loop and line.loop is not None else line.rows
+        return _collect(
+            recording, _Matcher(line.path, rows, line.function if recording.line_is_definition else None, anywhere)
+        )
 
     @property
     def where(self) -> str | None:
@@ -55,9 +65,8 @@ class LineAllocations:
         return median(b - a for a, b in pairwise(ends)) if len(ends) > 1 else 0.0
 
 
-def _collect(recording: Recording, line: WatchedLine) -> LineAllocations:
+def _collect(recording: Recording, matcher: _Matcher) -> LineAllocations:
     found = LineAllocations()
-    matcher = _Matcher(line)
     own: dict[int, int] = {}
     alive = total = most = 0
     step: int | None = None
@@ -92,11 +101,15 @@ def _is_of_graph(event: MemoryEvent) -> bool:
 
 
 class _Matcher:
-    """Whether a stack passes through a line."""
+    """Whether a stack passes through some rows of a file."""
 
-    def __init__(self, line: WatchedLine) -> None:
-        self._path = os.path.realpath(line.path)
-        self._first, self._last = line.rows
+    def __init__(self, path: str, rows: tuple[int, int], function: int | None, anywhere: bool) -> None:
+        self._path = os.path.realpath(path)
+        self._end = tuple(Path(path).parts[-2:])
+        self._first, self._last = rows
+        self._function = function
+        """The row on which the function begins, if that is all that frames tell."""
+        self._anywhere = anywhere
         self._known: dict[int, bool] = {}
 
     def matches(self, stack: Stack | None) -> bool:
@@ -104,11 +117,22 @@ class _Matcher:
             return False
         answer = self._known.get(id(stack))
         if answer is None:
-            answer = self._known[id(stack)] = any(
-                self._first <= frame.line <= self._last and _real(frame.filename) == self._path
-                for frame in stack.frames
-            )
+            answer = self._known[id(stack)] = any(self._is_here(frame) for frame in stack.frames)
         return answer
+
+    def _is_here(self, frame: Frame) -> bool:
+        if not self._may_be(frame):
+            return False
+        if not self._anywhere:
+            return _real(frame.filename) == self._path
+        # A recording may name files relative to some folder.
+        end = PurePosixPath(frame.filename.replace("\\", "/")).parts[-2:]
+        return end == self._end[-len(end) :] if end else False
+
+    def _may_be(self, frame: Frame) -> bool:
+        if self._function is None:
+            return self._first <= frame.line <= self._last
+        return frame.line == self._function or (not self._function and frame.function.startswith("<module>"))
 
 
 @lru_cache(maxsize=4096)

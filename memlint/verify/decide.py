@@ -109,6 +109,9 @@ def _reachable(evidence: _Evidence) -> Ruling:
         return refuted(
             f"`{root}` is emptied inside its loop, after {counted(growth.rounds, 'time')}: {at_most} at most"
         )
+    if growth.starts_anew_in_each_step and _has_holder(evidence):
+        at_most = in_bytes(max(sample.device_bytes for sample in samples))
+        return refuted(f"`{root}` starts anew in each step: {at_most} at most")
     limit = samples[-1].limit
     if limit is not None and growth.device > SMALLEST_GROWTH:
         return refuted(f"`{root}` is bounded: a deque of {limit} items, at most {in_bytes(limit * growth.device)}")
@@ -175,6 +178,8 @@ class _Growth:
     is_emptied: bool
     rounds: int
     """Executions between two times that it was emptied."""
+    starts_anew_in_each_step: bool
+    """Whether the loop around the line lies within a step, and begins with as little each time."""
 
     @classmethod
     def of(cls, samples: list[Sample]) -> _Growth:
@@ -198,7 +203,23 @@ class _Growth:
             len(pairs),
             bool(drops),
             rounds,
+            _starts_anew(samples),
         )
+
+
+def _starts_anew(samples: list[Sample]) -> bool:
+    firsts = [samples[0]]
+    firsts += [other for one, other in pairwise(samples) if one.epoch != other.epoch]
+    steps = samples[-1].step - samples[0].step + 1
+    return len(firsts) >= max(_LEAST_DIFFERENCES, steps) and all(
+        other.device_bytes <= one.device_bytes and other.nodes <= one.nodes for one, other in pairwise(firsts)
+    )
+
+
+def _has_holder(evidence: _Evidence) -> bool:
+    """A container may grow inside a step; a state that is carried through a sequence may not."""
+    claim = evidence.diagnostic.claim
+    return claim is not None and claim.holder is not None
 
 
 def _is_drop(one: Sample, other: Sample) -> bool:

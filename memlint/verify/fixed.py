@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memlint.check.engine import FileResult, check_data
-from memlint.config import Configuration, Settings
+from memlint.config import Configuration
 from memlint.diagnostics import Diagnostic
 from memlint.findings import Confidence
 from memlint.fixing import Refusal, fix_data
@@ -36,35 +36,42 @@ def fixed_files(
     only: Collection[Diagnostic] | None = None,
 ) -> list[FixedFile]:
     """The files that fixes change; with ``only``, the fixes of these findings and no others."""
-    project = Project(static.root)
-    files = []
-    for path, data in static.data.items():
-        settings = configuration.settings(path.parent)
-        least = Confidence.LIKELY if only is None else Confidence.POSSIBLE
-
-        def check(
-            data: bytes, path: Path = path, least: Confidence = least, settings: Settings = settings
-        ) -> FileResult:
-            result = check_data(path, data, rules, project, settings, least=least, named=True)
-            return result if only is None else _without_other_fixes(result, only)
-
-        files.append(_fixed(path, data, check, unsafe))
+    checks = _Checks(static, configuration, rules, only)
+    files = [_fixed(path, data, checks, unsafe) for path, data in static.data.items()]
     return [file for file in files if file is not None]
 
 
-def _fixed(path: Path, data: bytes, check: Callable[[bytes], FileResult], unsafe: bool) -> FixedFile | None:
-    outcome = fix_data(path, data, check, unsafe)
+@dataclass
+class _Checks:
+    """Checks files again while they are being fixed."""
+
+    static: Static
+    configuration: Configuration
+    rules: Sequence[Rule]
+    only: Collection[Diagnostic] | None
+
+    def __post_init__(self) -> None:
+        self._project = Project(self.static.root)
+
+    def check(self, path: Path, data: bytes) -> FileResult:
+        """The findings in ``data`` with the fixes that may be applied."""
+        settings = self.configuration.settings(path.parent)
+        least = Confidence.LIKELY if self.only is None else Confidence.POSSIBLE
+        result = check_data(path, data, self.rules, self._project, settings, least=least, named=True)
+        if self.only is None:
+            return result
+        # Once something has been fixed, findings stand elsewhere: which of them were wanted can no longer be told.
+        places = {(each.path, each.code, each.location) for each in self.only if data == self.static.data[path]}
+        wanted = [(each.path, each.code, each.location) in places for each in result.diagnostics]
+        kept = [
+            each if is_wanted else replace(each, fixes=())
+            for each, is_wanted in zip(result.diagnostics, wanted, strict=True)
+        ]
+        return replace(result, diagnostics=kept)
+
+
+def _fixed(path: Path, data: bytes, checks: _Checks, unsafe: bool) -> FixedFile | None:
+    outcome = fix_data(path, data, lambda data: checks.check(path, data), unsafe)
     if outcome.data == data and not outcome.refused:
         return None
     return FixedFile(path, data, outcome.data, outcome.fixed, outcome.refused)
-
-
-def _without_other_fixes(result: FileResult, wanted: Collection[Diagnostic]) -> FileResult:
-    """Findings move while others are fixed; what they say about which expression stays."""
-    keys = {_identity(each) for each in wanted}
-    kept = [each if _identity(each) in keys else replace(each, fixes=()) for each in result.diagnostics]
-    return replace(result, diagnostics=kept)
-
-
-def _identity(diagnostic: Diagnostic) -> tuple[str, str, str]:
-    return str(diagnostic.path), diagnostic.code, diagnostic.message

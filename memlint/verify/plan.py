@@ -27,6 +27,8 @@ class WatchedLine:
     roots: tuple[str, ...] = ()
     """Expressions to look at once the line has run, best first: the first one that has a value counts. They are names,
     attributes and plain subscripts, so that evaluating them runs no code of the user's but properties."""
+    function: int = 0
+    """The row on which its function begins, decorators included; 0 at module level."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ class Place:
 
     rows: _Rows
     loop: _Rows | None
+    function: int
+    """The row on which the function around it begins, decorators included; 0 at module level."""
     receiver: str | None
     """``losses`` of the call ``losses.append(x)`` that the finding stands in, or that it is."""
     arguments: tuple[str, ...]
@@ -41,11 +43,12 @@ class Statements:
         statement = next((node for node in reversed(path) if isinstance(node, ast.stmt)), None)
         if statement is None:
             row = diagnostic.location.row
-            return Place((row, row), None, None, (), ())
+            return Place((row, row), None, 0, None, (), ())
         call = self._call(diagnostic, statement)
         return Place(
             rows=_header(statement),
             loop=_loop(path),
+            function=_function_row(path),
             receiver=self._receiver(call),
             arguments=tuple(ast.unparse(each) for each in call.args) if call is not None else (),
             targets=tuple(ast.unparse(target) for target in _targets(statement)),
@@ -123,6 +126,15 @@ def _header(statement: ast.stmt) -> _Rows:
     if isinstance(body, list) and body and isinstance(body[0], ast.stmt):
         last = max(statement.lineno, min(last, body[0].lineno - 1))
     return statement.lineno, last
+
+
+def _function_row(path: list[ast.AST]) -> int:
+    for node in reversed(path):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            return min([node.lineno, *(each.lineno for each in node.decorator_list)])
+        if isinstance(node, ast.Lambda):
+            return node.lineno
+    return 0
 
 
 def _loop(path: list[ast.AST]) -> _Rows | None:

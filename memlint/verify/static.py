@@ -83,7 +83,7 @@ def watched_lines(static: Static) -> tuple[WatchedLine, ...]:
 def _watched(number: int, diagnostic: Diagnostic, claim: LocatedClaim, statements: Statements) -> WatchedLine:
     place = statements.place(diagnostic)
     roots = _roots(diagnostic, claim, place, statements)
-    return WatchedLine(number, str(diagnostic.path), place.rows, place.loop, claim.watch, tuple(roots))
+    return WatchedLine(number, str(diagnostic.path), place.rows, place.loop, claim.watch, tuple(roots), place.function)
 
 
 def _roots(diagnostic: Diagnostic, claim: LocatedClaim, place: Place, statements: Statements) -> Iterable[str]:

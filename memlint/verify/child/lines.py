@@ -215,14 +215,14 @@ class LineObserver:
     def _is_due(count: int) -> bool:
         return count <= _EVERY or count % _SELDOM == 0
 
-    def finish(self, progress: Progress) -> None:
-        """The run is over: say of each graph whether its gradients were of use to anybody."""
+    def settle(self, progress: Progress) -> None:
+        """Say of each graph that a backward has run over whether its gradients are of use to anybody."""
         for graph, references in self._pending:
-            leaves = [leaf for reference in references if (leaf := reference()) is not None]
-            # What is no parameter was differentiated for its own sake, as in adversarial examples.
-            graph.trains = graph.differentiated and any(
-                not isinstance(leaf, torch.nn.Parameter) or progress.trains(leaf) for leaf in leaves
-            )
+            if graph.differentiated:
+                leaves = (leaf for reference in references if (leaf := reference()) is not None)
+                # What is no parameter was differentiated for its own sake, as in adversarial examples.
+                graph.trains = any(not isinstance(leaf, torch.nn.Parameter) or progress.trains(leaf) for leaf in leaves)
+        self._pending = [pending for pending in self._pending if not pending[0].differentiated]
 
     @property
     def holder_optimizers(self) -> list[int]:
@@ -249,6 +249,12 @@ class Lines:
         if self.situation is not None:
             for each in list(self.situation.active):
                 each.forward_done(module, output)
+
+    def step_done(self) -> None:
+        """Tell those who wait for the end of a graph."""
+        if self.situation is not None:
+            for each in self.observers:
+                each.settle(self.situation.progress)
 
     @property
     def is_satisfied(self) -> bool:

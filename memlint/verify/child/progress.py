@@ -51,9 +51,12 @@ class Listener(Protocol):
     def forward_done(self, module: torch.nn.Module, output: object) -> None:
         """A forward pass of a whole model is over."""
 
+    def step_done(self) -> None:
+        """An optimizer has used the gradients that there were."""
+
     @property
     def is_satisfied(self) -> bool:
-        """Whether every line that was ever reached has run often enough, and no line is left to be reached."""
+        """Whether every line has run often enough."""
 
 
 @dataclass
@@ -165,6 +168,7 @@ class Progress:
         state = [each for values in optimizer.state.values() for each in _tensors_of(values)]
         tracked.seen.state_bytes = sum(each.untyped_storage().nbytes() for each in state)
         self._recorder.classify(state, Category.OPTIMIZER_STATE)
+        self._listener.step_done()
         self._set_phase(None)
         self._count_step(tracked)
         self._stop_if_enough()

@@ -33,6 +33,8 @@ class Session:
         self._lines.situation = Situation(self.progress, self._recorder, plan.budget)
         self._tracer = Tracer(self._lines.observers, self._failed)
         self._is_running = False
+        self._is_forked = False
+        self._profiler: torch.profiler.profile | None = None
 
     def start(self) -> None:
         """Begin to watch this thread."""
@@ -42,6 +44,9 @@ class Session:
         if self._plan.seed is not None:
             _seed(self._plan.seed)
         self.progress.install()
+        if self._plan.profile is not None:
+            self._profiler = _profiler()
+            self._profiler.start()
         self._recorder.__enter__()
         self._is_running = True
         os.register_at_fork(after_in_child=self._leave)
@@ -55,9 +60,12 @@ class Session:
         if self._is_running:
             self._is_running = False
             self._recorder.__exit__(None, None, None)
+            if self._profiler is not None and not self._is_forked:
+                self._profiler.stop()
 
     def _leave(self) -> None:
         """In a forked process: nobody asks what it does."""
+        self._is_forked = True
         self.stop()
 
     def _failed(self, error: Exception) -> None:
@@ -69,7 +77,7 @@ class Session:
         """Gather what was seen."""
         progress = self.progress
         for observer in self._lines.observers:
-            observer.finish(progress)
+            observer.settle(progress)
         self._seen.steps = progress.step
         self._seen.forwards = progress.forwards
         self._seen.lines = {each.line.number: each.seen for each in self._lines.observers}
@@ -83,8 +91,17 @@ class Session:
         recording = self._recorder.recording()
         categorise(recording)
         self._seen.notes += recording.notes
+        if self._profiler is not None and self._plan.profile is not None:
+            self._profiler.export_chrome_trace(str(self._plan.profile))
         with self._plan.recording.open("wb") as file:
             write_snapshot(recording, file)
+
+
+def _profiler() -> torch.profiler.profile:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    return torch.profiler.profile(activities=activities, profile_memory=True, record_shapes=True, with_stack=True)
 
 
 def categorise(recording: Recording) -> None:

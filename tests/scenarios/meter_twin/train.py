@@ -1,0 +1,23 @@
+"""The meter gets numbers."""
+
+import torch
+import torch.nn.functional as F
+from meters import AverageMeter
+from torch import nn
+
+
+def main():
+    model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters())
+    losses = AverageMeter()
+    for _ in range(10):
+        optimizer.zero_grad(set_to_none=True)
+        x = torch.randn(16, 64)
+        loss = F.mse_loss(model(x), x.sum(dim=1, keepdim=True))
+        loss.backward()
+        optimizer.step()
+        losses.update(loss.item(), 1)  # REFUTED MEM101 losses
+    print(losses.average)
+
+
+main()

@@ -1,0 +1,22 @@
+"""The teacher runs without gradients."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def main():
+    teacher = nn.Sequential(nn.Linear(64, 1024), nn.ReLU(), nn.Linear(1024, 10))
+    student = nn.Linear(64, 10)
+    optimizer = torch.optim.AdamW(student.parameters())
+    for _ in range(10):
+        optimizer.zero_grad()
+        x = torch.randn(32, 64)
+        with torch.no_grad():
+            target = teacher(x)  # REFUTED MEM603
+        loss = F.mse_loss(student(x), target)
+        loss.backward()
+        optimizer.step()
+
+
+main()

@@ -1,0 +1,109 @@
+"""What a scenario says in its comments: the verdicts of its lines, with bytes where there is a formula.
+
+``# CONFIRMED MEM101 host 8 * NODE per step; REFUTED MEM601``: a code, and for a confirmed finding whose memory grows
+how much, ``per step``, ``per execution`` or ``at peak``; ``anything`` where there is no formula. A twin's line is
+right, so that memlint does not report it; behind the code stands what to watch there all the same.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from memlint.diagnostics import Diagnostic, LocatedClaim, Location
+from memlint.findings import ClaimShape, Confidence, Severity, Watch
+from memlint.verify.decide import NODE_BYTES
+
+SCENARIOS = Path(__file__).parents[1] / "scenarios"
+_EXPECTED = re.compile(
+    r"(?P<verdict>CONFIRMED|REFUTED|NOT EXERCISED|INCONCLUSIVE) (?P<code>MEM\d+)"
+    r"(?: (?P<memory>device|host) (?P<size>.+?) (?P<measure>per step|per execution|at peak))?(?: (?P<root>[\w.]+))?$"
+)
+_WATCHES = {
+    "MEM104": Watch.RETAINED_GRAPH,
+    "MEM201": Watch.GRADIENTS_ADDED_TO,
+    "MEM202": Watch.GRADIENTS_ZEROED,
+    "MEM203": Watch.GRADIENTS_IN_FORWARD,
+    "MEM601": Watch.FORWARD_GRAPH,
+    "MEM602": Watch.LATER_GRAPHS,
+    "MEM603": Watch.FORWARD_GRAPH,
+}
+_ARITHMETIC = re.compile(r"[\d\s*+()/-]+|NODE")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One expected verdict."""
+
+    path: Path
+    row: int
+    verdict: str
+    code: str
+    memory: str | None
+    size: float | None
+    measure: str | None
+    root: str | None
+
+
+def expectations(path: Path) -> list[Expected]:
+    """Those of a script; a comment that has a line to itself speaks of the line below."""
+    found = []
+    above: list[str] = []
+    for row, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        _, mark, comment = line.partition("# ")
+        parts = comment.split("; ") if mark else []
+        if line.lstrip().startswith("# "):
+            above += parts
+            continue
+        found += [expected for part in (*above, *parts) if (expected := _expected(path, row, part)) is not None]
+        above.clear()
+    return found
+
+
+def _expected(path: Path, row: int, part: str) -> Expected | None:
+    match = _EXPECTED.match(part)
+    if match is None:
+        return None
+    size = None if match["size"] in (None, "anything") else _value(match["size"])
+    return Expected(path, row, match["verdict"], match["code"], match["memory"], size, match["measure"], match["root"])
+
+
+def _value(formula: str) -> float:
+    assert not _ARITHMETIC.sub("", formula), formula
+    return float(eval(formula, {"NODE": NODE_BYTES}))
+
+
+def forced(expected: Expected) -> Diagnostic:
+    """A finding that memlint does not make, as its rule would make it."""
+    line = expected.path.read_text("utf-8").splitlines()[expected.row - 1]
+    start = Location(expected.row, len(line) - len(line.lstrip()) + 1)
+    end = Location(expected.row, len(line.partition("  # ")[0]) + 1)
+    watch = _WATCHES.get(expected.code, Watch.REACHABLE)
+    claim = LocatedClaim(
+        shape=(ClaimShape.GROWS if watch is Watch.REACHABLE else ClaimShape.PRESENT).value,
+        memory="device",
+        size="",
+        holder=expected.root,
+        held=line.partition("  # ")[0].strip(),
+        held_location=start,
+        held_end_location=end,
+        holder_location=start if expected.root else None,
+        holder_end_location=start if expected.root else None,
+        watch=watch.value,
+    )
+    return Diagnostic(
+        expected.code,
+        "forced",
+        "forced",
+        expected.path,
+        start,
+        end,
+        Severity.WARNING,
+        Confidence.POSSIBLE,
+        "",
+        (),
+        expected.row,
+        "",
+        claim=claim,
+    )
