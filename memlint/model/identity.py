@@ -32,6 +32,8 @@ from memlint.model.values import (
 
 ANY = "*"
 """The step of a path to an element whose index is not known."""
+_LONGEST_PATH = 6
+"""Steps of a path that are told apart. A function that calls itself on a part of its argument has no longest one."""
 
 
 class Object(NamedTuple):
@@ -42,7 +44,7 @@ class Object(NamedTuple):
 
     def part(self, *steps: Hashable) -> Object:
         """What is at the end of further ``steps``."""
-        return Object(self.root, (*self.path, *steps))
+        return Object(self.root, (*self.path, *steps)[:_LONGEST_PATH])
 
     def holds(self, other: Object) -> bool:
         """Whether ``other`` is this object or a part of it; unknown indices count as the same."""
