@@ -7,7 +7,7 @@ from enum import IntEnum
 
 from memlint.findings import Confidence
 from memlint.model.aliases import aliases, find_method, instance_class, qualified_names, sources
-from memlint.model.calls import bound_arguments, callees, passed_arguments
+from memlint.model.calls import bound_arguments, callees, passed_arguments, runs_forward
 from memlint.model.containers import elements
 from memlint.model.differentiated import feeds_backward, holds_differentiated, starts_backward
 from memlint.model.freezing import is_frozen, turns_off_grad
@@ -70,10 +70,10 @@ def attachment(value: Value) -> Attachment:
 @query(on_cycle=True)
 def is_leaf(value: Value) -> bool:
     """Whether ``value`` holds nothing attached but parameters: leaves of the graph, which keep no activations alive."""
-    return attachment(value) <= Attachment.UNKNOWN or not any(_records(ancestor) for ancestor in ancestors(value))
+    return attachment(value) <= Attachment.UNKNOWN or not any(records(ancestor) for ancestor in ancestors(value))
 
 
-def _records(value: Value) -> bool:
+def records(value: Value) -> bool:
     """Whether autograd records the operation that computes ``value``."""
     if attachment(value) <= Attachment.UNKNOWN:
         return False
@@ -391,7 +391,7 @@ def _module_method(call: Call, receiver: Value, method: str, bare: Function | No
         return Attachment.DETACHED if is_frozen(receiver) else Attachment.CERTAIN
     if method in {"log", "log_dict", "print"}:
         return Attachment.DETACHED
-    if method in {"forward", "forward_features", "forward_head", "__call__"}:
+    if method == "__call__" or runs_forward(call):
         return Attachment.LIKELY if not is_frozen(receiver) else _arguments(call, bare)
     held = role(call.callee, Role.MODULE, Role.LOSS_FUNCTION)
     return _unknown_call(call, bare) if held is None else Attachment.LIKELY

@@ -11,13 +11,16 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from enum import Enum
 
-from memlint.model.attachment import Attachment, attachment
-from memlint.model.calls import call_sites, proven_call_sites
-from memlint.model.effects import backward_roots, freeing_roots
+from memlint.model.attachment import Attachment, attachment, keeps_graph, records
+from memlint.model.calls import call_sites, callees, proven_call_sites
+from memlint.model.effects import backward_of, backward_roots, freeing_roots
+from memlint.model.footprint import Footprint, footprint
+from memlint.model.kinds import Role, role
+from memlint.model.knowledge import torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function, Module
-from memlint.model.upstream import ancestors, graph_sources
-from memlint.model.values import Branch, Call, Region, Value
+from memlint.model.upstream import ancestors, graph_sources, local_ancestors
+from memlint.model.values import Binary, Branch, Call, Choice, Phi, Region, Unary, Value
 
 
 class Drain(str, Enum):
@@ -33,8 +36,13 @@ def drain(value: Value) -> Drain:
     freed = _freed(value.function.module)
     if _is_covered(value, freed):
         return Drain.DRAINED
-    if graph_sources(value):
-        return Drain.UNDRAINED
+    upstream = graph_sources(value)
+    if upstream:
+        return (
+            Drain.UNKNOWN
+            if any(isinstance(each, Call) and _is_handed_out(each) for each in upstream)
+            else Drain.UNDRAINED
+        )
     return Drain.UNDRAINED if not freed and not _escapes_to_caller(value.function) else Drain.UNKNOWN
 
 
@@ -44,8 +52,100 @@ def _is_covered(value: Value, freed: AbstractSet[int]) -> bool:
         return True
     upstream = graph_sources(value)
     if upstream:
-        return all(id(call) in freed for call in upstream)
+        return all(id(call) in freed for call in (*upstream, *_calls_with_graph(value)))
     return any(id(ancestor) in freed and attachment(ancestor) > Attachment.UNKNOWN for ancestor in ancestors(value))
+
+
+def _calls_with_graph(value: Value) -> Iterator[Call]:
+    """The calls of the project's functions in the function of ``value`` that bring a graph of modules into it.
+
+    What they run may be freed for another caller, and not for this one.
+    """
+    for each in local_ancestors(value):
+        if isinstance(each, Call) and callees(each) and _runs_module(each):
+            yield each
+
+
+def is_branch(value: Value) -> bool:
+    """Whether freeing backwards run over a part of the graph of ``value``, but not over a branch that saves tensors.
+
+    So it is with ``features.norm()`` and with a further loss on ``features`` that is only logged.
+    """
+    freed = _freed(value.function.module)
+    upstream = ancestors(value)
+    if not any(id(each) in freed and _runs_module(each) for each in upstream):
+        return False
+    return any(id(each) not in freed and _saves(each) for each in upstream)
+
+
+def _runs_module(value: Value) -> bool:
+    return isinstance(value, Call) and attachment(value) > Attachment.UNKNOWN and bool(graph_sources(value))
+
+
+def _saves(value: Value) -> bool:
+    """Whether autograd saves tensors, and more than single numbers, for the operation that computes ``value``."""
+    if not records(value):
+        return False
+    match value:
+        case Binary(operator="*" | "/" | "@" | "**"):
+            tensors = [each for each in value.operands() if not role(each, Role.NUMBER)]
+            return len(tensors) > 1 - (value.operator == "**") and not all(map(is_scalar, tensors))
+        case Call():
+            given = [argument.value for argument in value.arguments]
+            tensors = [each for each in (value.receiver, *given) if each is not None and keeps_graph(each)]
+            return value.name not in _SAVING_NOTHING and not (tensors and all(map(is_scalar, tensors)))
+    return False
+
+
+_SAVING_NOTHING = frozenset(
+    """
+    add sub neg sum mean view reshape flatten transpose permute squeeze unsqueeze expand expand_as view_as t contiguous
+    clone cpu cuda to float half double bfloat16 type type_as chunk split unbind narrow select cat stack concat hstack
+    vstack repeat roll flip gather scale
+    """.split()
+)
+"""Functions and methods of tensors for which autograd saves no tensor, or indices only."""
+
+
+@query(on_cycle=False)
+def is_scalar(value: Value) -> bool:
+    """Whether ``value`` has one element: it is a loss, or a term of one."""
+    if footprint(value) is Footprint.SCALAR or id(value) in _terms(value.function.module):
+        return True
+    match value:
+        case Binary():
+            return all(is_scalar(each) or bool(role(each, Role.NUMBER)) for each in value.operands())
+        case Unary():
+            return is_scalar(value.operand)
+        case Call(method=str()) if value.receiver is not None and value.method not in {"expand", "repeat", "tile"}:
+            return value.method in torch.TENSOR_EVIDENCE and is_scalar(value.receiver)
+    return False
+
+
+@query(on_cycle=frozenset())
+def _terms(module: Module) -> frozenset[int]:
+    """Ids of the values that backwards start from, and of what those are the sum or the scaled value of."""
+    pending = [root for function in module.functions for call in function.calls for root in _losses(call)]
+    found: set[int] = set()
+    while pending:
+        value = pending.pop()
+        if id(value) in found:
+            continue
+        found.add(id(value))
+        if isinstance(value, (Binary, Phi, Choice, Unary)):
+            pending.extend(value.operands())
+        elif isinstance(value, Call) and value.name in {"scale", "add", "mul", "div"}:
+            pending.extend(argument.value for argument in value.arguments)
+    return frozenset(found)
+
+
+def _losses(call: Call) -> tuple[Value, ...]:
+    """What ``call`` starts a backward from, if no gradient is given, so that it has one element."""
+    backward = backward_of(call)
+    if backward is None or len(backward.roots) != 1 or call.name == "grad":
+        return ()
+    given = call.argument("gradient", 0) if backward.roots[0] is call.receiver else None
+    return backward.roots if given is None else ()
 
 
 def drained_within(value: Value, region: Region) -> bool:
@@ -99,6 +199,13 @@ def drained_outside(value: Value, region: Region) -> bool:
 
 def _freed_by(calls: Iterable[Call]) -> set[int]:
     return {id(ancestor) for call in calls for root in freeing_roots(call) for ancestor in ancestors(root)}
+
+
+def _is_handed_out(call: Call) -> bool:
+    """Whether a function hands what ``call`` computes, with its graph, to callers that are not in sight."""
+    return _escapes_to_caller(call.function) and any(
+        ancestor is call for exit in call.function.returns for ancestor in local_ancestors(exit.value)
+    )
 
 
 def _escapes_to_caller(function: Function) -> bool:

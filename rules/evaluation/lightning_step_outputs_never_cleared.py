@@ -269,7 +269,7 @@ class Collector(L.LightningModule):
             confidence = retention_confidence(stash.insertion.container, member.value, Span.CALL, None)
             if confidence is None:
                 continue
-            held = holding(member.value, scalar=footprint(member.value) is Footprint.SCALAR, per="step")
+            held = holding(member.value, per="step")
             yield self.finding(
                 member.node,
                 f"`{code(member.node)}` is kept in `{code(stash.insertion.holder)}` with its autograd graph",

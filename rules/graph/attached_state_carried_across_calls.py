@@ -221,7 +221,7 @@ class Counter(nn.Module):
                 continue
             leaves = attached_leaves(addend)
             source = leaves[0] if len(leaves) == 1 else addend
-            held = holding(addend.value, scalar=False, per="call")
+            held = holding(addend.value, per="call")
             yield self.finding(
                 addend.node,
                 f"`{code(accumulation.holder)}` is updated with `{code(source.node)}` and its autograd graph, "

@@ -412,7 +412,7 @@ def train(loader, opt, window):
                 yield self._finding(stash.insertion.holder, container, member, confidence)
 
     def _finding(self, holder: cst.CSTNode, container: Value, member: Occurrence, confidence: Confidence) -> Finding:
-        held = holding(member.value, scalar=False)
+        held = holding(member.value)
         limit = length_limit(container)
         bounded = "" if limit is None else f", for the last {limit} of them"
         return self.finding(
