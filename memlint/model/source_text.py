@@ -7,10 +7,15 @@ import libcst as cst
 _MAX_LENGTH = 48
 
 
+def text(node: cst.CSTNode) -> str:
+    """The text of ``node`` on one line."""
+    return " ".join(cst.Module(body=()).code_for_node(node).split())
+
+
 def code(node: cst.CSTNode) -> str:
     """The text of ``node`` on one line, shortened in the middle if it is long."""
-    text = " ".join(cst.Module(body=()).code_for_node(node).split())
-    if len(text) <= _MAX_LENGTH:
-        return text
+    whole = text(node)
+    if len(whole) <= _MAX_LENGTH:
+        return whole
     half = _MAX_LENGTH // 2 - 1
-    return f"{text[:half]}...{text[-half:]}"
+    return f"{whole[:half]}...{whole[-half:]}"

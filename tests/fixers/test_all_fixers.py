@@ -26,6 +26,7 @@ REQUESTS: Mapping[str, tuple[Mapping[str, tuple[type[libcst.CSTNode], ...]], Map
     "add_decorator": ({"function": (libcst.FunctionDef,)}, {"code": "new()"}),
     "call_method": ({"expression": EXPRESSION}, {"method": "new"}),
     "call_parentheses": ({"expression": EXPRESSION}, {}),
+    "hoist_from_handler": ({"statement": STATEMENT}, {"name": "new"}),
     "insert_at_end": ({"function": (libcst.FunctionDef,)}, {"code": "new()", "import": "new"}),
     "insert_statement": ({"statement": STATEMENT}, {"code": "new()", "where": "after"}),
     "move_statement": ({"statement": STATEMENT, "anchor": STATEMENT}, {}),

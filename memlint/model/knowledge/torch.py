@@ -159,6 +159,17 @@ PASSING_BUILTINS = frozenset(
 )
 """Functions whose result holds or combines their arguments."""
 
+OUT_OF_MEMORY_ERRORS = frozenset(
+    {
+        "torch.OutOfMemoryError",
+        "torch.cuda.OutOfMemoryError",
+        "torch.cuda.memory.OutOfMemoryError",
+        "torch._C.OutOfMemoryError",
+        "torch._C._OutOfMemoryError",
+    }
+)
+"""The names of the one exception that an exhausted device raises."""
+
 AUTOGRAD_FUNCTIONS = frozenset(
     {
         "torch.autograd.Function",
