@@ -22,7 +22,9 @@ class Place:
     function: int
     """The row on which the function around it begins, decorators included; 0 at module level."""
     receiver: str | None
-    """``losses`` of the call ``losses.append(x)`` that the finding stands in, or that it is."""
+    """``optimizer`` of the call ``optimizer.step()`` that the finding is, or that its statement is."""
+    taker: str | None
+    """``losses`` of the call ``losses.update(x)`` that gets the finding as an argument."""
     arguments: tuple[str, ...]
     """The positional arguments of the call that the finding is."""
     targets: tuple[str, ...]
@@ -43,13 +45,14 @@ class Statements:
         statement = next((node for node in reversed(path) if isinstance(node, ast.stmt)), None)
         if statement is None:
             row = diagnostic.location.row
-            return Place((row, row), None, 0, None, (), ())
+            return Place((row, row), None, 0, None, None, (), ())
         call = self._call(diagnostic, statement)
         return Place(
             rows=_header(statement),
             loop=_loop(path),
             function=_function_row(path),
             receiver=self._receiver(call),
+            taker=self._receiver(self._taking_call(path, diagnostic.location)),
             arguments=tuple(ast.unparse(each) for each in call.args) if call is not None else (),
             targets=tuple(ast.unparse(target) for target in _targets(statement)),
         )
@@ -114,9 +117,17 @@ class Statements:
         value = getattr(statement, "value", None)
         return value if isinstance(value, ast.Call) else None
 
+    def _taking_call(self, path: list[ast.AST], location: Location) -> ast.Call | None:
+        calls = [node for node in reversed(path) if isinstance(node, ast.Call)]
+        return next((call for call in calls if any(self._contains(each, location) for each in _arguments(call))), None)
+
     @staticmethod
     def _receiver(call: ast.Call | None) -> str | None:
         return ast.unparse(call.func.value) if call is not None and isinstance(call.func, ast.Attribute) else None
+
+
+def _arguments(call: ast.Call) -> list[ast.expr]:
+    return [*call.args, *(keyword.value for keyword in call.keywords)]
 
 
 def _header(statement: ast.stmt) -> _Rows:

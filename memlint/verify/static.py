@@ -97,7 +97,8 @@ def _roots(diagnostic: Diagnostic, claim: LocatedClaim, place: Place, statements
         # The loss: of ``loss.backward()`` what stands before the dot, of ``manual_backward(loss)`` the argument.
         candidates = [receiver, *place.arguments] if "backward" in (claim.held or "") else [holder, claim.held]
     elif watch is Watch.REACHABLE:
-        candidates = [holder, *(() if holder else (receiver, claim.held, *place.targets))]
+        # A holder that stands elsewhere belongs to what takes the value, and is not the value itself.
+        candidates = [holder or place.taker] if claim.holder else [claim.held, *place.targets]
     else:
         candidates = [holder, receiver]
     return dict.fromkeys(each for each in candidates if each)

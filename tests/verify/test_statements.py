@@ -83,6 +83,11 @@ def test_what_a_call_is_made_on_and_with() -> None:
     assert (place.receiver, place.arguments) == ("losses", ("model(x)", "1"))
 
 
+def test_what_takes_a_value() -> None:
+    assert Statements(SOURCE).place(finding("model(x)")).taker == "losses"
+    assert Statements(SOURCE).place(finding("model(z)")).taker is None
+
+
 def test_what_a_statement_binds() -> None:
     assert Statements(SOURCE).place(finding("model(z)")).targets == ("a", "b")
     assert Statements(SOURCE).place(finding("model(\n                epoch)")).targets == ("y", "é")
