@@ -104,7 +104,8 @@ def _origins(value: Value) -> Iterator[Element]:
 
 _CONVERSIONS = frozenset(
     """
-    to cuda cpu float double half type view reshape unsqueeze squeeze permute transpose flatten contiguous clone detach
+    to cuda cpu float double half type view reshape unsqueeze squeeze permute transpose flatten contiguous clone
+    detach requires_grad_
     """.split()
 )
 
@@ -141,7 +142,9 @@ def _is_known(call: Call) -> bool:
         return True
     module = called_module(call)
     if module is not None:
-        return any(kind.name not in {"", "torch.nn.Module"} for kind in kinds(module))
+        named = any(kind.name not in {"", "torch.nn.Module"} for kind in kinds(module))
+        # What differentiates inside, as models of forces do, gets more than one input or returns more than one value.
+        return named or (len(call.arguments) == 1 and not any(isinstance(use, (Part, Item)) for use in call.uses))
     return role(call.callee, Role.LOSS_FUNCTION) is not None or call.receiver is not None
 
 
@@ -157,7 +160,15 @@ def _names(requirement: Requirement) -> list[Value]:
             seen.add(id(current))
             found.append(current)
             pending.extend(use for use in current.uses if isinstance(use, (Phi, Choice)))
+            pending.extend(_conversions(current))
     return found
+
+
+def _conversions(value: Value) -> Iterator[Call]:
+    """The calls that convert or move ``value``: ``x.to(device)``."""
+    for use in value.uses:
+        if isinstance(use, Attribute) and use.name in _CONVERSIONS:
+            yield from (user for user in use.uses if isinstance(user, Call) and user.callee is use)
 
 
 @query(on_cycle=False)

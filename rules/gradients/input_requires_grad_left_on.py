@@ -114,6 +114,19 @@ def train(model, loader, optimizer, criterion):
         x = Variable(x, requires_grad=True)  # MEM207?
         criterion(model(x), y).backward()
         optimizer.step()
+def forces(model, loader, optimizer, criterion):
+    model.train()
+    for x, y in loader:
+        x.requires_grad_()  # MEM207?
+        energy, force = model(x)
+        criterion(force, y).backward()
+        optimizer.step()
+def classify(model, loader, optimizer, criterion):
+    model.train()
+    for x, y in loader:
+        x = Variable(x, requires_grad=True).to("cuda")  # MEM207: 13
+        criterion(model(x), y).backward()
+        optimizer.step()
 """,
     )
     negative = (
