@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.model.aliases import display_element
+from memlint.model.calls import argument_parameters
 from memlint.model.effects import backward_of, backward_roots, returns_loss_to_framework
 from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.upstream import ancestors
-from memlint.model.values import Attribute, Call, Choice, Display, Exit, Item, Part, Phi, Store, Value
+from memlint.model.values import Attribute, Call, Choice, Display, Exit, Item, Parameter, Part, Phi, Store, Value
 
 
+@query(on_cycle=False)
 def starts_backward(value: Value) -> bool:
-    """Whether a backward starts from this very value under one of its later names, here or in a framework."""
+    """Whether a backward starts from this very value under one of its later names.
+
+    Here, in a framework, or in a function of the project that it is passed to.
+    """
     return any(_use_starts_backward(alias, use) for alias in _direct_names(value) for use in alias.uses)
 
 
@@ -25,7 +30,9 @@ def _use_starts_backward(value: Value, use: Value | Store | Exit) -> bool:
             return starts_backward(use)
         case Call() if use.callee is not value:
             backward = backward_of(use)
-            return backward is not None and any(root is value for root in backward.roots)
+            if backward is not None:
+                return any(root is value for root in backward.roots)
+            return any(starts_backward(parameter) for parameter in _passed_for(value, use))
         case Exit(kind="return"):
             return returns_loss_to_framework(use.function)
         case Choice():
@@ -58,14 +65,20 @@ def _fed(function: Function) -> frozenset[int]:
     return frozenset(id(ancestor) for root in backward_roots(function) for ancestor in ancestors(root))
 
 
+def _passed_for(value: Value, call: Call) -> Iterator[Parameter]:
+    for argument in call.arguments:
+        if argument.value is value:
+            yield from argument_parameters(call, argument)
+
+
 def _direct_names(value: Value) -> Iterator[Value]:
-    yield value
-    for use in value.uses:
-        if (
-            isinstance(use, Phi)
-            and use.loop is not None
-            and use.inputs
-            and use.inputs[0] is value
-            and len(use.inputs) == 1
-        ):
-            yield use
+    """``value`` under its own name, and under those that it has after branches: on one of the paths it is the same."""
+    seen: set[int] = set()
+    pending = [value]
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        pending.extend(use for use in current.uses if isinstance(use, Phi))
