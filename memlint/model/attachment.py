@@ -7,6 +7,7 @@ from enum import IntEnum
 
 from memlint.findings import Confidence
 from memlint.model.aliases import aliases, find_method, instance_class, qualified_names, sources
+from memlint.model.building import builds_module
 from memlint.model.calls import bound_arguments, callees, passed_arguments, runs_forward
 from memlint.model.containers import elements
 from memlint.model.differentiated import feeds_backward, holds_differentiated, starts_backward
@@ -263,7 +264,7 @@ def _lookup(call: Call, names: frozenset[str], bare: Function | None) -> Attachm
 
 
 def _call_under_grad(call: Call, names: frozenset[str], bare: Function | None) -> Attachment:
-    if _is_made_for_inference(call.callee):
+    if _is_made_for_inference(call.callee) or builds_module(call):
         return Attachment.DETACHED
     module = role(call.callee, Role.MODULE, Role.ENGINE)
     if module is not None and not any(isinstance(s, ClassValue) for s in sources(call.callee)):
@@ -346,6 +347,8 @@ _WITHOUT_TENSORS = (Role.OPTIMIZER, Role.SCHEDULER, Role.LOADER, Role.DATASET, R
 
 def _method_call(call: Call, receiver: Value, bare: Function | None) -> Attachment:
     method = call.method or ""
+    if method == "step" and call.arguments and role(receiver, Role.OPTIMIZER):
+        return _of_closure(call)
     settled = _settled(call, receiver, method)
     if settled is not None:
         return settled
@@ -365,6 +368,14 @@ def _method_call(call: Call, receiver: Value, bare: Function | None) -> Attachme
     if level is Attachment.DETACHED and not kinds(receiver):
         return Attachment.UNKNOWN
     return min(level, Attachment.LIKELY)
+
+
+def _of_closure(step: Call) -> Attachment:
+    """An optimizer's ``step(closure)`` returns what the closure does, which it calls with gradients enabled."""
+    closure = step.argument("closure", 0)
+    functions = [each.target for each in sources(closure) if isinstance(each, FunctionValue)] if closure else []
+    returned = (exit.value for function in functions for exit in function.lower().returns)
+    return _most(returned, None)
 
 
 def _settled(call: Call, receiver: Value, method: str) -> Attachment | None:

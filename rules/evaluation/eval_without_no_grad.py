@@ -15,12 +15,13 @@ from memlint.model.forwards import (
     module_mode,
     wasted,
 )
+from memlint.model.loops import iterates_over_data
 from memlint.model.no_grad import enable_grad_only, no_grad_fixes
 from memlint.model.partial_runs import PartialRun, run_without_gradients
 from memlint.model.program import Program
 from memlint.model.scopes import Function
 from memlint.model.source_text import code
-from memlint.model.values import Call, Region, Store
+from memlint.model.values import Call, Element, Item, Loop, Part, Region, Store
 from memlint.rule import Rule
 
 
@@ -378,6 +379,39 @@ def evaluate(encoder, decoder, loader):
 """,
     )
     negative = (
+        """
+from collections import OrderedDict
+from functools import partial
+from typing import Callable, Optional, Union
+from torch import nn
+def make_stem(channels, norm: nn.Module, act: Optional[nn.Module] = None):
+    stem = OrderedDict()
+    for i in range(3):
+        stem[f"norm{i}"] = norm(channels)
+        stem[f"act{i}"] = act(inplace=i < 2)
+    return nn.Sequential(stem)
+def make_block(block: Union[str, nn.Module], **settings):
+    if isinstance(block, (nn.Module, partial)):
+        return block(**settings)
+    return BLOCKS[block](**settings)
+def make_stages(configurations):
+    stages = []
+    for configuration in configurations:
+        blocks = []
+        for each in configuration:
+            blocks += [make_block(each.kind, **each.settings)]
+        stages.append(nn.Sequential(*blocks))
+    return nn.Sequential(*stages)
+class Block(nn.Module):
+    def __init__(self, dim, act: nn.Module, norm: nn.Module = nn.LayerNorm, depth=3):
+        super().__init__()
+        layers = []
+        for _ in range(depth):
+            layers.append(norm(dim))
+            layers += [act()]
+        self.layers = nn.ModuleList(layers)
+        self.head = act()
+""",
         """
 import functools
 import torch
@@ -765,13 +799,43 @@ def _confidence(call: Call) -> Confidence | None:
         return None
     evaluates = module_mode(call) is Mode.EVALUATION
     if confidence is Confidence.POSSIBLE:
-        hinted = evaluates and is_named_for_evaluation(call.function) and not call.function.module.is_test
-        return Confidence.LIKELY if hinted and not function_effects(call.function) & Effect.BACKWARD else confidence
+        hinted = _is_meant_to_evaluate(call, evaluates) and not call.function.module.is_test
+        return Confidence.LIKELY if hinted and certainty(call) is not Confidence.POSSIBLE else confidence
     repeated = is_repeated(call)
     if repeated:
         return confidence
     # What runs once, outside of any evaluation, holds little.
     return Confidence.LIKELY if evaluates or repeated is None else Confidence.POSSIBLE
+
+
+def _is_meant_to_evaluate(call: Call, evaluates: bool) -> bool:
+    """Whether those who get the outputs of ``call`` out of sight will not differentiate them, as far as can be told.
+
+    The function trains by itself, and not here; or it has a name for evaluation and switches to it, or it goes through
+    a data set, while others of its file train.
+    """
+    function = call.function
+    if function_effects(function) & Effect.BACKWARD:
+        return evaluates and call.region.loop is not None
+    if not is_named_for_evaluation(function):
+        return False
+    over_data = any(iterates_over_data(loop) or _takes_elements(call, loop) for loop in call.region.loops())
+    return evaluates or (over_data and _is_trained_beside(function))
+
+
+def _takes_elements(call: Call, loop: Loop) -> bool:
+    """Whether ``call`` is given what ``loop`` goes through, or a part of it."""
+    for value in call.positional():
+        while isinstance(value, (Part, Item)):
+            value = value.base
+        if isinstance(value, Element) and value is loop.element:
+            return True
+    return False
+
+
+def _is_trained_beside(function: Function) -> bool:
+    others = (other for other in function.module.functions if other is not function and other.parent is not None)
+    return any(function_effects(other) & Effect.BACKWARD for other in others)
 
 
 def _stretch(call: Call) -> Region | Call:

@@ -209,6 +209,39 @@ def minimise(loss_function, tensors, optimizer, steps):
     )
     negative = (
         """
+from collections import OrderedDict
+from functools import partial
+from typing import Callable, Optional, Union
+from torch import nn
+def make_stem(channels, norm: nn.Module, act: Optional[nn.Module] = None):
+    stem = OrderedDict()
+    for i in range(3):
+        stem[f"norm{i}"] = norm(channels)
+        stem[f"act{i}"] = act(inplace=i < 2)
+    return nn.Sequential(stem)
+def make_block(block: Union[str, nn.Module], **settings):
+    if isinstance(block, (nn.Module, partial)):
+        return block(**settings)
+    return BLOCKS[block](**settings)
+def make_stages(configurations):
+    stages = []
+    for configuration in configurations:
+        blocks = []
+        for each in configuration:
+            blocks += [make_block(each.kind, **each.settings)]
+        stages.append(nn.Sequential(*blocks))
+    return nn.Sequential(*stages)
+class Block(nn.Module):
+    def __init__(self, dim, act: nn.Module, norm: nn.Module = nn.LayerNorm, depth=3):
+        super().__init__()
+        layers = []
+        for _ in range(depth):
+            layers.append(norm(dim))
+            layers += [act()]
+        self.layers = nn.ModuleList(layers)
+        self.head = act()
+""",
+        """
 import torch
 from transformers import Trainer
 class Policy(Trainer):
