@@ -165,6 +165,7 @@ def check(rules: Sequence[Rule] | None, /, paths: tuple[str, ...], **options: An
     type=click.Path(path_type=Path, file_okay=False),
     help="Keep the recording here: a memory snapshot and a trace of the profiler.",
 )
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with charts to this file.")
 @_list_option("--select", "CODES", "Rules to turn on, instead of those that are: codes, beginnings of codes, or ALL.")
 @_list_option("--ignore", "CODES", "Rules to turn off.")
 @click.option(

@@ -55,6 +55,7 @@ class Arguments:
     ignore: tuple[str, ...]
     trace: Path | None
     trace_dir: Path | None
+    html: Path | None
     output_format: str
     output_file: Path | None
     quiet: bool
@@ -130,6 +131,7 @@ class _Verify:
             results=static.results,
             rules=self.rules,
             errors=static.errors,
+            recording=outcome.recording,
         )
         return self._compared(static, report) if self.arguments.with_fixes else report
 
@@ -160,6 +162,7 @@ class _Verify:
             results=static.results,
             rules=self.rules,
             errors=static.errors,
+            recording=recording,
             trace=trace_name(path, recording),
         )
 
@@ -199,6 +202,8 @@ class _Verify:
             write_output(file, text)
         else:
             print_text(text)
+        if self.arguments.html is not None:
+            write_output(self.arguments.html, verdict_renderer("html").render(report))
 
     def _apply(self, static: Static, report: VerifyReport) -> None:
         """Writes the fixes of what was confirmed."""

@@ -10,8 +10,10 @@ from pathlib import Path
 from memlint.check.engine import FileResult
 from memlint.files import FileError
 from memlint.rule import Rule
+from memlint.trace.events import Recording
+from memlint.verify.decide import NODE_BYTES
 from memlint.verify.memory import RunMemory
-from memlint.verify.observations import Observations
+from memlint.verify.observations import LineSeen, Observations, Sample
 from memlint.verify.verdicts import Judged, Verdict
 
 
@@ -71,6 +73,22 @@ class VerifyReport:
     """The recorded trace that decided, if no run did."""
     ranks: Sequence[tuple[int, RunMemory]] = field(default_factory=tuple)
     """With several processes, the figures of each."""
+
+    recording: Recording | None = None
+    """What the page draws."""
+    node_bytes: int = NODE_BYTES
+
+    def samples(self, judged: Judged) -> list[Sample]:
+        """What was seen of the value that a finding is about."""
+        return self._line(judged).samples
+
+    def steps_of(self, judged: Judged) -> list[int]:
+        """The steps in which the line of a finding ran."""
+        return self._line(judged).steps
+
+    def _line(self, judged: Judged) -> LineSeen:
+        number = next((number for number, each in enumerate(self.judged) if each is judged), -1)
+        return self.seen.lines.get(number, LineSeen())
 
     @property
     def counts(self) -> Counter[Verdict]:
