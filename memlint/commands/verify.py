@@ -127,7 +127,7 @@ class _Verify:
             root=static.root,
             judged=judged,
             seen=outcome.seen,
-            memory=run_memory(outcome.recording),
+            memory=run_memory(outcome.recording, outcome.seen),
             results=static.results,
             rules=self.rules,
             errors=static.errors,

@@ -1,4 +1,4 @@
-"""Records what a program allocates on the host, with the line that asked for it. Needs torch.
+"""Records the tensors that a program allocates on the host, with the line that asked for them. Needs torch.
 
 A ``TorchDispatchMode`` sees every operator with its results; a weak reference to each new storage tells when it dies.
 What operators allocate and free inside themselves is not seen, nor what happens in threads other than the one that
@@ -6,6 +6,9 @@ records (the backward pass of a host tensor runs in the thread that calls ``back
 PyTorch's own ``torch.distributed._tools.mem_tracker``, which works in the same way; blocks are not rounded.
 
 While a dispatch mode is active, ``torch.compile`` runs code eagerly.
+
+Tensors of accelerators can be recorded in the same way: as requested, without what kernels allocate for themselves, and
+without Python frames for what the backward pass allocates, which runs in a thread of its own there.
 """
 
 from __future__ import annotations
@@ -38,10 +41,11 @@ class CpuRecorder:
     ``step`` and ``phase`` are attached to each event as they are at that time; whoever knows them sets them.
     """
 
-    def __init__(self, max_events: int = MAX_EVENTS) -> None:
+    def __init__(self, max_events: int = MAX_EVENTS, *, accelerators: bool = False) -> None:
         self.step: int | None = None
         self.phase: Phase | None = None
         self._max_events = max_events
+        self._accelerators = accelerators
         self._events: list[MemoryEvent] = []
         self._live: dict[int, _Storage] = {}
         """By the address of the C++ storage, which is its identity as long as it lives."""
@@ -62,7 +66,7 @@ class CpuRecorder:
     def classify(self, tensors: Iterable[torch.Tensor], category: Category) -> None:
         """Say what these tensors, if they are live on the host and were recorded, are for."""
         for tensor in tensors:
-            storage = _host_storage(tensor)
+            storage = self._storage_of(tensor)
             known = self._live.get(storage._cdata) if storage is not None else None
             if known is not None:
                 known.event.category = category
@@ -84,14 +88,14 @@ class CpuRecorder:
     def see_arguments(self, arguments: Iterable[object]) -> None:
         """Tensors that were not made by an operator are met here first: arrays of numpy, shared memory."""
         for tensor in _tensors(arguments):
-            storage = _host_storage(tensor)
+            storage = self._storage_of(tensor)
             if storage is not None and storage._cdata not in self._live:
                 self._allocate(storage, None, records_graph=None)
 
     def see_results(self, operator: object, arguments: Iterable[object], results: Iterable[object]) -> None:
         """New storages among the results were allocated by the operator."""
         for tensor in _tensors(results):
-            storage = _host_storage(tensor)
+            storage = self._storage_of(tensor)
             if storage is None:
                 continue
             known = self._live.get(storage._cdata)
@@ -106,7 +110,7 @@ class CpuRecorder:
         size = storage.nbytes()
         if size == 0:
             return
-        event = self._event(Action.ALLOCATE, storage.data_ptr(), size)
+        event = self._event(Action.ALLOCATE, storage.data_ptr(), size, _device_of(storage))
         event.stack = self._stacks.current()
         event.records_graph = records_graph
         event.operator = self._name(operator) if operator is not None else None
@@ -124,12 +128,15 @@ class CpuRecorder:
     def _free(self, known: _Storage) -> None:
         # Without its free a recorded allocation would seem to live for ever, so that frees are always recorded.
         allocation = known.event
-        event = self._event(Action.FREE, allocation.address, allocation.size)
+        event = self._event(Action.FREE, allocation.address, allocation.size, allocation.device)
         event.category = allocation.category
         self._events.append(event)
 
-    def _event(self, action: Action, address: int | None, size: int) -> MemoryEvent:
-        return MemoryEvent(action, HOST, address, size, size, time.time_ns() / 1000, step=self.step, phase=self.phase)
+    def _storage_of(self, tensor: torch.Tensor) -> torch.UntypedStorage | None:
+        return _storage(tensor) if tensor.is_cpu or (self._accelerators and not tensor.is_meta) else None
+
+    def _event(self, action: Action, address: int | None, size: int, device: str) -> MemoryEvent:
+        return MemoryEvent(action, device, address, size, size, time.time_ns() / 1000, step=self.step, phase=self.phase)
 
     def _record(self, event: MemoryEvent) -> bool:
         if len(self._events) >= self._max_events:
@@ -182,9 +189,12 @@ def _tensors(values: Iterable[object]) -> Iterator[torch.Tensor]:
             yield from _tensors(value)
 
 
-def _host_storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:
-    if not tensor.is_cpu:
-        return None
+def _device_of(storage: torch.UntypedStorage) -> str:
+    device = storage.device
+    return HOST if device.type == HOST else f"{device.type}:{device.index or 0}"
+
+
+def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:
     try:
         return tensor.untyped_storage()
     except (NotImplementedError, RuntimeError):

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from statistics import median
 
-from memlint.trace.events import Action, Category, MemoryEvent, Recording
+from memlint.trace.events import HOST, Action, Category, MemoryEvent, Recording
 from memlint.trace.frames import Frame, Stack
 from memlint.verify.plan import WatchedLine
 
@@ -67,7 +67,9 @@ class LineAllocations:
 
 def _collect(recording: Recording, matcher: _Matcher) -> LineAllocations:
     found = LineAllocations()
-    own: dict[int, int] = {}
+    own: dict[tuple[str, int], int] = {}
+    # Where there is an accelerator, the host's memory is not what a claim about the device means.
+    ignored = HOST if len(recording.devices()) > 1 else None
     alive = total = most = 0
     step: int | None = None
     is_running = not has_phases(recording)
@@ -76,18 +78,18 @@ def _collect(recording: Recording, matcher: _Matcher) -> LineAllocations:
             if step is not None:
                 found.at_step_ends[step] = alive
             step = event.step
-        if event.address is None:
+        if event.address is None or event.device == ignored:
             continue
         if event.action is Action.ALLOCATE:
             total += event.size
             if matcher.matches(event.stack):
                 found.events.append(event)
-                own[event.address] = event.size
+                own[event.device, event.address] = event.size
                 alive += event.size
                 found.recorded_bytes += event.size if _is_of_graph(event) else 0
         elif event.action is Action.FREE:
             total -= event.size
-            alive -= own.pop(event.address, 0)
+            alive -= own.pop((event.device, event.address), 0)
         found.most_alive = max(found.most_alive, alive)
         is_running = is_running or event.phase is not None
         if is_running and total > most:

@@ -39,7 +39,7 @@ def compare(program: Program, files: Sequence[FixedFile], budget: Budget, seen: 
 
 def _compared(program: Program, before: Outcome, after: Outcome, fixes: int) -> Comparison:
     failure = failure_of(program.target, before.seen) or failure_of(f"the fixed {program.target}", after.seen) or ""
-    old, new = (run_memory(each.recording) or RunMemory("cpu", 0, 0) for each in (before, after))
+    old, new = (run_memory(each.recording, each.seen) or RunMemory("cpu", 0, 0) for each in (before, after))
     pairs = [
         (float.fromhex(one), float.fromhex(other))
         for one, other in zip(before.seen.losses, after.seen.losses, strict=False)

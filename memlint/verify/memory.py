@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from memlint.trace.allocator import CachingAllocator
 from memlint.trace.events import HOST, Action, Recording
 from memlint.trace.live import LiveMemory
 from memlint.trace.replay import Replay
 from memlint.verify.allocations import has_phases, peak_categories
+from memlint.verify.observations import Observations
 from memlint.verify.plan import WARM_UP
 
 
@@ -36,13 +37,19 @@ class RunMemory:
         return round(sorted(slopes)[len(slopes) // 2]) if slopes else 0
 
 
-def run_memory(recording: Recording | None) -> RunMemory | None:
-    """The figures of the busiest accelerator of a recording; of the host, if it recorded no other."""
+def run_memory(recording: Recording | None, seen: Observations | None = None) -> RunMemory | None:
+    """The figures of the busiest accelerator of a recording; of the host, if it recorded no other.
+
+    The peaks that the allocator of a GPU has counted go before those of the recording.
+    """
     if recording is None or not recording.events:
         return None
     devices = recording.devices()
     accelerators = [device for device in devices if device != HOST]
-    return max((_of(recording, device) for device in accelerators or devices), key=lambda each: each.peak_allocated)
+    memory = max((_of(recording, device) for device in accelerators or devices), key=lambda each: each.peak_allocated)
+    if seen is None or seen.allocated_peak is None or seen.reserved_peak is None:
+        return memory
+    return replace(memory, peak_allocated=seen.allocated_peak, peak_reserved=seen.reserved_peak)
 
 
 def _of(recording: Recording, device: str) -> RunMemory:

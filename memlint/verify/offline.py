@@ -52,6 +52,16 @@ class _Trace:
     def has_stacks(self) -> bool:
         return any(event.stack is not None for event in self.recording.events)
 
+    def mentions(self, line: WatchedLine) -> bool:
+        """Whether any recorded stack passes through the file of ``line``."""
+        end = Path(line.path).parts[-2:]
+        return any(tuple(Path(name).parts[-2:]) == end[-len(Path(name).parts) :] for name in self._files)
+
+    @cached_property
+    def _files(self) -> set[str]:
+        stacks = {id(event.stack): event.stack for event in self.recording.events if event.stack is not None}
+        return {frame.filename for stack in stacks.values() for frame in stack.frames if frame.is_python}
+
     @cached_property
     def zeroes(self) -> int:
         """How often ``zero_grad`` filled gradients with zeros."""
@@ -99,6 +109,10 @@ def _grows(case: _Case) -> Ruling:
     assert memory is not None
     assert claim is not None
     steps = len(memory.step_ends)
+    if not case.trace.mentions(case.line):
+        return Ruling(Verdict.NOT_EXERCISED, "no recorded allocation was made by a function of this file")
+    if not steps:
+        return inconclusive("the trace does not say where steps end, as ProfilerStep or an optimizer's annotation do")
     if steps < _LEAST_STEPS:
         return inconclusive(f"the trace holds {counted(steps, 'whole step')}; growth shows after {_LEAST_STEPS}")
     growth = memory.growth_per_step

@@ -315,6 +315,13 @@ async def wait(model, x):
             severity=severity,
             # A context manager must be entered as well.
             fixes=() if qualified_names(value) & torch.GRADIENT_CONTEXTS else (add,),
+            claim=Claim(
+                ClaimShape.PRESENT,
+                "device",
+                "what the call would have freed",
+                held=value.node,
+                unobservable="a statement that does nothing leaves no trace in memory",
+            ),
         )
 
     def _volatile(self, call: Call) -> Iterator[Finding]:

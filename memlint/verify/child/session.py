@@ -27,7 +27,7 @@ class Session:
         self._plan = plan
         self._seen = seen
         self._lines = Lines(plan.lines, plan.budget)
-        self._recorder = CpuRecorder()
+        self._recorder = CpuRecorder(accelerators=True)
         self._recorder.step = 0
         self.progress = Progress(plan.budget, self._recorder, self._lines)
         self._lines.situation = Situation(self.progress, self._recorder, plan.budget)
@@ -78,6 +78,7 @@ class Session:
         progress = self.progress
         for observer in self._lines.observers:
             observer.settle(progress)
+        self._note_device()
         self._seen.steps = progress.step
         self._seen.forwards = progress.forwards
         self._seen.lines = {each.line.number: each.seen for each in self._lines.observers}
@@ -85,6 +86,15 @@ class Session:
         self._seen.optimizers = [each.seen for each in progress.optimizers]
         self._seen.losses = progress.losses
         self._seen.step_seconds = progress.step_seconds
+
+    def _note_device(self) -> None:
+        """On a GPU the allocator's own figures count."""
+        if not (torch.cuda.is_available() and torch.cuda.is_initialized() and torch.cuda.max_memory_allocated()):
+            return
+        self._seen.device = f"cuda:{torch.cuda.current_device()}"
+        self._seen.device_name = torch.cuda.get_device_name()
+        self._seen.allocated_peak = torch.cuda.max_memory_allocated()
+        self._seen.reserved_peak = torch.cuda.max_memory_reserved()
 
     def write_recording(self) -> None:
         """Write the memory events, and what is known about them."""
