@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.model.aliases import find_method, mro, partial_names, sources
-from memlint.model.kinds import class_of
+from memlint.model.kinds import Role, class_of, kinds
+from memlint.model.knowledge import frameworks
 from memlint.model.memo import query
 from memlint.model.scopes import Class, Function, Module
 from memlint.model.values import Argument, Attribute, Call, ClassValue, External, FunctionValue, Parameter, Value
@@ -41,6 +42,20 @@ def _callees(call: Call) -> Iterator[Function]:
                 method = _calling_method(owner) if owner is not None else None
                 if method is not None:
                     yield method.lower()
+
+
+def runs_forward(call: Call) -> bool:
+    """Whether ``call`` is of a method that computes what a module is for: its ``forward``, or a library's own."""
+    if call.method == "forward":
+        return True
+    if call.receiver is None or call.method is None or callees(call):
+        return False
+    libraries = tuple(kind.name for kind in kinds(call.receiver) if kind.role is Role.MODULE)
+    return call.method in frameworks.FORWARD_METHODS or any(
+        name.startswith(root) and call.method in methods
+        for name in libraries
+        for root, methods in frameworks.FORWARD_METHODS_OF.items()
+    )
 
 
 def _calling_method(owner: Class) -> Function | None:

@@ -16,8 +16,9 @@ from memlint.model.calls import (
     proven_call_sites,
 )
 from memlint.model.containers import GROWING_METHODS, insertions_of, names_of
-from memlint.model.differentiated import starts_backward
+from memlint.model.differentiated import feeds_backward, starts_backward
 from memlint.model.effects import backward_of, returns_loss_to_framework
+from memlint.model.evidence import known_names
 from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.kinds import Role, class_of, kinds, role
 from memlint.model.knowledge import frameworks, torch
@@ -304,7 +305,7 @@ class _Flow:
             return False
         if not _is_plain(call) and (grad_mode(call.region) is not GradMode.DISABLED or names & torch.PASSING_BUILTINS):
             self.push(call)
-        if not names and not kinds(call.callee) and call.method is None:
+        if not names and not kinds(call.callee) and call.method is None and not _is_criterion(call.callee):
             self.escaped = True
         if _is_out_of_sight(call, names):
             self.handed_over.append(call)
@@ -339,6 +340,16 @@ class _Flow:
                 continue
             bound = bound_arguments_of_constructor(call, init)
             self.pending.extend(_Step(p, True) for p in init.parameters if bound.get(p.name) is value)
+
+
+@query(on_cycle=False)
+def _is_criterion(callee: Value) -> bool:
+    """Whether what another call of ``callee`` returns is differentiated, so that it runs no backward by itself."""
+    return any(
+        isinstance(use, Call) and use.callee is name and feeds_backward(use)
+        for name in known_names(callee)
+        for use in name.uses
+    )
 
 
 def _is_tested_only(function: Function, sites: tuple[Call, ...]) -> bool:

@@ -29,6 +29,10 @@ class _Uses:
                 self.attributes.add(use.name)
                 if any(isinstance(user, Call) and user.callee is use for user in use.uses):
                     self.methods.add(use.name)
+                elif use.name == "module":
+                    # What DistributedDataParallel and its kin wrap: ``model.module.eval()``.
+                    inner = {user.name for user in use.uses if isinstance(user, Attribute)}
+                    self.methods.update(inner & torch.MODULE_EVIDENCE)
             elif isinstance(use, Call) and use.callee is alias:
                 self.called = True
             elif isinstance(use, Element):
@@ -38,7 +42,7 @@ class _Uses:
 def evidence(value: Value) -> Iterator[Kind]:
     """What the uses of a value say about it when its origin says nothing."""
     uses = _Uses()
-    for alias in _same_object(value):
+    for alias in known_names(value):
         uses.add(alias)
     proven = _proven_role(uses)
     likely = _likely_role(uses) if proven is None else None
@@ -97,7 +101,8 @@ def _names_forward(value: Value) -> Iterator[Value]:
         pending.extend(use for use in current.uses if isinstance(use, (Phi, Choice, Awaited)))
 
 
-def _same_object(value: Value) -> Iterator[Value]:
+def known_names(value: Value) -> Iterator[Value]:
+    """The names of the object ``value`` in all functions that are seen to have it, ``value`` itself included."""
     names = list(_names_forward(value))
     for source in sources(value):
         if source is value or (isinstance(source, Parameter) and source is source.function.instance):

@@ -10,7 +10,7 @@ from enum import Enum
 from memlint.findings import Confidence
 from memlint.model.aliases import base_names, instance_class, qualified_names
 from memlint.model.attachment import Attachment, attachment, certainty
-from memlint.model.calls import call_sites, callees
+from memlint.model.calls import call_sites, callees, runs_forward
 from memlint.model.downstream import Reach, gradient_flow
 from memlint.model.effects import Effect, backward_of, function_effects, returns_loss_to_framework
 from memlint.model.gradmode import GradMode, grad_mode, is_lightning_module
@@ -105,7 +105,7 @@ def called_module(call: Call) -> Value | None:
     """The module whose forward ``call`` runs: ``model`` in ``model(x)`` and ``model.forward(x)``."""
     if role(call.callee, Role.MODULE, Role.ENGINE):
         return call.callee
-    if call.method == "forward" and call.receiver is not None and role(call.receiver, Role.MODULE, Role.ENGINE):
+    if call.receiver is not None and runs_forward(call) and role(call.receiver, Role.MODULE, Role.ENGINE):
         return call.receiver
     return None
 

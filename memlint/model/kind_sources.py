@@ -138,9 +138,32 @@ def _attribute_kinds(value: Attribute) -> Iterator[Kind]:
                 yield kind
             case Role.LOADER if value.name == "dataset":
                 yield Kind(Role.DATASET)
-    owner = instance_class(base) or class_of(base)
-    if owner is not None:
-        yield from _declared_kinds(owner, value.name)
+    yield from _kept_kinds(value)
+
+
+def _kept_kinds(value: Attribute) -> Iterator[Kind]:
+    """What the class of the project keeps in the attribute."""
+    own = instance_class(value.base)
+    owner = own or class_of(value.base)
+    if owner is None:
+        return
+    declared = tuple(_declared_kinds(owner, value.name))
+    yield from declared
+    if not declared and own is None and _is_part_of_module(owner, value.name):
+        yield Kind(Role.MODULE, Confidence.LIKELY)
+
+
+def _is_part_of_module(owner: Class, name: str) -> bool:
+    """Whether a module of the project was given something as ``name`` that it runs: ``Translator(encoder)``."""
+    if instance_kind(owner).role is not Role.MODULE:
+        return False
+    given = any(isinstance(source, Parameter) for value in attribute_values(owner, name) for source in sources(value))
+    return given and any(
+        isinstance(use, Call) and use.callee is load
+        for load in owner.module.loads.get(name, ())
+        if instance_class(load.base) is not None
+        for use in load.uses
+    )
 
 
 def _declared_kinds(owner: Class, name: str) -> Iterator[Kind]:

@@ -21,7 +21,7 @@ from memlint.model.partial_runs import PartialRun, run_without_gradients
 from memlint.model.program import Program
 from memlint.model.scopes import Function
 from memlint.model.source_text import code
-from memlint.model.values import Call, Element, Item, Loop, Part, Region, Store
+from memlint.model.values import Call, Item, Loop, Part, Region, Store, Value
 from memlint.rule import Rule
 
 
@@ -825,12 +825,13 @@ def _is_meant_to_evaluate(call: Call, evaluates: bool) -> bool:
 
 def _takes_elements(call: Call, loop: Loop) -> bool:
     """Whether ``call`` is given what ``loop`` goes through, or a part of it."""
-    for value in call.positional():
-        while isinstance(value, (Part, Item)):
-            value = value.base
-        if isinstance(value, Element) and value is loop.element:
-            return True
-    return False
+    return any(_whole(value) is loop.element for value in call.positional() if loop.element is not None)
+
+
+def _whole(value: Value) -> Value:
+    while isinstance(value, (Part, Item)):
+        value = value.base
+    return value
 
 
 def _is_trained_beside(function: Function) -> bool:

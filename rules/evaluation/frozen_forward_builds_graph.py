@@ -449,7 +449,7 @@ def _called(call: Call) -> cst.CSTNode:
 
 def _trains_another(call: Call) -> bool:
     """Whether the same function runs a module that is trained: else what is trained may be hidden in this one."""
-    others = (called_module(other) for other in forwards(call.function) if other is not call)
+    others = (called_module(other) for other in call.function.calls if other is not call)
     return any(module is not None and is_trained(module, call.region) for module in others)
 
 

@@ -143,6 +143,21 @@ PRETRAINED_NOT_MODULES = (
 )
 """Endings of class names under PRETRAINED_ROOTS that are no modules."""
 
+FORWARD_METHODS = frozenset(
+    {
+        "forward_features",
+        "forward_head",
+        "encode_image",
+        "encode_text",
+        "get_image_features",
+        "get_text_features",
+        "extract_features",
+    }
+)
+"""Methods of modules that run parts of them with gradients, as ``forward`` does (timm, CLIP, transformers, fairseq)."""
+FORWARD_METHODS_OF = {"diffusers.Autoencoder": frozenset({"encode", "decode"})}
+"""Such methods of the classes whose names begin so; the ``encode`` of others may run under ``no_grad``."""
+
 METRIC_ROOTS = ("torchmetrics.", "evaluate.", "ignite.metrics.", "sklearn.metrics.")
 """Objects that detach what they are given, or work under no_grad."""
 
