@@ -90,6 +90,8 @@ class _Verify:
 
     def run(self) -> int:
         static = check_program(self._script(), self.configuration, self.rules)
+        for error in static.errors:
+            click.echo(f"warning: {error}", err=True)
         report = self._read(static, self.arguments.trace) if self.arguments.trace else self._run(static)
         ranks = Ranks.from_environment() if self.arguments.trace is None else None
         if ranks is not None:

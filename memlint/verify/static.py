@@ -11,7 +11,7 @@ from memlint.check.parallel import UnstableFile, read
 from memlint.check.suppression import UnusedNoqa
 from memlint.config import Configuration
 from memlint.diagnostics import Diagnostic, LocatedClaim
-from memlint.files import FileError, absolute, project_files, project_root
+from memlint.files import ErrorKind, FileError, absolute, project_files, project_root
 from memlint.findings import Confidence, Watch
 from memlint.messages import UserError
 from memlint.model.project import Project
@@ -57,7 +57,7 @@ def check_program(script: Path, configuration: Configuration, rules: Sequence[Ru
         except (OSError, UnstableFile) as error:
             raise UserError(f"{path}: cannot be read: {error}") from error
         result = check_data(path, data[path], rules, project, settings, least=Confidence.POSSIBLE, named=path == script)
-        if result.error and path == script:
+        if result.error and path == script and result.error.kind is not ErrorKind.INTERNAL:
             raise UserError(str(result.error))
         errors += [result.error] if result.error else []
         found = [each for each in result.diagnostics if each.code != UnusedNoqa.code]
