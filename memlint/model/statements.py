@@ -25,8 +25,8 @@ def statements_over(scope: cst.CSTNode, nodes: Collection[cst.CSTNode]) -> tuple
     return run
 
 
-def held_in(statements: Sequence[Statement]) -> frozenset[cst.CSTNode]:
-    """Every node of ``statements``; nodes are the same only if they are identical."""
+def held_in(statements: Sequence[cst.CSTNode]) -> frozenset[cst.CSTNode]:
+    """Every node of ``statements`` or expressions; nodes are the same only if they are identical."""
     found: list[cst.CSTNode] = []
     pending: list[cst.CSTNode] = list(statements)
     while pending:

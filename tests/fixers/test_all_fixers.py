@@ -24,6 +24,7 @@ STATEMENT = (libcst.BaseSmallStatement, libcst.For, libcst.While, libcst.If, lib
 REQUESTS: Mapping[str, tuple[Mapping[str, tuple[type[libcst.CSTNode], ...]], Mapping[str, str]]] = {
     "add_argument": ({"call": (libcst.Call,)}, {"code": "new=1"}),
     "add_decorator": ({"function": (libcst.FunctionDef,)}, {"code": "new()"}),
+    "backward_in_loop": ({"expression": EXPRESSION, "call": (libcst.Call,)}, {"name": "new", "total": "loss"}),
     "call_method": ({"expression": EXPRESSION}, {"method": "new"}),
     "call_parentheses": ({"expression": EXPRESSION}, {}),
     "hoist_from_handler": ({"statement": STATEMENT}, {"name": "new"}),

@@ -1,0 +1,1 @@
+"""Family 3xx: batch size and accumulation."""
