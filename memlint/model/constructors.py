@@ -22,7 +22,7 @@ _TORCH_NOT_TENSOR = frozenset(
     reset_peak_memory_stats memory_summary memory_reserved ipc_collect stream current_stream script trace
     new_group get_backend get_process_group_ranks get_global_rank init_device_mesh is_autocast_enabled
     is_autocast_cpu_enabled get_autocast_dtype get_autocast_gpu_dtype get_default_dtype get_default_device
-    get_num_threads get_device_properties get_device_capability is_compiling is_inference_mode_enabled
+    get_num_threads mem_get_info get_device_properties get_device_capability is_compiling is_inference_mode_enabled
     """.split()
 )
 """Functions of torch that return no tensor."""

@@ -509,7 +509,7 @@ def detach_fixes(kept: Occurrence, container: Value | None = None) -> tuple[Fix,
             Applicability.SAFE,
             {"expression": target},
             {"method": "detach"},
-            reveals=frozenset({"MEM604"}),
+            reveals=frozenset({"MEM111", "MEM604"}),
         ),
     )
 
