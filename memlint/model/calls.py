@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.model.aliases import find_method, mro, partial_names, sources
-from memlint.model.kinds import Role, class_of, kinds
+from memlint.model.kinds import Role, class_of, kinds, role
 from memlint.model.knowledge import frameworks
 from memlint.model.memo import query
 from memlint.model.scopes import Class, Function, Module
@@ -23,6 +23,7 @@ def callees(call: Call) -> tuple[Function, ...]:
 
 def _callees(call: Call) -> Iterator[Function]:
     callee = call.callee
+    yield from _closures(call)
     for source in sources(callee):
         match source:
             case FunctionValue():
@@ -56,6 +57,16 @@ def runs_forward(call: Call) -> bool:
         for name in libraries
         for root, methods in frameworks.FORWARD_METHODS_OF.items()
     )
+
+
+def _closures(call: Call) -> Iterator[Function]:
+    """The function that ``optimizer.step(closure)`` runs, and whose result it returns."""
+    if call.method != "step" or call.receiver is None or not role(call.receiver, Role.OPTIMIZER):
+        return
+    closure = call.argument("closure", 0)
+    for source in sources(closure) if closure is not None else ():
+        if isinstance(source, FunctionValue):
+            yield source.target.lower()
 
 
 def _calling_method(owner: Class) -> Function | None:

@@ -56,14 +56,23 @@ def _is_covered(value: Value, freed: AbstractSet[int]) -> bool:
     return any(id(ancestor) in freed and attachment(ancestor) > Attachment.UNKNOWN for ancestor in ancestors(value))
 
 
-def _calls_with_graph(value: Value) -> Iterator[Call]:
+def _calls_with_graph(value: Value) -> Iterator[Value]:
     """The calls of the project's functions in the function of ``value`` that bring a graph of modules into it.
 
-    What they run may be freed for another caller, and not for this one.
+    What they run may be freed for another caller, and not for this one, unless they free it themselves.
     """
     for each in local_ancestors(value):
-        if isinstance(each, Call) and callees(each) and _runs_module(each):
+        functions = callees(each) if isinstance(each, Call) else ()
+        if functions and _runs_module(each) and not all(map(_frees_what_it_returns, functions)):
             yield each
+
+
+@query(on_cycle=False)
+def _frees_what_it_returns(function: Function) -> bool:
+    """Whether freeing backwards that ``function`` starts run over all of what it returns with a graph."""
+    freed = _freed_by(function.lower().calls)
+    kept = [leaving.value for leaving in function.returns if keeps_graph(leaving.value)]
+    return bool(kept) and all(_is_covered(value, freed) for value in kept)
 
 
 def is_branch(value: Value) -> bool:
