@@ -37,6 +37,8 @@ class Untrained:
     forward: Call
     partly: bool
     """Whether the optimizer trains a part of the module."""
+    meant_frozen: bool
+    """Whether it is likely meant to stay as it is; else it was forgotten, as a loss with weights of its own may be."""
     confidence: Confidence
 
 
@@ -50,14 +52,15 @@ def untrained_modules(optimizer: Call) -> Iterator[Untrained]:
         trained = _trained_by_all({optimizer.function.module, function.module})
         if not trained.complete:
             continue
-        for forward, partly in _untrained_behind(root, trained.objects):
+        for forward, partly, fed in _untrained_behind(root, trained.objects):
             module = called_module(forward)
             assert module is not None
             known = known_as(module)
             if known in reported or _may_be_frozen(module, known, {optimizer.function.module, function.module}):
                 continue
             reported.add(known)
-            yield Untrained(optimizer, forward, partly, _confidence(optimizer, forward, module))
+            meant_frozen = partly or not fed or is_meant_for_evaluation(module)
+            yield Untrained(optimizer, forward, partly, meant_frozen, _confidence(optimizer, forward, module))
 
 
 def _losses(optimizer: Call) -> Iterator[tuple[Value, Function]]:
@@ -109,8 +112,11 @@ def _trained_by_all(modules: set[Module]) -> Coverage:
     return Coverage(every, all(each.complete for each in found))
 
 
-def _untrained_behind(root: Value, trained: Objects) -> Iterator[tuple[Call, bool]]:
-    """The forward passes behind ``root`` of modules that are not trained, or only in part."""
+def _untrained_behind(root: Value, trained: Objects) -> Iterator[tuple[Call, bool, bool]]:
+    """The forward passes behind ``root`` of modules that are not trained.
+
+    Each with whether a part of the module is trained, and whether it gets the output of a trained one.
+    """
     passes = list(_innermost(root, trained, set()))
     used = [call for call in passes if overlap(known_as(_module(call)), trained)]
     for call in passes:
@@ -118,8 +124,9 @@ def _untrained_behind(root: Value, trained: Objects) -> Iterator[tuple[Call, boo
         if not _records(call) or holds(trained, known):
             continue
         partly = holds(known, trained)
-        if partly or _is_between(call, used):
-            yield call, partly
+        fed = _is_fed_by(call, used)
+        if partly or fed or _feeds(call, used):
+            yield call, partly, fed
 
 
 def _module(call: Call) -> Value:
@@ -159,13 +166,18 @@ def _records(call: Call) -> bool:
     )
 
 
-def _is_between(call: Call, trained: list[Call]) -> bool:
-    """Whether a trained module uses the output of ``call``, or ``call`` uses that of one."""
+def _is_fed_by(call: Call, trained: list[Call]) -> bool:
+    """Whether ``call`` gets the output of a trained module, so that a gradient has to flow through it."""
     behind = {id(each) for argument in call.arguments for each in forwards_behind(argument.value)}
-    if any(id(each) in behind for each in trained):
-        return True
+    return any(id(each) in behind for each in trained)
+
+
+def _feeds(call: Call, trained: list[Call]) -> bool:
+    """Whether a trained module gets the output of ``call``.
+
+    A module that is meant for evaluation can run without gradients instead, and is not for the optimizer to know.
+    """
     if is_meant_for_evaluation(_module(call)):
-        # The forward pass itself is what is to be changed: it can run without gradients.
         return False
     return any(
         each is call for user in trained for argument in user.arguments for each in forwards_behind(argument.value)

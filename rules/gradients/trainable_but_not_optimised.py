@@ -48,7 +48,8 @@ class TrainableButNotOptimised(Rule):
     ## Fix safety
     Unsafe: `requires_grad_(False)` is inserted above the optimizer. What is trained gets the same gradients, but code
     that unfreezes the layers later has to switch them on. A part that stands between trained parts may not run under
-    `no_grad`; freezing it is right there as well.
+    `no_grad`; freezing it is right there as well. There is no fix for what seems to have been forgotten, such as a loss
+    with weights of its own: that belongs into the optimizer.
 
     ## When to ignore
     When the gradients are read by other code, or the layers join an optimizer that memlint does not see.
@@ -138,6 +139,24 @@ def upscale(loader, criterion):
     for small, large in loader:
         made = net(small)
         loss = criterion(made, large) + criterion(vgg(made), vgg(large).detach())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+""",
+        """
+import torch
+from torch import nn
+class Angular(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(10, 8))
+    def forward(self, x, y):
+        return nn.functional.cross_entropy(x @ self.weight.T, y)
+def recognise(loader):
+    net, loss_of = nn.Linear(4, 8), Angular()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)  # MEM205
+    for x, y in loader:
+        loss = loss_of(net(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -373,7 +392,8 @@ def _fixes(found: Untrained) -> Iterator[Fix]:
     """Freezing above the optimizer, where that names the module as the forward pass does."""
     node = _module_node(found.forward)
     module = called_module(found.forward)
-    if module is None or not isinstance(node, (cst.Name, cst.Attribute)) or not _is_known_at(module, found.optimizer):
+    named = isinstance(node, (cst.Name, cst.Attribute))
+    if module is None or not found.meant_frozen or not named or not _is_known_at(module, found.optimizer):
         return
     frozen = f"{_written(node)}.requires_grad_(False)"
     trained = _trained_part(found.optimizer) if found.partly else ""
