@@ -30,6 +30,9 @@ GROWING_METHODS = frozenset(
 )
 """Methods of lists, deques, sets, dicts and queues that keep what they are given."""
 
+_OF_ONE_ARGUMENT = frozenset({"append", "appendleft", "add", "extend", "extendleft"})
+"""Those of them that take one argument; what is given more is an object of another kind."""
+
 FACTORIES = frozenset(
     {
         "builtins.list",
@@ -67,6 +70,7 @@ def insertions_of(call: Call) -> Iterator[Insertion]:
         or not isinstance(function, cst.Attribute)
         or call.method not in GROWING_METHODS
         or not call.arguments
+        or (call.method in _OF_ONE_ARGUMENT and len(call.arguments) > 1)
     ):
         return
     position = 1 if call.method == "insert" and len(call.arguments) > 1 else 0
