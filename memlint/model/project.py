@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+import gc
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import libcst as cst
 
 from memlint.model.memo import Memo
+from memlint.model.mentions import Mentions
 from memlint.model.program import Program
 from memlint.model.scopes import Function, Module
 from memlint.model.values import ClassValue, External, FunctionValue, ModuleValue, Value
@@ -17,14 +19,12 @@ from memlint.parsing import parse, source_encoding
 _MAX_CALLER_FILES = 40
 """Files that mention a function's name and are read in search of its callers; more than this and it is taken as
 called from everywhere."""
-_WORD = re.compile(rb"[^\W\d][\w\x80-\xff]*|[\x80-\xff][\w\x80-\xff]*")
-
-
 _LIBRARIES = frozenset({"torch", "torchvision", "torchaudio", "transformers", "numpy"})
 """Libraries that are meant by their own names where a module out of sight provides these by ``import *``."""
 
-_MAX_MODULES = 2000
-"""Modules that are kept between files; beyond it all are dropped, so that memory does not grow with the project."""
+_MAX_CHARACTERS = 4_000_000
+"""Text of the modules that are kept between files; beyond it all are dropped, so that memory does not grow with the
+project. A tree with its answers takes up to 90 bytes for each character."""
 
 
 class Project:
@@ -40,10 +40,12 @@ class Project:
         self._python_files = tuple(path for path in self.files if path.suffix == ".py")
         self._modules: dict[Path, Module | None] = {}
         self._found: dict[tuple[Path, str], Path | None] = {}
-        self._bytes: dict[Path, bytes] = {}
-        self._words: dict[Path, frozenset[bytes]] = {}
+        self._seen: dict[Path, int] = {}
+        """Hashes of the bytes of files as they were last read or handed in."""
         self._mentions: dict[str, tuple[Module, ...] | None] = {}
         self._resolved: dict[tuple[Path, str], Value | None] = {}
+        self._index: Mentions | None = None
+        self._import_roots: dict[Path, tuple[str, ...]] = {}
         self.memo = Memo()
         """Answers of the analyses, dropped when a file changes."""
 
@@ -58,12 +60,12 @@ class Project:
         if known is not None and known.text == text:
             return known
         module = self._parsed(path, text)
-        data = text.encode("utf-8", "replace")
-        if known is not None or self._bytes.get(path, data) != data:
+        seen = hash(text.encode("utf-8", "replace"))
+        if known is not None or self._seen.get(path, seen) != seen:
             self.forget()
-            self._words.pop(path, None)
+            self._index = None
+        self._seen[path] = seen
         self._modules[path] = module
-        self._bytes[path] = data
         return module
 
     def _parsed(self, path: Path, text: str) -> Module:
@@ -78,8 +80,9 @@ class Project:
 
     def program(self, path: Path, text: str) -> Program:
         """What the rules see of ``text``; see :meth:`module`."""
-        if len(self._modules) > _MAX_MODULES:
+        if sum(len(module.text) for module in self._modules.values() if module is not None) > _MAX_CHARACTERS:
             self.forget()
+            gc.collect()
         return Program(self.module(path, text))
 
     def load(self, path: Path) -> Module | None:
@@ -93,19 +96,16 @@ class Project:
         return self._modules[path]
 
     def read(self, path: Path) -> bytes:
-        """The bytes of a file of the project; empty if it cannot be read."""
-        if path not in self._bytes:
-            try:
-                self._bytes[path] = path.read_bytes()
-            except OSError:
-                self._bytes[path] = b""
-        return self._bytes[path]
-
-    def words(self, path: Path) -> frozenset[bytes]:
-        """The identifiers and other words in a file of the project."""
-        if path not in self._words:
-            self._words[path] = frozenset(_WORD.findall(self.read(path)))
-        return self._words[path]
+        """The bytes of a file of the project, or of the text that was handed in for it; empty if it is unreadable."""
+        module = self._modules.get(path)
+        if module is not None:
+            return module.text.encode("utf-8", "replace")
+        try:
+            data = path.read_bytes()
+        except OSError:
+            data = b""
+        self._seen[path] = hash(data)
+        return data
 
     # ------------------------------------------------------------------ imports
 
@@ -183,19 +183,20 @@ class Project:
         return self._found[key]
 
     def _search(self, origin: Module, name: str) -> Path | None:
-        relative = Path(*name.split("."))
+        relative = name.replace(".", os.sep)
         for base in self._roots(origin):
-            for candidate in (base / relative.with_suffix(".py"), base / relative / "__init__.py"):
-                if candidate.is_file():
-                    return candidate
+            for candidate in (f"{base}{relative}.py", f"{base}{relative}{os.sep}__init__.py"):
+                if os.path.isfile(candidate):  # noqa: PTH113 - thousands of these are asked for
+                    return Path(candidate)
         return None
 
-    def _roots(self, origin: Module) -> Iterator[Path]:
-        seen: set[Path] = set()
-        for base in (package_root(origin.path), origin.path.parent, self.root, self.root / "src"):
-            if base not in seen:
-                seen.add(base)
-                yield base
+    def _roots(self, origin: Module) -> tuple[str, ...]:
+        """The folders that imports in ``origin`` are resolved against, each with a separator at its end."""
+        folder = origin.path.parent
+        if folder not in self._import_roots:
+            bases = (package_root(origin.path), folder, self.root, self.root / "src")
+            self._import_roots[folder] = tuple(dict.fromkeys(f"{base}{os.sep}" for base in bases))
+        return self._import_roots[folder]
 
     # ------------------------------------------------------------------ callers
 
@@ -219,9 +220,10 @@ class Project:
         return self._mentions[name]
 
     def _search_mentions(self, name: str) -> tuple[Module, ...] | None:
-        word = name.encode()
-        paths = [path for path in self._python_files if word in self.words(path)]
-        if len(paths) > _MAX_CALLER_FILES:
+        if self._index is None:
+            self._index = Mentions(self._python_files, self.read, _MAX_CALLER_FILES)
+        paths = self._index.of(name)
+        if paths is None:
             return None
         modules = [self.load(path) for path in paths]
         return tuple(module for module in modules if module is not None)

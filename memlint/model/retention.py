@@ -11,7 +11,7 @@ import libcst as cst
 from memlint.findings import Applicability, Confidence, Fix
 from memlint.model.aliases import base_names, instance_class, qualified_names, sources
 from memlint.model.attachment import Attachment, attachment, certainty, keeps_graph
-from memlint.model.calls import argument_parameters, passed_arguments
+from memlint.model.calls import argument_parameters, callees, passed_arguments
 from memlint.model.containers import Insertion, container_origins, insertions_of, names_of
 from memlint.model.differentiated import starts_backward
 from memlint.model.downstream import Reach, reaches_gradient
@@ -414,10 +414,15 @@ def _summed(accumulation: Accumulation, function: Function) -> Iterator[Keeping]
 def _passed_on(function: Function) -> Iterator[Keeping]:
     """What the functions keep that ``function`` calls."""
     for call in function.calls:
-        for argument in call.arguments if _kept_beyond(call) else ():
+        for argument in call.arguments if _keeps_something(call) and _kept_beyond(call) else ():
             for keeping in kept_arguments(call, argument):
                 for parameter in _parameters_in(argument.value, function):
                     yield Keeping(parameter, keeping.summed, call.node, keeping.kept)
+
+
+def _keeps_something(call: Call) -> bool:
+    """Whether a function of the project that ``call`` runs keeps any of its parameters."""
+    return bool(call.arguments) and any(keepings(function) for function in callees(call))
 
 
 def _kept_beyond(call: Call) -> bool:
@@ -548,11 +553,11 @@ def kept_arguments(call: Call, argument: Argument) -> Iterator[Keeping]:
 
 def kept_by(call: Call) -> Iterator[tuple[Occurrence, Keeping]]:
     """The arguments that the functions of the project which ``call`` runs keep; each argument once."""
-    for argument in call.arguments:
-        if argument.star or attachment(argument.value) <= Attachment.UNKNOWN:
+    for argument in call.arguments if _keeps_something(call) else ():
+        if argument.star:
             continue
         keeping = next(kept_arguments(call, argument), None)
-        if keeping is not None:
+        if keeping is not None and attachment(argument.value) > Attachment.UNKNOWN:
             yield Occurrence(argument.value, argument.node.value), keeping
 
 

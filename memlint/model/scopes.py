@@ -36,6 +36,7 @@ class Function:
     """
 
     __slots__ = (
+        "_declared",
         "_lowered",
         "attributes",
         "bindings",
@@ -95,10 +96,16 @@ class Function:
         self.functions: list[Function] = []
         self.classes: list[Class] = []
         self.global_names: set[str] = set()
+        self._declared: frozenset[str] | None = None
         self._lowered = False
 
     def __repr__(self) -> str:
         return f"<Function {self.qualified_name}>"
+
+    @property
+    def project(self) -> Project:
+        """The project that the function belongs to."""
+        return self.module.project
 
     @property
     def qualified_name(self) -> str:
@@ -124,10 +131,11 @@ class Function:
         return self._is_declared("classmethod")
 
     def _is_declared(self, name: str) -> bool:
-        node = self.node
-        return isinstance(node, cst.FunctionDef) and any(
-            isinstance(d.decorator, cst.Name) and d.decorator.value == name for d in node.decorators
-        )
+        if self._declared is None:
+            decorators = self.node.decorators if isinstance(self.node, cst.FunctionDef) else ()
+            named = (each.decorator for each in decorators)
+            self._declared = frozenset(decorator.value for decorator in named if isinstance(decorator, cst.Name))
+        return name in self._declared
 
     @property
     def is_generator(self) -> bool:
@@ -190,6 +198,11 @@ class Class:
 
     def __repr__(self) -> str:
         return f"<Class {self.qualified_name}>"
+
+    @property
+    def project(self) -> Project:
+        """The project that the class belongs to."""
+        return self.module.project
 
     @property
     def qualified_name(self) -> str:

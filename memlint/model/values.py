@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import libcst as cst
 
 if TYPE_CHECKING:
+    from memlint.model.project import Project
     from memlint.model.scopes import Class, Function, Module
 
 
@@ -34,6 +35,11 @@ class Region:
         self.last = first
         self.leaves: str | None = None
         """How the region's end is never reached: ``return``, ``raise``, ``continue`` or ``break``; None if it is."""
+
+    @property
+    def project(self) -> Project:
+        """The project that the region belongs to."""
+        return self.function.module.project
 
     def ancestors(self) -> Iterator[Region]:
         """This region and all that enclose it, innermost first."""
@@ -137,6 +143,11 @@ class Value:
     def function(self) -> Function:
         """The function in whose body the value is computed."""
         return self.region.function
+
+    @property
+    def project(self) -> Project:
+        """The project that the value belongs to."""
+        return self.region.function.module.project
 
     def operands(self) -> tuple[Value, ...]:
         """The values that this one is computed from."""
