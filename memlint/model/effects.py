@@ -19,10 +19,8 @@ from memlint.model.values import (
     Call,
     ClassValue,
     Constant,
-    Element,
     External,
     FunctionValue,
-    Loop,
     Parameter,
     Region,
     Store,
@@ -259,14 +257,3 @@ def returns_loss_to_framework(function: Function) -> bool:
     if function.name in frameworks.LIGHTNING_TRAINING_HOOKS and is_lightning_module(bases):
         return True
     return function.name in frameworks.HF_LOSS_HOOKS and is_hf_trainer(bases)
-
-
-def loop_over_data(loop: Loop) -> bool:
-    """Whether the loop iterates over something of the size of a data set: a loader, or anything but a short literal."""
-    if loop.iterable is None:
-        return True
-    for source in sources(loop.iterable):
-        name = getattr(source, "kind", "")
-        if name in {"tuple", "list"}:
-            return False
-    return not isinstance(loop.element, Element) or role(loop.iterable, Role.MODULE, Role.PARAMETERS) is None

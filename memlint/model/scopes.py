@@ -212,27 +212,15 @@ class Class:
     @cached_property
     def instance_stores(self) -> dict[str, list[Store]]:
         """Stores to ``self.name`` in the methods of this class, by name."""
+        from memlint.model.aliases import instance_class
+
         found: dict[str, list[Store]] = {}
         for method in self.methods.values():
             for function in method.walk():
                 for store in function.stores:
-                    if store.attribute is not None and store.base is not None and refers_to_instance(store.base, self):
+                    if store.attribute is not None and store.base is not None and instance_class(store.base) is self:
                         found.setdefault(store.attribute, []).append(store)
         return found
-
-
-def refers_to_instance(value: Value, owner: Class) -> bool:
-    """Whether ``value`` is the instance on which a method of ``owner`` runs."""
-    from memlint.model.values import Free, Phi
-
-    if isinstance(value, Phi):
-        return bool(value.inputs) and refers_to_instance(value.inputs[0], owner)
-    if isinstance(value, Free):
-        bound = value.scope.bindings.get(value.name, [])
-        return len(bound) == 1 and refers_to_instance(bound[0], owner)
-    if not isinstance(value, Parameter) or value.index != 0:
-        return False
-    return value.function.owner is owner and value.function.is_method
 
 
 class Module:
