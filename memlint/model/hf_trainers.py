@@ -9,11 +9,19 @@ from enum import Enum
 
 import libcst as cst
 
-from memlint.model.aliases import base_names, display_element, find_method, qualified_names, sources
+from memlint.model.aliases import (
+    base_names,
+    display_element,
+    find_method,
+    instance_class,
+    mro,
+    qualified_names,
+    sources,
+)
 from memlint.model.calls import call_sites, callees, passed_arguments
 from memlint.model.gradmode import is_hf_trainer
 from memlint.model.keywords import Given, Setting, given, setting
-from memlint.model.kinds import Kind, Role, kinds
+from memlint.model.kinds import Role, kinds
 from memlint.model.program import Program
 from memlint.model.scopes import Class, Function, Module
 from memlint.model.values import (
@@ -304,10 +312,22 @@ def evaluates(made: Construction) -> Setting:
     found = {_strategy_setting(made, name) for name in _STRATEGIES}
     if Setting.ON in found:
         return Setting.ON
-    if any(module.calls_by_name.get(name) for module in _users_of(made) for name in _EVALUATING_METHODS):
+    methods = (module.calls_by_name.get(name, ()) for module in _users_of(made) for name in _EVALUATING_METHODS)
+    if any(_is_called_on(call, made) for calls in methods for call in calls):
         return Setting.ON
     leaves = made.call.method == "__init__" or any(_leaves(use) for use in made.call.uses)
     return Setting.UNKNOWN if Setting.UNKNOWN in found or leaves else Setting.OFF
+
+
+def _is_called_on(call: Call, made: Construction) -> bool:
+    """Whether ``call`` is a call of a method of the Trainer."""
+    for source in _origins(call.receiver) if call.receiver is not None else ():
+        if source is made.call:
+            return True
+        owner = _constructed_class(source) if isinstance(source, Call) else instance_class(source)
+        if owner is not None and made.call.method == "__init__" and made.owner in mro(owner):
+            return True
+    return False
 
 
 def _users_of(made: Construction) -> Iterator[Module]:
@@ -396,7 +416,7 @@ _FEW = re.compile(r"(Classification|MultipleChoice|QuestionAnswering|NextSentenc
 
 def predictions(made: Construction) -> Predictions:
     """What an evaluation collects for each example, by the class of the model, or of the Trainer."""
-    names = {kind.name.rpartition(".")[2] for value in made.model.values for kind in _model_kinds(value)}
+    names = {name for value in made.model.values for name in _model_classes(value)}
     found = {each for each in map(_predicted, names) if each is not Predictions.UNKNOWN}
     if len(found) == 1:
         return found.pop()
@@ -405,13 +425,21 @@ def predictions(made: Construction) -> Predictions:
     return Predictions.UNKNOWN
 
 
-def _model_kinds(value: Value) -> Iterator[Kind]:
+def _model_classes(value: Value) -> Iterator[str]:
+    """The names of the classes that a model, or what a function makes, may be of."""
     for source in _origins(value):
         if isinstance(source, FunctionValue):
             for exit in source.target.lower().returns:
-                yield from kinds(exit.value)
-        else:
-            yield from (kind for kind in kinds(source) if kind.role in {Role.MODULE, Role.OBJECT, Role.CLASS})
+                yield from _model_classes(exit.value)
+            continue
+        for kind in kinds(source):
+            if kind.role in {Role.MODULE, Role.OBJECT, Role.CLASS}:
+                yield kind.name.rpartition(".")[2]
+        makers = sources(source.base) if isinstance(source, Part) else (source,)
+        for maker in makers:
+            # A method of a class that is known by its name only: ``FastLanguageModel.from_pretrained(...)``.
+            names = qualified_names(maker.callee) if isinstance(maker, Call) else ()
+            yield from (name.split(".")[-2] for name in names if "." in name)
 
 
 def _predicted(name: str) -> Predictions:

@@ -36,8 +36,10 @@ class HfTrainerHoardsEvalLogits(Rule):
     `eval_accumulation_steps`, `batch_eval_metrics`, `prediction_loss_only` and, for a `Seq2SeqTrainer`,
     `predict_with_generate`.
 
-    Models that return a few numbers for an example (sequence classification, multiple choice, the start and end of an
-    answer) are reported as possible only: their logits take less memory than one batch of activations.
+    It is an error where the model returns a score for each word of a vocabulary, a warning where it returns a few for
+    each position (token classification, segmentation). Models that return a few for a whole example (sequence
+    classification, multiple choice) or one for each of its positions (the start of an answer) are reported as possible
+    only: their logits take less memory than one batch of activations.
 
     ## Why is this bad?
     Evaluation gathers what the model returns for each batch, concatenates it on the device, and moves it to the host at
@@ -224,6 +226,23 @@ def main(data, metrics):
     trainer.evaluate()
 """,
         """
+from transformers import Trainer, TrainingArguments
+from unsloth import FastLanguageModel
+def main(data, metrics):
+    model, tokenizer = FastLanguageModel.from_pretrained("some/model", load_in_4bit=True)
+    model = FastLanguageModel.get_peft_model(model, r=16)
+    trainer = Trainer(model=model, args=TrainingArguments("out"), eval_dataset=data, compute_metrics=metrics)  # MEM605
+    print(trainer.predict(data))
+""",
+        """
+from transformers import AutoModelForSemanticSegmentation, IntervalStrategy, Trainer, TrainingArguments
+def build(metrics):
+    model = AutoModelForSemanticSegmentation.from_pretrained("some/model")
+    return Trainer(model, TrainingArguments("out", eval_strategy=IntervalStrategy.NO), compute_metrics=metrics)  # MEM605
+def main(metrics):
+    build(metrics).evaluate()
+""",
+        """
 from transformers import AutoModelForSeq2SeqLM, Seq2SeqTrainingArguments, Trainer
 def main(data, metrics):
     arguments = Seq2SeqTrainingArguments("out", predict_with_generate=True, eval_strategy="epoch")
@@ -309,6 +328,7 @@ def main(metrics, data):
     trainer = Trainer(model=model, args=TrainingArguments("out"), train_dataset=data, compute_metrics=metrics)
     trainer.train()
     trainer.save_model("out")
+    print(metrics.predict(data))
 """,
         """
 from trl import DPOConfig, DPOTrainer
