@@ -11,7 +11,7 @@ import libcst as cst
 from memlint.findings import Confidence
 from memlint.model.aliases import find_method, instance_class, partial_names, sources
 from memlint.model.calls import argument_parameters, bound_arguments, call_sites, callees
-from memlint.model.containers import Insertion, container_origins, length_limit
+from memlint.model.containers import Insertion, container_origins, insertions_of, length_limit
 from memlint.model.forwards import called_module, is_repeated
 from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.kinds import Role, class_of, role
@@ -419,20 +419,22 @@ def _growth_of_variable(holder: Free, registration: Registration) -> Confidence:
 
 
 def is_removed(registration: Registration) -> bool:
-    """Whether something may call ``remove()`` on the handle, or gets it."""
+    """Whether something may call ``remove()`` on the handle, or code out of sight gets it."""
     call = registration.call
     named = [use for use in call.uses if not (isinstance(use, Store) and use.base is None)]
     stores = [use for use in call.uses if isinstance(use, Store) and use.base is None]
-    if any(isinstance(use, Attribute) and use.name == "remove" for use in call.uses):
-        return True
     captured = [free for store in stores for free in store.function.captures.get(store.key or "", ())]
     if not named and not captured:
         return False
     removals = call.function.module.calls_by_name.get("remove", ())
     if any(not removal.arguments for removal in removals):
         return True
-    # Handed to code that may keep it for others, returned, or kept in an attribute.
-    return not all(isinstance(use, Store) for use in named)
+    return not all(isinstance(use, Store) or _collects(use, call) for use in named)
+
+
+def _collects(use: object, handle: Call) -> bool:
+    """Whether ``use`` is ``handles.append(...)``."""
+    return isinstance(use, Call) and any(insertion.value is handle for insertion in insertions_of(use))
 
 
 def repeated_loop(registration: Registration) -> Loop | None:
@@ -519,11 +521,9 @@ def is_registered_by_callers(registration: Registration) -> bool:
     function = call.function
     if call.region.loop is not None or function.parent is None or function.name in _SETTING_UP:
         return False
-    root = call.receiver
-    while isinstance(root, (Attribute, Item)):
-        root = root.base
-    if function.name == "forward" and root is not None and instance_class(root) is not None:
-        return not _is_guarded(call)
+    root = _root(call.receiver) if call.receiver is not None else None
+    if root is not None and instance_class(root) is not None:
+        return _is_run_on_data(function) and not _is_guarded(call)
     if not isinstance(root, Parameter) or _is_guarded(call):
         return False
     for site in call_sites(function) or ():
@@ -533,6 +533,21 @@ def is_registered_by_callers(registration: Registration) -> bool:
         ):
             return function in callees(site)
     return False
+
+
+def _is_run_on_data(function: Function) -> bool:
+    """Whether ``function`` is a method that runs a module, as it does for one batch after the other."""
+    if function.name == "forward":
+        return True
+    return any(
+        instance_class(_root(call.callee)) is not None for call in function.calls if called_module(call) is not None
+    )
+
+
+def _root(value: Value) -> Value:
+    while isinstance(value, (Attribute, Item)):
+        value = value.base
+    return value
 
 
 def _is_guarded(call: Call) -> bool:
