@@ -18,7 +18,20 @@ from memlint.model.devices import (
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
 from memlint.model.program import Program
-from memlint.model.values import Attribute, Binary, Branch, Call, ClassValue, Constant, External, Item, Value, With
+from memlint.model.values import (
+    Attribute,
+    Binary,
+    Branch,
+    Call,
+    ClassValue,
+    Constant,
+    Element,
+    External,
+    Item,
+    Part,
+    Value,
+    With,
+)
 from memlint.rule import Rule
 
 
@@ -364,7 +377,16 @@ _STATE_LOADERS = frozenset(
 def _loads_state(value: Value, call: Call) -> bool:
     if call.name in _STATE_LOADERS:
         return call.callee is not value
+    if call.method == "copy_" and call.callee is not value:
+        return _is_entry(value)
     return any(argument.value is value and argument.keyword == "state_dict" for argument in call.arguments)
+
+
+def _is_entry(value: Value) -> bool:
+    """Whether ``value`` is one of several tensors of what was loaded, or its ``data``."""
+    while isinstance(value, Attribute) and value.name == "data":
+        value = value.base
+    return isinstance(value, (Item, Part, Element))
 
 
 def _is_small(receiver: Value | None) -> bool:
@@ -373,7 +395,7 @@ def _is_small(receiver: Value | None) -> bool:
 
 def _is_used_as_module(use: Destination) -> bool:
     if isinstance(use.user, Call):
-        return use.user.callee is use.value
+        return use.user.callee is use.value or bool(qualified_names(use.user.callee) & torch.MODULE_WRAPPERS)
     return isinstance(use.user, Attribute) and use.user.name in torch.MODULE_EVIDENCE
 
 
