@@ -38,6 +38,7 @@ from memlint.model.values import (
     Exit,
     Formatted,
     Item,
+    Loop,
     Part,
     Phi,
     Region,
@@ -103,11 +104,26 @@ class _Step(NamedTuple):
     component: object = None
 
 
-def _is_last_alone(item: Item | Part) -> bool:
-    """``losses[-1].backward()``: the newest element of a list is differentiated, those before it are not."""
-    if not isinstance(item, Item) or component_index(item) != -1:
+def _is_newest_alone(item: Item | Part) -> bool:
+    """Whether the newest element of a container is differentiated in the loop that fills it, not those before it.
+
+    ``losses[-1].backward()``, or ``losses[step].backward()`` where the loop also puts ``losses[step + 1]``.
+    """
+    if not isinstance(item, Item) or item.region.loop is None or not starts_backward(item):
         return False
-    return starts_backward(item) and item.region.loop is not None
+    return component_index(item) == -1 or (_is_computed(item) and _is_filled_in(item.base, item.region.loop))
+
+
+def _is_computed(item: Item) -> bool:
+    return len(item.index) == 1 and not isinstance(item.index[0], (Constant, Unary))
+
+
+def _is_filled_in(container: Value, loop: Loop) -> bool:
+    return any(
+        isinstance(use, Store) and use.base is name and use.index is not None and use.region.loop is loop
+        for name in names_of(container)
+        for use in name.uses
+    )
 
 
 class _Flow:
@@ -207,7 +223,7 @@ class _Flow:
             case Display():
                 self.push_into(use, value)
             case Item() | Part():
-                if not is_index_component(use) and not _is_last_alone(use):
+                if not is_index_component(use) and not _is_newest_alone(use):
                     self.push_part(use)
             case Phi() | Choice() | Awaited():
                 self.pending.append(_Step(use, self.entered, self.component))
