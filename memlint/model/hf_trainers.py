@@ -325,7 +325,8 @@ def _is_called_on(call: Call, made: Construction) -> bool:
         if source is made.call:
             return True
         owner = _constructed_class(source) if isinstance(source, Call) else instance_class(source)
-        if owner is not None and made.call.method == "__init__" and made.owner in mro(owner):
+        derived = owner is not None and any(cls is made.owner for cls in mro(owner))
+        if derived and made.call.method == "__init__":
             return True
     return False
 

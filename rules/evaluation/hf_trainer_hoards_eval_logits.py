@@ -238,7 +238,8 @@ def main(data, metrics):
 from transformers import AutoModelForSemanticSegmentation, IntervalStrategy, Trainer, TrainingArguments
 def build(metrics):
     model = AutoModelForSemanticSegmentation.from_pretrained("some/model")
-    return Trainer(model, TrainingArguments("out", eval_strategy=IntervalStrategy.NO), compute_metrics=metrics)  # MEM605
+    arguments = TrainingArguments("out", eval_strategy=IntervalStrategy.NO)
+    return Trainer(model, arguments, compute_metrics=metrics)  # MEM605
 def main(metrics):
     build(metrics).evaluate()
 """,
