@@ -192,6 +192,14 @@ def _owner(value: Value) -> Value | None:
     return None
 
 
+def makes_optimizer(call: Call) -> bool:
+    """Whether ``call`` makes an optimizer of what it is given, by a class of torch, a library or the project."""
+    # From the cheapest question to the dearest: what a call returns is known only once its callee is resolved.
+    if call.argument("params", 0) is None or not (call.name[:1].isupper() or "optim" in call.name.lower()):
+        return False
+    return not callees(call) and role(call, Role.OPTIMIZER) is not None
+
+
 def makes_parameter(call: Call) -> bool:
     """Whether ``call`` returns a tensor that requires a gradient by itself."""
     required = call.argument("requires_grad")

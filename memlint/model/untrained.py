@@ -20,7 +20,7 @@ from memlint.model.identity import Objects, everywhere, holds, objects
 from memlint.model.kinds import Role, class_of, role
 from memlint.model.memo import query
 from memlint.model.optimization import accumulates
-from memlint.model.optimized import Coverage, coverage, overlap
+from memlint.model.optimized import Coverage, coverage, makes_optimizer, overlap
 from memlint.model.scopes import Function, Module
 from memlint.model.training import ingredients, is_meant_for_evaluation
 from memlint.model.values import Call, External, Parameter, Value
@@ -94,12 +94,7 @@ def _users(optimizer: Call) -> Iterator[Function]:
 @query(on_cycle=Coverage(frozenset(), False))
 def _covered_in(module: Module) -> Coverage:
     """What the optimizers of a file cover together."""
-    made = [
-        call
-        for function in module.functions
-        for call in function.calls
-        if role(call, Role.OPTIMIZER) and not callees(call) and call.argument("params", 0) is not None
-    ]
+    made = [call for function in module.functions for call in function.calls if makes_optimizer(call)]
     if "add_param_group" in module.calls_by_name:
         return Coverage(frozenset(), False)
     return coverage([objects(call) for call in made]) if made else Coverage(frozenset(), True)

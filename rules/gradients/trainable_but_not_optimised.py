@@ -8,7 +8,7 @@ import libcst as cst
 
 from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Related, Severity
 from memlint.model.forwards import called_module
-from memlint.model.kinds import Role, role
+from memlint.model.optimized import makes_optimizer
 from memlint.model.program import Program
 from memlint.model.source_text import code
 from memlint.model.untrained import Untrained, untrained_modules
@@ -64,7 +64,7 @@ class TrainableButNotOptimised(Rule):
     code = "MEM205"
     name = "trainable-but-not-optimised"
     severity = Severity.WARNING
-    gate = frozenset({"parameters", "optim"})
+    gate = frozenset({"parameters", "params"})
     fixers = ("insert_statement",)
     positive = (
         """
@@ -358,7 +358,7 @@ def fit(loader, criterion, epochs):
     def check(self, program: Program) -> Iterator[Finding]:
         for function in program.functions:
             for call in function.calls:
-                if call.argument("params", 0) is not None and role(call, Role.OPTIMIZER):
+                if makes_optimizer(call):
                     for found in untrained_modules(call):
                         yield self._finding(found)
 
