@@ -139,13 +139,15 @@ class _Flow:
         self.pending: list[_Step] = []
         self.entered = False
         self.component: object = None
+        self.of_container = False
         self.entries: dict[Function, list[_Step | None]] = {}
         self.returning: set[Function] = set()
         self.escaped = False
         self.handed_over: list[Call] = []
 
     def run(self, start: Value) -> GradientFlow:
-        self.push(*(names_of(start) if role(start, Role.CONTAINER) else (start,)))
+        self.of_container = bool(role(start, Role.CONTAINER))
+        self.push(*(names_of(start) if self.of_container else (start,)))
         while self.pending:
             value, self.entered, self.component = self.pending.pop()
             if self.is_seen(value):
@@ -223,7 +225,7 @@ class _Flow:
             case Display():
                 self.push_into(use, value)
             case Item() | Part():
-                if not is_index_component(use) and not _is_newest_alone(use):
+                if not is_index_component(use) and not (self.of_container and _is_newest_alone(use)):
                     self.push_part(use)
             case Phi() | Choice() | Awaited():
                 self.pending.append(_Step(use, self.entered, self.component))
