@@ -283,6 +283,7 @@ def _call_under_grad(call: Call, names: frozenset[str], bare: Function | None) -
     return _unknown_call(call, bare)
 
 
+@query(on_cycle=False)
 def _is_made_for_inference(module: Value) -> bool:
     """Whether calling ``module``, of a library, runs it without gradients by itself."""
     return any(isinstance(source, Call) and _makes_for_inference(source) for source in sources(module))
@@ -347,8 +348,6 @@ _WITHOUT_TENSORS = (Role.OPTIMIZER, Role.SCHEDULER, Role.LOADER, Role.DATASET, R
 
 def _method_call(call: Call, receiver: Value, bare: Function | None) -> Attachment:
     method = call.method or ""
-    if method == "step" and call.arguments and role(receiver, Role.OPTIMIZER):
-        return _of_closure(call)
     settled = _settled(call, receiver, method)
     if settled is not None:
         return settled
@@ -368,14 +367,6 @@ def _method_call(call: Call, receiver: Value, bare: Function | None) -> Attachme
     if level is Attachment.DETACHED and not kinds(receiver):
         return Attachment.UNKNOWN
     return min(level, Attachment.LIKELY)
-
-
-def _of_closure(step: Call) -> Attachment:
-    """An optimizer's ``step(closure)`` returns what the closure does, which it calls with gradients enabled."""
-    closure = step.argument("closure", 0)
-    functions = [each.target for each in sources(closure) if isinstance(each, FunctionValue)] if closure else []
-    returned = (exit.value for function in functions for exit in function.lower().returns)
-    return _most(returned, None)
 
 
 def _settled(call: Call, receiver: Value, method: str) -> Attachment | None:

@@ -23,7 +23,7 @@ from memlint.model.kinds import Role, class_of, role
 from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.source_text import code
-from memlint.model.upstream import component_index, local_ancestors
+from memlint.model.upstream import component_index, graph_sources, local_ancestors
 from memlint.model.values import (
     Argument,
     Attribute,
@@ -590,6 +590,8 @@ def retention_confidence(kept: Value, added: Value, span: Span, loop: Loop | Non
     reach = reaches_gradient(kept)
     if reach is Reach.YES:
         return None
+    if loop is not None and (_is_alive_anyway(added, loop) or _works_on_pieces(added, loop)):
+        return Confidence.POSSIBLE
     drained = drain(added) is Drain.DRAINED
     if span is Span.ITERATION and loop is not None and drained and drained_outside(added, loop):
         # The one backward that frees it runs after the loop: the graphs are alive together in any case.
@@ -597,6 +599,32 @@ def retention_confidence(kept: Value, added: Value, span: Span, loop: Loop | Non
     if reach is Reach.UNKNOWN and (not drained or (loop is not None and drained_on_some_paths(added, loop))):
         return Confidence.POSSIBLE
     return certainty(added)
+
+
+def _is_alive_anyway(added: Value, loop: Loop) -> bool:
+    """Whether another container keeps the graph of the modules behind ``added``, for a later backward.
+
+    Entropies that are collected for a report, beside the log-probabilities that the loss is made of.
+    """
+    behind = {id(call) for call in graph_sources(added)}
+    return bool(behind) and any(
+        insertion.event.region.within(loop)
+        and behind <= {id(call) for call in graph_sources(insertion.value)}
+        and reaches_gradient(insertion.container) is Reach.YES
+        for insertion in insertions_in(loop.function)
+        if insertion.value is not added
+    )
+
+
+_PIECES = frozenset({"split", "chunk", "unbind", "tensor_split"})
+
+
+def _works_on_pieces(added: Value, loop: Loop) -> bool:
+    """Whether the loop only computes on pieces of one tensor, whose graph is there before and bounds what is kept."""
+    in_pieces = loop.iterable is not None and any(
+        isinstance(source, Call) and source.name in _PIECES for source in sources(loop.iterable)
+    )
+    return in_pieces and not any(call.region.within(loop) for call in graph_sources(added))
 
 
 def _feeds_backward_in(kept: Value, loop: Loop) -> bool:

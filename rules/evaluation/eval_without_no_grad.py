@@ -470,6 +470,7 @@ def show(frames):
     detector, yolo = Detector().eval(), YOLO("yolo.pt").eval()
     older = torch.hub.load("ultralytics/yolov5", "yolov5s").eval()
     for frame in frames:
+        older = older.to(frame.device)
         print(detector(frame)[0].plot(), yolo(frame)[0].boxes, older(frame).pandas())
 """,
         """

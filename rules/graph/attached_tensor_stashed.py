@@ -81,6 +81,15 @@ class AttachedTensorStashed(Rule):
         """
 import torch
 from torch import nn
+def predict(model: nn.Module, samples):
+    kept = []
+    for piece in samples.split(128):
+        kept.append(model(piece))  # MEM102
+    return torch.cat(kept).argmax(1)
+""",
+        """
+import torch
+from torch import nn
 
 def predict(loader):
     model = nn.Linear(3, 3)
@@ -208,6 +217,29 @@ def minimise(loss_function, tensors, optimizer, steps):
 """,
     )
     negative = (
+        """
+import torch
+import torch.nn.functional as F
+from torch import nn
+def entropy(logits):
+    kept = []
+    for piece in logits.reshape(-1, logits.shape[-1]).split(128):
+        scores = F.log_softmax(piece, -1)
+        kept.append(-(scores.exp() * scores).sum(-1))
+    return torch.cat(kept)
+def train(policy: nn.Module, loader, optimizer, report):
+    for batch, advantages in loader:
+        log_probabilities, entropies = [], []
+        for part in batch:
+            outputs = policy(part)
+            log_probabilities.append(outputs.log_probs)
+            entropies.append(outputs.entropy)
+        report(torch.cat(entropies).mean().item(), entropy(policy(batch[0]).logits).mean().item())
+        loss = -(torch.cat(log_probabilities) * advantages).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+""",
         """
 from collections import OrderedDict
 from functools import partial
