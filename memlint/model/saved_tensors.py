@@ -242,7 +242,7 @@ def producers(value: Value) -> Iterator[Call]:
                 pending.append(source.arguments[0].value)
             elif isinstance(source, Call):
                 yield source
-            elif isinstance(source, Item):
+            elif isinstance(source, (Item, Attribute)):
                 pending.append(source.base)
             elif isinstance(source, Binary) and isinstance(source.right, Constant):
                 pending.append(source.left)

@@ -42,7 +42,12 @@ def scores_vocabulary(value: Value, depth: int = _MAX_DEPTH) -> Confidence | Non
     None as well where autograd saves it anyway, since the operation that makes it saves its result.
     """
     index = component_index(value) if isinstance(value, (Part, Item)) else None
-    base = value.base if isinstance(value, (Part, Item)) else value
+    if isinstance(value, Attribute):
+        index = value.name
+    if isinstance(index, str) and not index.endswith("logits"):
+        # Hidden states, keys and values, the loss.
+        return None
+    base = value.base if isinstance(value, (Part, Item, Attribute)) else value
     found = [_scores(call, index, depth) for call in producers(base)] if depth else []
     return max((each for each in found if each is not None), key=lambda each: each.rank, default=None)
 

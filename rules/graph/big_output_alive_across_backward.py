@@ -186,6 +186,20 @@ def train(model, loader, optimizer):
         optimizer.zero_grad()
 """,
         """
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM
+def distill(teacher, student: AutoModelForCausalLM, loader, optimizer):
+    for batch in loader:
+        with torch.no_grad():
+            target = F.softmax(teacher(**batch).logits, -1)
+        logits = student(**batch).logits  # MEM110: 9
+        loss = F.kl_div(F.log_softmax(logits, -1), target, reduction="batchmean")
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+        """
 from transformers import Seq2SeqTrainer, T5ForConditionalGeneration
 class Mine(Seq2SeqTrainer):
     def training_step(self, model: T5ForConditionalGeneration, inputs, num_items_in_batch=None):
@@ -349,6 +363,12 @@ def train(loader, optimizer, seen):
         optimizer.step()
         optimizer.zero_grad()
     for batch in loader:
+        hidden = model(**batch, output_hidden_states=True).hidden_states
+        loss = hidden[-1].mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for batch in loader:
         logits = model(batch["input_ids"]).logits
         loss = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
         logits = logits.argmax(-1)
@@ -381,7 +401,7 @@ def train(loader, optimizer, criterion):
 
     def _finding(self, stale: StaleOutput) -> Finding:
         names = [store.key or "" for store in stale.names]
-        written = " and ".join(f"`{name}`" for name in names)
+        written = _listed(names)
         keep = "keeps" if len(names) == 1 else "keep"
         return self.finding(
             stale.names[0].target,
@@ -393,6 +413,11 @@ def train(loader, optimizer, criterion):
             related=(Related(stale.backward.node, "the backward that does not need it"),),
             claim=Claim(ClaimShape.SPIKE, "device", "N * V * E", held=stale.forward.node),
         )
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = [f"`{name}`" for name in names]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _fixes(stale: StaleOutput, names: list[str]) -> Iterator[Fix]:
@@ -408,7 +433,7 @@ def _fixes(stale: StaleOutput, names: list[str]) -> Iterator[Fix]:
     read_inside = _reads(statements[-1:], stale)
     yield Fix(
         "insert_statement",
-        f"Delete {' and '.join(f'`{name}`' for name in names)} before the backward",
+        f"Delete {_listed(names)} before the backward",
         Applicability.SAFE,
         {"statement": backward if read_inside else statements[-1]},
         {"code": f"del {', '.join(names)}", "where": "before"},
