@@ -10,7 +10,8 @@ from memlint.model.aliases import aliases, find_method, instance_class, qualifie
 from memlint.model.building import builds_module
 from memlint.model.calls import bound_arguments, callees, passed_arguments, runs_forward
 from memlint.model.containers import elements
-from memlint.model.differentiated import feeds_backward, holds_differentiated, starts_backward
+from memlint.model.differentiated import feeds_backward, holds_differentiated, is_fed, starts_backward
+from memlint.model.effects import backward_of
 from memlint.model.freezing import is_frozen, turns_off_grad
 from memlint.model.gradmode import GradMode, declared_without_grad, grad_mode
 from memlint.model.kinds import Role, class_of, kinds, role
@@ -82,9 +83,13 @@ def records(value: Value) -> bool:
         return not role(value, Role.CONTAINER)
     if not isinstance(value, Call):
         return isinstance(value, Unary)
-    names = qualified_names(value.callee)
-    hands_on = value.method in _HANDING_METHODS or bool(names & (torch.PASSING_BUILTINS | torch.CREATORS_WITH_GRAD))
-    return not hands_on and not callees(value)
+    return not hands_on(value) and not callees(value)
+
+
+def hands_on(call: Call) -> bool:
+    """Whether ``call`` returns what it is given, or what its receiver holds, and computes nothing from it."""
+    names = qualified_names(call.callee)
+    return call.method in _HANDING_METHODS or bool(names & (torch.PASSING_BUILTINS | torch.CREATORS_WITH_GRAD))
 
 
 _HANDING_METHODS = frozenset(
@@ -195,6 +200,9 @@ def _attribute(value: Attribute, bare: Function | None) -> Attachment:
         return _level(value.base, bare)
     if role(value.base, Role.MODULE):
         return Attachment.UNKNOWN
+    if role(value.base, Role.OPTIMIZER, Role.SCHEDULER):
+        # Settings; what is optimized are leaves.
+        return Attachment.DETACHED
     return min(_level(value.base, bare), Attachment.LIKELY)
 
 
@@ -210,8 +218,13 @@ def _component(value: Item | Part | Element, bare: Function | None) -> Attachmen
     if is_index_component(value):
         return Attachment.DETACHED
     picked = picked_elements(value)
-    if picked:
-        return _most(picked, bare)
+    return _most(picked, bare) if picked else _part_of(base, value, bare)
+
+
+def _part_of(base: Value, value: Item | Part | Element, bare: Function | None) -> Attachment:
+    """What the value that a component is taken out of says of it."""
+    if all(_is_told_by_use(source, bare) for source in sources(base)) and _is_beside_differentiated(value):
+        return Attachment.UNKNOWN
     found = [_returned_component(source, value, bare) for source in sources(base)]
     if found and all(level is not None for level in found):
         return max(level for level in found if level is not None)
@@ -220,6 +233,21 @@ def _component(value: Item | Part | Element, bare: Function | None) -> Attachmen
         if inside:
             return _most(inside, bare)
     return _level(base, bare)
+
+
+def _is_told_by_use(source: Value, bare: Function | None) -> bool:
+    """Whether nothing says that the result of a call carries a graph but that a part of it is differentiated."""
+    if not isinstance(source, Call) or callees(source) or role(source.callee, Role.MODULE, Role.ENGINE):
+        return False
+    return not qualified_names(source.callee) and _arguments(source, bare) <= Attachment.UNKNOWN
+
+
+def _is_beside_differentiated(value: Item | Part | Element) -> bool:
+    """Whether the component is left alone where another one is differentiated: ``loss, stats = compute(batch)``."""
+    if isinstance(value, Element) or component_index(value) is None or is_fed(value):
+        return False
+    siblings = (use for use in value.base.uses if isinstance(use, (Part, Item)) and component_index(use) is not None)
+    return any(component_index(use) != component_index(value) and is_fed(use) for use in siblings)
 
 
 def _returned_component(source: Value, value: Item | Part | Element, bare: Function | None) -> Attachment | None:
@@ -249,9 +277,19 @@ def _call(call: Call, bare: Function | None) -> Attachment:
         return Attachment.CERTAIN if _requests_grad(call) else Attachment.DETACHED
     if names & torch.CREATORS_WITH_GRAD:
         return Attachment.CERTAIN
+    if names & torch.GRADIENT_FUNCTIONS:
+        return _gradients(call, bare)
     mode = grad_mode(call.region)
     level = _call_under_grad(call, names, bare) if mode is not GradMode.DISABLED else _lookup(call, names, bare)
     return min(level, Attachment.LIKELY) if mode is GradMode.UNKNOWN else level
+
+
+def _gradients(call: Call, bare: Function | None) -> Attachment:
+    """Gradients carry a graph if one is asked for: ``torch.autograd.grad(loss, inputs, create_graph=True)``."""
+    backward = backward_of(call)
+    if backward is None or backward.creates_graph is False:
+        return Attachment.DETACHED
+    return _arguments(call, bare) if backward.creates_graph else Attachment.UNKNOWN
 
 
 def _lookup(call: Call, names: frozenset[str], bare: Function | None) -> Attachment:
@@ -308,7 +346,10 @@ def _arguments(call: Call, bare: Function | None) -> Attachment:
 
 def _unknown_call(call: Call, bare: Function | None) -> Attachment:
     # Optimizers and their kin are given parameters, which are leaves.
-    level = _most((given.value for given in call.arguments if not role(given.value, Role.PARAMETERS)), bare)
+    given = [argument.value for argument in call.arguments if not role(argument.value, Role.PARAMETERS)]
+    level = _most(given, bare)
+    if level > Attachment.UNKNOWN and all(is_leaf(value) for value in given):
+        level = Attachment.UNKNOWN
     if level <= Attachment.UNKNOWN:
         return Attachment.LIKELY if _is_handed_in(call.callee) and feeds_backward(call) else Attachment.UNKNOWN
     return min(level, Attachment.LIKELY)
@@ -363,7 +404,13 @@ def _method_call(call: Call, receiver: Value, bare: Function | None) -> Attachme
         inside = elements(receiver)
         if inside:
             return _most(inside, bare)
+    return _unknown_method(call, receiver, bare)
+
+
+def _unknown_method(call: Call, receiver: Value, bare: Function | None) -> Attachment:
     level = max(_level(receiver, bare), _arguments(call, bare))
+    if level <= Attachment.UNKNOWN and _is_handed_in(call.callee) and feeds_backward(call):
+        return Attachment.LIKELY
     if level is Attachment.DETACHED and not kinds(receiver):
         return Attachment.UNKNOWN
     return min(level, Attachment.LIKELY)

@@ -54,7 +54,7 @@ class Insertion:
 
     container: Value
     value: Value
-    event: Call | Store | Binary
+    event: Call | Store | Binary | Comprehension
     node: cst.CSTNode
     """The expression that is put in."""
     holder: cst.CSTNode
@@ -122,6 +122,8 @@ def names_of(value: Value) -> Iterator[Value]:
                 pending.append(use)
             elif isinstance(use, Store) and use.attribute is not None and use.value is current and use.base is not None:
                 pending.extend(_loads(use.base, use.attribute))
+            elif isinstance(use, Store) and use.base is None and use.value is current:
+                pending.extend(use.function.captures.get(use.key or "", ()))
         if isinstance(current, Attribute):
             pending.extend(_loads(current.base, current.name))
 

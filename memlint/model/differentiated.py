@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.model.aliases import display_element
-from memlint.model.calls import argument_parameters
+from memlint.model.aliases import display_element, sources
+from memlint.model.calls import argument_parameters, proven_call_sites
 from memlint.model.effects import backward_of, backward_roots, returns_loss_to_framework
 from memlint.model.memo import query
 from memlint.model.scopes import Function
@@ -56,8 +56,27 @@ def holds_differentiated(value: Value) -> bool:
 
 @query(on_cycle=False)
 def feeds_backward(call: Call) -> bool:
-    """Whether a backward in the same function starts from something computed from ``call``."""
-    return id(call) in _fed(call.function)
+    """Whether a backward in the same function starts from something computed from ``call``.
+
+    For a function that the caller passes, a backward of the caller counts as well.
+    """
+    passed = any(isinstance(s, Parameter) and s.function is call.function for s in sources(call.callee))
+    return _is_fed_in(call, call.function, _MAX_CALLERS if passed else 0)
+
+
+def is_fed(value: Value) -> bool:
+    """Whether a backward in the same function starts from something computed from ``value``."""
+    return id(value) in _fed(value.function)
+
+
+_MAX_CALLERS = 3
+
+
+def _is_fed_in(value: Value, function: Function, depth: int) -> bool:
+    if id(value) in _fed(function):
+        return True
+    callers = dict.fromkeys(site.function for site in proven_call_sites(function)) if depth else ()
+    return any(_is_fed_in(value, caller, depth - 1) for caller in callers)
 
 
 @query(on_cycle=frozenset())

@@ -147,6 +147,8 @@ class _Flow:
 
     def run(self, start: Value) -> GradientFlow:
         self.of_container = bool(role(start, Role.CONTAINER))
+        if isinstance(start, Item) and self.of_container:
+            self.into_container(start)
         self.push(*(names_of(start) if self.of_container else (start,)))
         while self.pending:
             value, self.entered, self.component = self.pending.pop()
@@ -273,7 +275,8 @@ class _Flow:
             holder = holder.base
         if isinstance(holder, Attribute):
             self.stored_attribute(holder.base, holder.name)
-        for name in names_of(container):
+        # What is put into one item may be taken out of another, if the indices are not known.
+        for name in dict.fromkeys((*names_of(container), *names_of(holder))):
             if name.function is container.function:
                 self.push(name)
             else:

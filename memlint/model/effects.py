@@ -243,8 +243,9 @@ def started_roots(call: Call) -> Iterator[Value]:
 def freeing_roots(call: Call) -> Iterator[Value]:
     """Like :func:`started_roots`, without backwards that keep the graph."""
     backward = backward_of(call)
-    keeps = backward is not None and (backward.retains or (backward.creates_graph and backward.retains is not False))
-    if not keeps:
+    # A graph of the gradients keeps the one that it was made from, unless that is released by name.
+    derived = backward is not None and backward.creates_graph is not False and call.argument("retain_graph") is None
+    if not derived and (backward is None or not backward.retains):
         yield from started_roots(call)
 
 

@@ -82,3 +82,11 @@ def _is_length(value: Value) -> bool:
         and not any(role(given, Role.MODULE, Role.PARAMETERS) for given in source.positional())
         for source in sources(value)
     )
+
+
+def iterates_over_parts(loop: Loop) -> bool:
+    """Whether the loop goes over layers, parameters or the elements of a literal: as many as the program has."""
+    if loop.iterable is None:
+        return False
+    literal = any(isinstance(source, Display) for source in sources(loop.iterable))
+    return literal or role(loop.iterable, Role.MODULE, Role.PARAMETERS) is not None

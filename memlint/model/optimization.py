@@ -399,6 +399,18 @@ def cleared_for(optimizer: Objects, region: Region, but: Call | None = None) -> 
     return Cleared.NO if explained else Cleared.UNKNOWN
 
 
+@query(on_cycle=frozenset())
+def _called_by_name(function: Function) -> Objects:
+    """What ``function`` passes to functions that it looks up by name: ``getattr(callback, event)(self)``."""
+    return frozenset(
+        found
+        for call in function.lower().calls
+        if isinstance(call.callee, Call) and "builtins.getattr" in qualified_names(call.callee.callee)
+        for argument in call.arguments
+        for found in objects(argument.value)
+    )
+
+
 _KEEPING_GRADIENTS = frozenset(
     {"step", "unscale_", "scale_loss", "clip_grad_norm_", "clip_grad_value_", "print", "len"}
 )
@@ -407,7 +419,10 @@ _KEEPING_GRADIENTS = frozenset(
 def _is_handed_on(optimizer: Objects, region: Region) -> bool:
     """Whether code that is out of sight gets the optimizer, or a closure that it runs, and may clear gradients."""
     for call in calls_in(region):
-        if callees(call) or any(name.startswith("torch.") for name in qualified_names(call.callee)):
+        functions = callees(call)
+        if any(holds(seen_from(_called_by_name(each), call, each), optimizer) for each in functions):
+            return True
+        if functions or any(name.startswith("torch.") for name in qualified_names(call.callee)):
             continue
         arguments = [argument.value for argument in call.arguments]
         if call.name == "step" and optimizers_stepped(call):

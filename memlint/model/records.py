@@ -79,7 +79,8 @@ def _parts(value: Value) -> tuple[Value, ...]:
 
 def _records(function: Function) -> dict[int, list[Entry]]:
     records: dict[int, list[Entry]] = {}
-    for record, written in _entries(function):
+    # A literal stands in more than one place when its name is passed on.
+    for record, written in dict.fromkeys(_entries(function)):
         records.setdefault(id(record), []).append(Entry(record, written, _is_detached_by_hand(written.value)))
     return records
 

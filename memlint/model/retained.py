@@ -15,7 +15,7 @@ from memlint.model.kinds import Role, is_known_other, role
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function
-from memlint.model.upstream import differentiable_operands
+from memlint.model.upstream import differentiable_operands, local_ancestors
 from memlint.model.values import (
     Attribute,
     Branch,
@@ -150,7 +150,21 @@ def _need_by_repetition(run: _Pass) -> Need:
             elif value is loop.element:
                 # What the elements were computed from was there before the loop.
                 again.append(value)
-    return _heaviest(again)
+    stateful = any(_carries_state(each) for value in run.graph if isinstance(value, Call) for each in callees(value))
+    return max(_heaviest(again), Need.UNKNOWN if stateful else Need.NO)
+
+
+@query(on_cycle=False)
+def _carries_state(function: Function) -> bool:
+    """Whether each run computes an attribute with a graph from what the last run left there, here or further down."""
+    for store in function.lower().stores:
+        if store.base is None or store.attribute is None or instance_class(store.base) is None:
+            continue
+        before = (value for value in local_ancestors(store.value) if isinstance(value, Attribute))
+        read = any(each.name == store.attribute and instance_class(each.base) is not None for each in before)
+        if read and attachment(store.value) > Attachment.UNKNOWN:
+            return True
+    return any(_carries_state(each) for call in function.calls for each in callees(call))
 
 
 def _need_by_others(run: _Pass) -> Need:

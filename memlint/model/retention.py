@@ -10,16 +10,17 @@ import libcst as cst
 
 from memlint.findings import Applicability, Confidence, Fix
 from memlint.model.aliases import base_names, instance_class, qualified_names, sources
-from memlint.model.attachment import Attachment, attachment, certainty, keeps_graph
+from memlint.model.attachment import Attachment, attachment, certainty, hands_on, keeps_graph
 from memlint.model.calls import argument_parameters, callees, passed_arguments
 from memlint.model.containers import Insertion, container_origins, insertions_of, names_of
 from memlint.model.differentiated import starts_backward
 from memlint.model.downstream import Reach, reaches_gradient
 from memlint.model.drain import Drain, drain, drained_on_some_paths, drained_outside, drained_within
 from memlint.model.effects import returns_loss_to_framework, started_roots
-from memlint.model.gradmode import is_lightning_module
+from memlint.model.gradmode import GradMode, grad_mode, is_lightning_module
 from memlint.model.instances import instance_kind
 from memlint.model.kinds import Role, class_of, role
+from memlint.model.loops import iterates_over_parts
 from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.source_text import code
@@ -30,8 +31,10 @@ from memlint.model.values import (
     Binary,
     Call,
     Choice,
+    Comprehension,
     Constant,
     Display,
+    Exit,
     Free,
     Item,
     Loop,
@@ -100,6 +103,13 @@ _CONVERSIONS = frozenset(
 """Methods that return the values of a tensor, on another device, in another type or another shape."""
 
 
+_CORRECTING_METHODS = frozenset({"clamp", "clamp_", "clamp_min", "clamp_max", "clip", "abs", "sqrt", "round", "renorm"})
+_CORRECTIONS = frozenset(
+    {"torch.clamp", "torch.clip", "torch.abs", "torch.sqrt", "torch.round", "torch.nn.functional.normalize"}
+)
+"""What brings a sum back into its range: ``self.multiplier = (self.multiplier + violation).clamp(min=0)``."""
+
+
 def accumulations(function: Function) -> Iterator[Accumulation]:
     """The accumulations in one function: by assignment, then by in-place methods."""
     for store in function.stores:
@@ -118,10 +128,18 @@ def _assigned(store: Store) -> Accumulation | None:
     span_loop = _carrying_loop(store)
     if span_loop is not None:
         return _build(store, lambda value: _is_head(value, store.key), Span.ITERATION, span_loop)
-    if store.attribute is not None and store.base is not None and instance_class(store.base) is not None:
+    if store.base is None:
+        return _build(store, lambda value: _reads_outer(value, store), Span.CALL, store.region.loop)
+    if store.attribute is not None and instance_class(store.base) is not None:
         return _build(store, lambda value: _reads_attribute(value, store), Span.CALL, store.region.loop)
-    if store.index is not None and store.base is not None:
+    if store.attribute is not None:
+        outlived = loops_outlived(store.base, store.region)
+        if outlived:
+            return _build(store, lambda value: _reads_field(value, store), Span.ITERATION, outlived[-1])
+    elif store.index is not None:
         span, loop = container_span(store.base, store.region)
+        if span is None:
+            span, loop = tensor_span(store.base, store.region)
         if span is not None:
             return _build(store, lambda value: _reads_item(value, store), span, loop)
     return None
@@ -203,7 +221,8 @@ def _combined(value: Value) -> tuple[Occurrence, ...]:
                 return operand_occurrences(value)
             if value.method in _ARITHMETIC_METHODS and value.receiver is not None:
                 return operand_occurrences(value)
-            if value.method in _CONVERSIONS and value.receiver is not None:
+            conversion = value.method in _CONVERSIONS | _CORRECTING_METHODS and value.receiver is not None
+            if conversion or names & _CORRECTIONS:
                 return operand_occurrences(value)[:1]
     return ()
 
@@ -247,6 +266,19 @@ def _reads_attribute(value: Value, store: Store) -> bool:
     if value is not store.value and stored_attribute(value) == store.attribute:
         return True
     return isinstance(value, Attribute) and value.name == store.attribute and instance_class(value.base) is not None
+
+
+def _reads_outer(value: Value, store: Store) -> bool:
+    """Whether ``value`` is what the variable of an enclosing function or of the module was before."""
+    return isinstance(value, Free) and value.name == store.key
+
+
+def _reads_field(value: Value, store: Store) -> bool:
+    if isinstance(value, Phi) and value.key == store.key:
+        return True
+    if not isinstance(value, Attribute) or value.name != store.attribute:
+        return False
+    return store.base is not None and same_object(value.base, store.base)
 
 
 def stored_attribute(value: Value) -> str | None:
@@ -304,6 +336,15 @@ def container_span(container: Value, region: Region) -> tuple[Span | None, Loop 
     return None, None
 
 
+def loops_outlived(holder: Value, region: Region) -> list[Loop]:
+    """The loops around ``region``, innermost first, over whose iterations the object ``holder`` is the same."""
+    root: Value = holder
+    while isinstance(root, (Attribute, Item)):
+        root = root.base
+    made = [source for source in sources(root) if source.function is region.function]
+    return [loop for loop in region.loops() if not any(source.region.within(loop) for source in made)]
+
+
 def _belongs_outside(container: Value) -> bool:
     """Whether the container is an attribute of the instance, or a variable of the module or an enclosing function."""
     value = container
@@ -351,8 +392,7 @@ def insertions_in(function: Function) -> Iterator[Insertion]:
         yield from insertions_of(call)
     for store in function.stores:
         if store.index is not None and store.base is not None and not isinstance(store.index, Constant):
-            holder = store.target.value if isinstance(store.target, cst.Subscript) else store.target
-            yield Insertion(store.base, store.value, store, _assigned_expression(store), holder)
+            yield _item_insertion(store, store.base)
     for binary in function.sums:
         # ``losses += [loss]`` and ``losses = losses + [loss]``
         if binary.operator == "+" and isinstance(binary.right, Display) and binary.right.kind == "list":
@@ -361,8 +401,71 @@ def insertions_in(function: Function) -> Iterator[Insertion]:
                 yield Insertion(binary.left, element.value, binary, element.node, holder)
 
 
+def _item_insertion(store: Store, container: Value) -> Insertion:
+    holder = store.target.value if isinstance(store.target, cst.Subscript) else store.target
+    return Insertion(container, store.value, store, _assigned_expression(store), holder)
+
+
 def _assigned_expression(store: Store) -> cst.CSTNode:
-    return store.node.value if isinstance(store.node, cst.Assign) else store.value.node
+    """The expression that is assigned; for one of several targets, ``a[i], b[i] = f()``, that target."""
+    if isinstance(store.node, cst.Assign):
+        whole = any(target.target is store.target for target in store.node.targets)
+        return store.node.value if whole else store.target
+    return store.value.node
+
+
+def slot_stashes(function: Function) -> Iterator[Stash]:
+    """What one function writes into parts of tensors that outlive the iteration or call: ``preds[i] = out``."""
+    for store in function.stores:
+        if not isinstance(store.target, cst.Subscript) or store.base is None or store.augmented:
+            continue
+        if grad_mode(store.region) is not GradMode.DISABLED:
+            span, loop = tensor_span(store.base, store.region)
+            if span is not None:
+                made = sources(store.base)
+                yield Stash(_item_insertion(store, made[0] if len(made) == 1 else store.base), span, loop)
+
+
+def tensor_span(tensor: Value, region: Region) -> tuple[Span | None, Loop | None]:
+    """Like :func:`container_span`, for a tensor that is made beforehand and filled in place."""
+    made = sources(tensor)
+    if not made or not all(isinstance(source, Call) and role(source, Role.TENSOR) for source in made):
+        return None, None
+    outlived = loops_outlived(tensor, region)
+    if _belongs_outside(tensor):
+        return Span.CALL, outlived[0] if outlived else None
+    return (Span.ITERATION, outlived[0]) if outlived else (None, None)
+
+
+def gathered(function: Function) -> Iterator[Stash]:
+    """What one function gathers in comprehensions over data: ``[model(x) for x in loader]``."""
+    for comprehension in function.comprehensions:
+        loop = comprehension.loop
+        if comprehension.kind == "generator" or iterates_over_parts(loop) or not _computes(comprehension.element, loop):
+            continue
+        named = (use.target for use in comprehension.uses if isinstance(use, Store) and use.value is comprehension)
+        holder = next(named, comprehension.node)
+        written = comprehension.element.node
+        yield Stash(
+            Insertion(comprehension, comprehension.element, comprehension, written, holder), Span.ITERATION, loop
+        )
+
+
+def is_built_for_callers(stash: Stash) -> bool:
+    """Whether a comprehension is returned, and no backward frees what its iterations compute."""
+    event = stash.insertion.event
+    if not isinstance(event, Comprehension) or drain(event.element) is Drain.DRAINED:
+        return False
+    return any(isinstance(use, Exit) for name in names_of(event) for use in name.uses)
+
+
+def _computes(element: Value, loop: Loop) -> bool:
+    """Whether each iteration of ``loop`` runs a module for ``element``, or a step that trains."""
+    calls = [each for each in local_ancestors(element) if isinstance(each, Call) and each.region.within(loop)]
+    return any(not hands_on(call) for call in calls) and (
+        any(call.function is not loop.function or call.region.within(loop) for call in graph_sources(element))
+        or any(callees(call) for call in calls if drain(call) is Drain.DRAINED)
+    )
 
 
 def collects_step_outputs(stash: Stash) -> bool:
@@ -386,6 +489,11 @@ class Keeping:
     holder: cst.CSTNode
     kept: Value
     """The container, or the new value of the sum."""
+
+
+def is_sum(event: Call | Store | Binary | Comprehension) -> bool:
+    """Whether ``event`` adds to what the place held before, as ``meters[k] += x`` does, and replaces nothing."""
+    return isinstance(event, Store) and _assigned(event) is not None
 
 
 @query(on_cycle=())
@@ -447,9 +555,21 @@ def _parameters_in(value: Value, function: Function) -> Iterator[Parameter]:
 # --------------------------------------------------------------------------- queries
 
 
-def made_within(value: Value, loop: Loop) -> bool:
+def is_made_anew(added: Value, kept: Value, loop: Loop | None) -> bool:
+    """Whether ``kept`` gets another graph in each iteration of ``loop``, or of one around it that the holder outlives.
+
+    Without a loop it is the call that gets another one.
+    """
+    return loop is None or any(_is_made_within(added, each) for each in _lived_through(kept, loop))
+
+
+def _is_made_within(value: Value, loop: Loop) -> bool:
     """Whether the graph of ``value`` is built in each iteration of ``loop`` (or in a function called there)."""
-    calls = [a for a in local_ancestors(value) if isinstance(a, Call) and attachment(a) > Attachment.UNKNOWN]
+    calls = [
+        a
+        for a in local_ancestors(value)
+        if isinstance(a, Call) and attachment(a) > Attachment.UNKNOWN and not hands_on(a)
+    ]
     if calls:
         return any(call.region.within(loop) for call in calls)
     return any(
@@ -545,20 +665,51 @@ def _newest_is_differentiated(container: Value) -> bool:
 
 def kept_arguments(call: Call, argument: Argument) -> Iterator[Keeping]:
     """How the functions of the project that ``call`` runs keep ``argument`` beyond the call."""
-    for parameter in argument_parameters(call, argument):
+    for parameter in (*argument_parameters(call, argument), *_starred_parameters(call, argument)):
         for keeping in keepings(parameter.function):
             if keeping.parameter is parameter:
                 yield keeping
 
 
+def _starred_parameters(call: Call, argument: Argument) -> Iterator[Parameter]:
+    """The ``*args`` that take ``argument``."""
+    if argument.keyword is not None or argument.star:
+        return
+    place = [each for each in call.arguments if each.keyword is None].index(argument)
+    for function in callees(call):
+        plain = sum(not p.star and not p.keyword_only for p in function.parameters) - function.is_method
+        if place >= plain:
+            yield from (parameter for parameter in function.parameters if parameter.star == "*")
+
+
 def kept_by(call: Call) -> Iterator[tuple[Occurrence, Keeping]]:
     """The arguments that the functions of the project which ``call`` runs keep; each argument once."""
-    for argument in call.arguments if _keeps_something(call) else ():
+    for argument in call.arguments if _keeps_something(call) and not _is_dropped_with(call) else ():
         if argument.star:
             continue
         keeping = next(kept_arguments(call, argument), None)
         if keeping is not None and attachment(argument.value) > Attachment.UNKNOWN:
             yield Occurrence(argument.value, argument.node.value), keeping
+
+
+def _is_dropped_with(call: Call) -> bool:
+    """Whether the object whose method is called is made anew for each iteration (or call), and nobody else gets it."""
+    receiver = call.receiver
+    made = sources(receiver) if receiver is not None else ()
+    if receiver is None or not all(isinstance(each, Call) and each.function is call.function for each in made):
+        return False
+    return bool(made) and not loops_outlived(receiver, call.region) and not any(map(_is_handed_out, made))
+
+
+def _is_handed_out(made: Value) -> bool:
+    """Whether an object leaves the code that made it: stored, returned, or passed to something."""
+    return any(
+        (isinstance(use, Store) and use.value is name and use.base is not None)
+        or (isinstance(use, Call) and use.callee is not name)
+        or isinstance(use, (Exit, Display))
+        for name in (made, *(use for use in made.uses if isinstance(use, Phi)))
+        for use in name.uses
+    )
 
 
 def is_module_state(function: Function, accumulation: Accumulation) -> bool:
@@ -585,7 +736,7 @@ def retention_confidence(kept: Value, added: Value, span: Span, loop: Loop | Non
 
     What a freeing backward inside the loop has run over cannot be differentiated again, wherever it goes.
     """
-    if loop is not None and drained_within(added, loop) and not _feeds_backward_in(kept, loop):
+    if any(drained_within(added, each) and not _feeds_backward_in(kept, each) for each in _lived_through(kept, loop)):
         return certainty(added)
     reach = reaches_gradient(kept)
     if reach is Reach.YES:
@@ -596,8 +747,10 @@ def retention_confidence(kept: Value, added: Value, span: Span, loop: Loop | Non
     if span is Span.ITERATION and loop is not None and drained and drained_outside(added, loop):
         # The one backward that frees it runs after the loop: the graphs are alive together in any case.
         return None
-    if reach is Reach.UNKNOWN and (not drained or (loop is not None and drained_on_some_paths(added, loop))):
-        return Confidence.POSSIBLE
+    if reach is Reach.UNKNOWN:
+        # What may be differentiated out of sight has to be known to carry a graph, and one that is freed for sure.
+        freed = drained and (loop is None or not drained_on_some_paths(added, loop))
+        return certainty(added) if freed and attachment(added) is Attachment.CERTAIN else Confidence.POSSIBLE
     return certainty(added)
 
 
@@ -627,6 +780,15 @@ def _works_on_pieces(added: Value, loop: Loop) -> bool:
     return in_pieces and not any(call.region.within(loop) for call in graph_sources(added))
 
 
+def _lived_through(kept: Value, loop: Loop | None) -> list[Loop]:
+    """``loop`` and the loops around it over whose iterations the holder lives that ``kept`` is, or is stored in."""
+    if loop is None:
+        return []
+    stored_in = [use.base for use in kept.uses if isinstance(use, Store) and use.value is kept and use.base is not None]
+    wider = loops_outlived(stored_in[0] if stored_in else kept, loop)
+    return [loop, *(each for each in wider if each is not loop)]
+
+
 def _feeds_backward_in(kept: Value, loop: Loop) -> bool:
     """Whether a backward inside the loop starts from the holder itself."""
     return any(
@@ -651,7 +813,7 @@ def depends_on_input(value: Value, function: Function) -> bool:
     return False
 
 
-def is_replaced_before(value: Value, event: Call | Store | Binary) -> bool:
+def is_replaced_before(value: Value, event: Call | Store | Binary | Comprehension) -> bool:
     """Whether the attached part of a dict or list has been overwritten by something detached before ``event``."""
     for use in value.uses:
         if not isinstance(use, Store) or use.base is not value or use.index is None:

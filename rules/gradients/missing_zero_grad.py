@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
+from memlint.model.aliases import base_names, instance_class, mro, sources
 from memlint.model.calls import call_sites
 from memlint.model.effects import calls_in, returns_loss_to_framework
 from memlint.model.kinds import Role, role
@@ -24,8 +25,9 @@ from memlint.model.optimization import (
     updates,
 )
 from memlint.model.program import Program
+from memlint.model.scopes import Class
 from memlint.model.source_text import code
-from memlint.model.values import Loop
+from memlint.model.values import Attribute, Call, Element, Loop, Value
 from memlint.rule import Rule
 
 
@@ -406,7 +408,43 @@ def _confidence_without_loop(update: Update) -> Confidence | None:
         return None
     if cleared_for(update.objects, function.body) is not Cleared.NO or cleared_by_class(function):
         return None
-    return Confidence.LIKELY if returns_loss_to_framework(function) else Confidence.POSSIBLE
+    return Confidence.LIKELY if returns_loss_to_framework(function) or _owns(update) else Confidence.POSSIBLE
+
+
+def _owns(update: Update) -> bool:
+    """Whether the optimizer, or what is updated by hand, belongs to the object whose method updates it.
+
+    Its callers have no reason to clear what the object made for itself. Optimizers of a framework's class may be
+    cleared by the framework.
+    """
+    owner = update.region.function.owner
+    if owner is None or update.region.function.name == "__init__":
+        return False
+    value = update.optimizer.value
+    if update.call is None:
+        return any(isinstance(source, Element) and _is_of_instance(source.iterable) for source in sources(value))
+    made = role(value, Role.OPTIMIZER) is Confidence.CERTAIN and not role(value, Role.ENGINE)
+    return made and isinstance(value, Attribute) and instance_class(value.base) is not None and not _is_framework(owner)
+
+
+def _is_of_instance(parameters: Value) -> bool:
+    """Whether the value is ``self.module.parameters()``."""
+    return any(
+        isinstance(source, Call)
+        and source.method in {"parameters", "named_parameters"}
+        and isinstance(source.receiver, Attribute)
+        and instance_class(source.receiver.base) is not None
+        for source in sources(parameters)
+    )
+
+
+def _is_framework(owner: Class) -> bool:
+    """Whether a base of the class is out of sight, plain modules and abstract classes aside."""
+    inside = {cls.qualified_name for cls in mro(owner)}
+    return bool(base_names(owner) - inside - _PLAIN_BASES)
+
+
+_PLAIN_BASES = frozenset({"builtins.object", "abc.ABC", "torch.nn.Module", "torch.nn.modules.module.Module"})
 
 
 def _fixes(update: Update) -> Iterator[Fix]:

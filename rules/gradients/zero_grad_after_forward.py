@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import libcst as cst
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
+from memlint.model.aliases import sources
 from memlint.model.effects import calls_in, started_roots
 from memlint.model.forwards import called_module
 from memlint.model.identity import Objects, everywhere, holds, objects
 from memlint.model.optimization import (
     Update,
     accumulates,
+    accumulates_in,
     cleared_by,
     cleared_in,
     clears,
@@ -27,7 +29,7 @@ from memlint.model.program import Program
 from memlint.model.retained import graph_of
 from memlint.model.source_text import code
 from memlint.model.statements import statements_over
-from memlint.model.values import Branch, Call, Handler, Loop, Region
+from memlint.model.values import Binary, Branch, Call, Comparison, Handler, Loop, Region, Unary
 from memlint.rule import Rule
 
 
@@ -36,7 +38,8 @@ class ZeroGradAfterForward(Rule):
 
     ## What it does
     Finds `zero_grad()` between the forward pass and `backward()`, for the optimizer or the module that takes part in
-    that forward; and, worse, between `backward()` and the `step()` of the same optimizer.
+    that forward; and, worse, between `backward()` and the `step()` of the same optimizer, or after each of several
+    batches whose gradients one `step()` is to use.
 
     ## Why is this bad?
     The old gradients, as many bytes as the trained parameters, stay allocated while the forward pass saves activations.
@@ -79,6 +82,16 @@ class ZeroGradAfterForward(Rule):
     gate = frozenset({"zero_grad"})
     fixers = ("move_statement",)
     positive = (
+        """
+import torch
+def train(model, loader, criterion, k):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for i, (x, y) in enumerate(loader):
+        optimizer.zero_grad()  # MEM203
+        (criterion(model(x), y) / k).backward()
+        if (i + 1) % k == 0:
+            optimizer.step()
+""",
         """
 import torch
 def train(model, loader, criterion):
@@ -153,6 +166,43 @@ def train(model, loader, optimizer):
 """,
     )
     negative = (
+        """
+import torch
+def train(model, loader, criterion, k):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.zero_grad()
+    for epoch in range(3):
+        for i, (x, y) in enumerate(loader):
+            (criterion(model(x), y) / k).backward()
+            if i % k == k - 1:
+                optimizer.step()
+                optimizer.zero_grad()
+""",
+        """
+import torch
+def train(generator, critic, loader, k):
+    optimizer_g = torch.optim.Adam(generator.parameters())
+    optimizer_c = torch.optim.Adam(critic.parameters())
+    for i, (real, noise) in enumerate(loader):
+        optimizer_c.zero_grad()
+        (critic(generator(noise).detach()).mean() - critic(real).mean()).backward()
+        optimizer_c.step()
+        optimizer_g.zero_grad()
+        if i % k == 0:
+            (-critic(generator(noise)).mean()).backward()
+            optimizer_g.step()
+""",
+        """
+import torch
+def train(model, loader, criterion, k):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for i, (x, y) in enumerate(loader):
+        if i % k == 0:
+            optimizer.zero_grad()
+        (criterion(model(x), y) / k).backward()
+        if i % k == k - 1:
+            optimizer.step()
+""",
         """
 def train(model, loader, optimizer, criterion):
     for x, y in loader:
@@ -247,6 +297,10 @@ def train(model, loader, optimizer, closure):
             update = _robbed_update(clearing)
             if update is not None:
                 yield self._robs(clearing, update)
+                continue
+            update = _starved_update(clearing)
+            if update is not None:
+                yield self._starves(clearing, update)
             else:
                 yield from self._late(clearing)
 
@@ -257,7 +311,8 @@ def train(model, loader, optimizer, closure):
         place = _behind_step(clearing) or _above(clearing, forward.call)
         yield self.finding(
             clearing.call.node,
-            f"`{code(clearing.call.node)}` frees the gradients of the last step when the forward has run already",
+            f"`{code(clearing.call.node)}` frees the gradients of the last step when the forward has run already, "
+            "which counts where parameters outweigh activations",
             holds="the gradients of the last step, as many bytes as the trained parameters, during the forward",
             confidence=forward.confidence,
             fixes=(_move(clearing, place, Applicability.SAFE),) if place is not None else (),
@@ -273,6 +328,17 @@ def train(model, loader, optimizer, closure):
             severity=Severity.ERROR,
             confidence=Confidence.LIKELY,
             fixes=(_move(clearing, place, Applicability.UNSAFE),) if place is not None else (),
+            claim=Claim(ClaimShape.PRESENT, "device", "G", holder=clearing.receiver, watch=Watch.GRADIENTS_DISCARDED),
+        )
+
+    def _starves(self, clearing: Clearing, update: Update) -> Finding:
+        return self.finding(
+            clearing.call.node,
+            f"`{code(clearing.call.node)}` clears the gradients of every batch, while `{code(update.node)}` runs only "
+            "now and then: nothing is accumulated",
+            holds="the gradients of backwards whose work is thrown away",
+            severity=Severity.ERROR,
+            confidence=Confidence.LIKELY,
             claim=Claim(ClaimShape.PRESENT, "device", "G", holder=clearing.receiver, watch=Watch.GRADIENTS_DISCARDED),
         )
 
@@ -388,6 +454,48 @@ def _runs_with(first: Region, then: Region) -> bool:
     """Whether ``first`` has always run when ``then`` runs, later in the same iteration."""
     conditions = [region for region in first.ancestors() if isinstance(region, (Branch, Loop, Handler))]
     return all(then.within(region) for region in conditions)
+
+
+# ------------------------------------------------------------------- between two micro-batches
+
+
+def _starved_update(clearing: Clearing) -> Update | None:
+    """The update that every few iterations uses the gradients of the last one alone, as the others are cleared."""
+    span, mine = clearing.span, clearing.updates
+    if _branches(clearing.call.region, span) or not mine:
+        return None
+    always = [call for call in clearing.backwards if not _branches(call.region, span)]
+    if any(loop is not span and loop.within(span) for call in always for loop in call.region.loops()):
+        return None  # Cleared once, before the batches.
+    counted = [
+        update
+        for update in mine
+        if any(_is_counted(branch) and not accumulates_in(branch) for branch in _branches(update.region, span))
+    ]
+    behind = (update for update in counted if any(backward.order < _order(update) for backward in always))
+    return next(behind, None) if len(counted) == len(mine) else None
+
+
+def _order(update: Update) -> int:
+    return update.call.order if update.call is not None else update.region.last
+
+
+def _branches(region: Region, span: Region) -> list[Branch]:
+    """The branches around ``region`` within ``span``."""
+    inside = (each for each in region.ancestors() if each is not span and each.within(span))
+    return [each for each in inside if isinstance(each, Branch)]
+
+
+def _is_counted(branch: Branch) -> bool:
+    """Whether the branch is taken once in several iterations: ``if (i + 1) % k == 0``."""
+    pending = [branch.test] if branch.test is not None and not branch.negated else []
+    while pending:
+        for value in sources(pending.pop()):
+            if isinstance(value, Binary) and value.operator == "%":
+                return True
+            if isinstance(value, (Binary, Comparison, Unary)):
+                pending.extend(value.operands())
+    return False
 
 
 # -------------------------------------------------------------------------------- fixes

@@ -19,10 +19,10 @@ from memlint.model.retention import (
     attached_leaves,
     concatenates,
     detach_fixes,
+    is_made_anew,
     is_module_state,
     is_reset_in_loop,
     kept_by,
-    made_within,
     retention_confidence,
 )
 from memlint.model.source_text import code
@@ -423,7 +423,7 @@ class Penalty:
                 continue
             if not leaves or all(isinstance(leaf.value, Parameter) for leaf in leaves):
                 continue
-            if accumulation.loop is not None and not made_within(addend.value, accumulation.loop):
+            if not is_made_anew(addend.value, accumulation.value, accumulation.loop):
                 continue
             confidence = retention_confidence(accumulation.value, addend.value, accumulation.span, accumulation.loop)
             if confidence is not None and is_reset_in_loop(accumulation) and drain(addend.value) is Drain.DRAINED:

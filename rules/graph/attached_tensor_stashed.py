@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Claim, Confidence, Finding, Severity
-from memlint.model.attachment import certainty
+from memlint.model.attachment import certainty, keeps_graph
 from memlint.model.containers import is_emptied_in, length_limit
 from memlint.model.downstream import Reach, reaches_gradient
 from memlint.model.holding import holding
@@ -15,15 +15,22 @@ from memlint.model.knowledge.torch import GRAPH_WORDS
 from memlint.model.program import Program
 from memlint.model.records import forgotten_entries
 from memlint.model.retention import (
+    Accumulation,
     Span,
     Stash,
+    accumulations,
     attached_members,
     collects_step_outputs,
+    concatenates,
     detach_fixes,
+    gathered,
+    is_built_for_callers,
+    is_made_anew,
     is_replaced_before,
+    is_sum,
     kept_by,
-    made_within,
     retention_confidence,
+    slot_stashes,
     stashes,
 )
 from memlint.model.source_text import code
@@ -452,9 +459,12 @@ def train(loader, opt, window):
 
     def check(self, program: Program) -> Iterator[Finding]:
         for function in program.functions:
-            for stash in stashes(function):
-                if not collects_step_outputs(stash):
+            for stash in (*stashes(function), *slot_stashes(function), *gathered(function)):
+                if not collects_step_outputs(stash) and not is_sum(stash.insertion.event):
                     yield from self._stashed(stash)
+            for accumulation in accumulations(function):
+                if accumulation.attribute is None and concatenates(accumulation):
+                    yield from self._concatenated(accumulation)
             for call in function.calls:
                 yield from self._kept_by_callee(call)
             for entry in forgotten_entries(function):
@@ -466,7 +476,7 @@ def train(loader, opt, window):
         for member in attached_members(stash.occurrence):
             if isinstance(member.value, Parameter):
                 continue
-            if stash.loop is not None and not made_within(member.value, stash.loop):
+            if not is_made_anew(member.value, container, stash.loop):
                 continue
             if stash.loop is not None and is_emptied_in(container, stash.loop):
                 continue
@@ -474,7 +484,16 @@ def train(loader, opt, window):
                 continue
             confidence = retention_confidence(container, member.value, stash.span, stash.loop)
             if confidence is not None:
+                confidence = Confidence.POSSIBLE if is_built_for_callers(stash) else confidence
                 yield self._finding(stash.insertion.holder, container, member, confidence)
+
+    def _concatenated(self, accumulation: Accumulation) -> Iterator[Finding]:
+        kept = accumulation.value
+        for addend in accumulation.addends:
+            if keeps_graph(addend.value) and is_made_anew(addend.value, kept, accumulation.loop):
+                confidence = retention_confidence(kept, addend.value, accumulation.span, accumulation.loop)
+                if confidence is not None:
+                    yield self._finding(accumulation.holder, kept, addend, confidence)
 
     def _finding(self, holder: cst.CSTNode, container: Value, member: Occurrence, confidence: Confidence) -> Finding:
         held = holding(member.value)
