@@ -2,7 +2,7 @@
 
 Public hooks of PyTorch tell most of it (``register_optimizer_step_pre_hook``, ``register_module_forward_hook`` and
 their siblings). Two things have none and are wrapped: ``torch.autograd.backward``, through which every backward pass
-goes, and the iterators of ``torch.utils.data.DataLoader``.
+goes, and the iterators of ``torch.utils.data.DataLoader`` (and its length).
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ class Progress:
         torch.autograd.backward = _wrapped(torch.autograd.backward, self._backward)
         iterators = dataloader._BaseDataLoaderIter
         iterators.__next__ = _wrapped(iterators.__next__, self._next_batch)
+        dataloader.DataLoader.__len__ = _wrapped(dataloader.DataLoader.__len__, self._length)
 
     @property
     def is_elsewhere(self) -> bool:
@@ -287,10 +288,28 @@ class Progress:
             raise
         finally:
             self._set_phase(phase)
+        if loader.batches == 0:
+            # Frameworks that know the length do not ask for what comes after the last batch.
+            self.epoch += total.current > 1
+            total.current = 0
         loader.batches += 1
         total.batches += 1
+        total.current += 1
         self._recorder.classify(_tensors_of(batch), Category.INPUT)
         return batch
+
+    def _length(self, original: Callable[..., int], loader: Any) -> int:
+        """What frameworks are told, so that they take the last batch for the last one and go on to the evaluation.
+
+        The script's own code may divide by a part of the length and gets the true one.
+        """
+        length = original(loader)
+        frame = _caller()
+        while frame is not None and frame.f_code.co_name == "__len__":
+            frame = frame.f_back
+        if self.is_elsewhere or frame is None or _is_user_code(frame.f_code.co_filename):
+            return length
+        return min(length, self._budget.batches)
 
     def _total_of(self, iterator: Any) -> _Loader:
         """What has been counted for this data set in the loop that runs."""
@@ -332,6 +351,8 @@ class Progress:
 @dataclass
 class _Loader:
     batches: int = 0
+    current: int = 0
+    """Of these, those of the latest iteration."""
 
 
 def _wrapped(original: Callable[..., Any], wrapper: Callable[..., Any]) -> Any:
