@@ -196,7 +196,8 @@ class _Flow:
     def push_part(self, part: Item | Part) -> None:
         """A component of the value; none that is known to be another one than that which matters."""
         index = component_index(part)
-        if self.component is None or index is None or index == self.component:
+        from_the_end = isinstance(index, int) and index < 0
+        if self.component is None or index is None or from_the_end or index == self.component:
             self.push(part)
 
     def follow(self, value: Value, use: Value | Store | Exit) -> bool:
