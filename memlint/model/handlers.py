@@ -19,7 +19,7 @@ from memlint.model.footprint import moves_to_host
 from memlint.model.forwards import called_module, forwards
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
-from memlint.model.retention import container_span, insertions_in
+from memlint.model.retention import container_span, insertions_in, written_members
 from memlint.model.scopes import Function
 from memlint.model.source_text import text
 from memlint.model.values import (
@@ -29,6 +29,7 @@ from memlint.model.values import (
     External,
     Free,
     Handler,
+    Occurrence,
     Opaque,
     Parameter,
     Region,
@@ -211,10 +212,11 @@ def kept_exceptions(caught: Caught) -> Iterator[KeptException]:
     if any(order for order in _releases(caught, [c for c in function.calls if c.region.within(caught.handler)])):
         return
     for insertion in insertions_in(function):
-        if _is_exception(insertion.value, caught) and insertion.event.region.within(caught.handler):
-            span, _ = container_span(insertion.container, caught.handler)
-            if span is not None:
-                yield KeptException(insertion.node, insertion.holder, True, confidence)
+        if not insertion.event.region.within(caught.handler):
+            continue
+        for member in written_members(Occurrence(insertion.value, insertion.node)):
+            if _is_exception(member.value, caught) and container_span(insertion.container, caught.handler)[0]:
+                yield KeptException(member.node, insertion.holder, True, confidence)
     for store in function.stores:
         if _is_exception(store.value, caught) and _outlives(store, caught) and isinstance(store.node, cst.Assign):
             yield KeptException(

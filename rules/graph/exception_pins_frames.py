@@ -122,7 +122,7 @@ def evaluate(model: nn.Module, loader):
         try:
             model(x)
         except Exception as e:
-            failures[i] = (x.shape, e)
+            failures[i] = (x.shape, e)  # MEM112: 37
             failures.setdefault("all", []).append(e)  # MEM112
 """,
         """
