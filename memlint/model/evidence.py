@@ -10,6 +10,7 @@ from memlint.model.aliases import instance_class, sources
 from memlint.model.calls import argument_parameters, passed_arguments
 from memlint.model.kinds import Kind, Role
 from memlint.model.knowledge import torch
+from memlint.model.scopes import Class
 from memlint.model.values import Attribute, Awaited, Call, Choice, Element, Parameter, Phi, Store, Value
 
 
@@ -115,14 +116,24 @@ def known_names(value: Value) -> Iterator[Value]:
     yield from names
     for name in names:
         yield from _parameters_for(name)
-    # An attribute of self is one object in all methods of its class.
     if isinstance(value, Attribute):
-        owner = instance_class(value.base)
-        if owner is not None:
-            for load in owner.module.loads.get(value.name, ()):
-                if load is not value and instance_class(load.base) is owner:
-                    yield load
-                    yield from (use for use in load.uses if isinstance(use, Phi))
+        yield from _reads(value)
+
+
+def _reads(value: Attribute) -> Iterator[Value]:
+    """The other reads of an attribute: of ``self`` in all methods of its class, of another object in its function."""
+    owner = instance_class(value.base)
+    module = owner.module if owner is not None else value.function.module
+    for load in module.loads.get(value.name, ()):
+        if load is not value and _reads_same(load, value, owner):
+            yield load
+            yield from (use for use in load.uses if isinstance(use, Phi))
+
+
+def _reads_same(load: Attribute, value: Attribute, owner: Class | None) -> bool:
+    if owner is not None:
+        return instance_class(load.base) is owner
+    return load.function is value.function and sources(load.base) == sources(value.base)
 
 
 def _captured(value: Value) -> Iterator[Value]:
