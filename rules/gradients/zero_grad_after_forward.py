@@ -12,6 +12,7 @@ from memlint.model.aliases import sources
 from memlint.model.effects import calls_in, started_roots
 from memlint.model.forwards import called_module
 from memlint.model.identity import Objects, everywhere, holds, objects
+from memlint.model.layers import outweighs_its_gradients
 from memlint.model.optimization import (
     Update,
     accumulates,
@@ -44,8 +45,9 @@ class ZeroGradAfterForward(Rule):
     ## Why is this bad?
     The old gradients, as many bytes as the trained parameters, stay allocated while the forward pass saves activations.
     Where parameters dominate, the peak is higher by up to their size (65 to 69 MiB in a measurement with 4 MiB of
-    gradients); where activations dominate, it makes no difference. Between `backward()` and `step()`, it throws away
-    what the step was to use: the model does not learn.
+    gradients); where activations dominate, it makes no difference. A model that is seen to be of that kind,
+    convolutional or a small layer, is therefore not reported by default. Between `backward()` and `step()`, it throws
+    away what the step was to use: the model does not learn.
 
     ## Example
     ```python
@@ -278,6 +280,38 @@ model.zero_grad()
 loss.backward()
 """,
         """
+from torch import nn, optim
+
+class Encoder(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.blocks = nn.Sequential(*(self.block(width) for _ in range(3)))
+
+    def block(self, width):
+        return nn.Sequential(nn.Conv2d(width, width, 3), nn.ReLU())
+
+    def forward(self, x):
+        return self.blocks(x)
+
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = Encoder(64)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.head(self.encoder(x).mean((2, 3)))
+
+def train(loader):
+    model = Classifier()
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    for x, y in loader:
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+""",
+        """
 def train(model, loader, optimizer, closure):
     for x in loader:
         model(x).loss.backward()
@@ -309,12 +343,14 @@ def train(model, loader, optimizer, closure):
         if forward is None:
             return
         place = _behind_step(clearing) or _above(clearing, forward.call)
+        module = called_module(forward.call)
+        pays = module is None or not outweighs_its_gradients(module)
         yield self.finding(
             clearing.call.node,
             f"`{code(clearing.call.node)}` frees the gradients of the last step when the forward has run already, "
             "which counts where parameters outweigh activations",
             holds="the gradients of the last step, as many bytes as the trained parameters, during the forward",
-            confidence=forward.confidence,
+            confidence=forward.confidence if pays else Confidence.POSSIBLE,
             fixes=(_move(clearing, place, Applicability.SAFE),) if place is not None else (),
             claim=Claim(ClaimShape.SPIKE, "device", "G", holder=clearing.receiver, watch=Watch.GRADIENTS_IN_FORWARD),
         )
