@@ -304,3 +304,10 @@ def test_ranks_are_merged(tmp_path: Path) -> None:
     finding = next(each for each in document["findings"] if each["code"] == "MEM101")
     assert finding["verdict"] == "CONFIRMED"
     assert "confirmed on 2 of 2 ranks" in finding["evidence"]
+
+
+def test_the_kept_trace_opens_in_the_profiler_plugin_of_tensorboard(tmp_path: Path) -> None:
+    data = pytest.importorskip("torch_tb_profiler.profiler.data")
+    verify(script(tmp_path), "--trace-dir", "traces", cwd=tmp_path)
+    parsed = data.RunProfileData.parse("rank0", None, str(tmp_path / "traces" / "train-rank0.pt.trace.json.gz"), None)
+    assert max(parsed.memory_snapshot.get_peak_memory().values()) > 0
