@@ -159,9 +159,10 @@ def _pass(
         attempt = _attempt(state, [*accepted, candidate], check) if len(batch) > 1 else together
         if isinstance(attempt, _State):
             accepted.append(candidate)
-        else:
+        elif not accepted or not isinstance(_attempt(state, [candidate], check), _State):
             refusals.append(Refusal(candidate.diagnostic, attempt))
             state.refused.add(candidate.index)
+        # What fails only beside others may go into the next pass, whose file is made by them.
     reached = _attempt(state, accepted, check) if accepted else state
     if not isinstance(reached, _State):
         return state, [], refusals

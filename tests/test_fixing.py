@@ -177,6 +177,26 @@ def test_a_file_that_would_not_parse_takes_the_fix_back() -> None:
     assert outcome.refused[0].reason == "the fixed file would not parse"
 
 
+def test_a_fix_that_only_fails_beside_another_is_tried_again_in_the_next_pass() -> None:
+    class Together(Rule):
+        code, name, severity = "MEM903", "together", Severity.ERROR
+        gate, positive, negative = frozenset[str](), (), ()
+
+        def check(self, program: Program) -> Iterator[Finding]:
+            if {"p", "q"} <= {
+                name.value for name in m.findall(program.tree, m.Name()) if isinstance(name, libcst.Name)
+            }:
+                yield self.finding(program.tree.body[0], "together", holds="", confidence=Confidence.CERTAIN)
+
+    def fixes(call: libcst.Call, tree: libcst.Module) -> tuple[Fix, ...]:
+        return fix("replace_expression", code="r" if tree.code.startswith("p") else "q")(call, tree)
+
+    first = CallRule("a", "MEM901", fix("replace_expression", code="p"))
+    outcome = run("a()\nb()\n", first, CallRule("b", "MEM902", fixes), Together())
+    assert outcome.data == b"p\nr\n"
+    assert outcome.refused == ()
+
+
 def test_a_fix_without_effect_is_taken_back() -> None:
     outcome = run("a()\n", CallRule("a", "MEM901", fix("replace_expression", code="a()")))
     assert outcome.refused[0].reason == "the fix changes nothing"
