@@ -50,7 +50,7 @@ _REWRITING_CODEC = re.compile(rb"\A(?:[^\n]*\n)?[ \t\f]*#[^\n]*?coding[:=][ \t]*
 def source_encoding(data: bytes) -> str:
     """The encoding of the source ``data`` as Python finds it: byte order mark, declaration (PEP 263), UTF-8.
 
-    Raises ``SyntaxError`` for an encoding that Python does not know, and for bytes that are not UTF-8 in the first rows.
+    Raises ``SyntaxError`` for an encoding that Python does not know, and for bytes in the first rows that are no UTF-8.
     """
     # detect_encoding knows only \n as the end of a row.
     head = re.sub(rb"\r\n?", b"\n", data[:_HEAD_BYTES])

@@ -145,19 +145,30 @@ def call_sites(function: Function) -> tuple[Call, ...] | None:
     modules = function.module.project.mentions(function)
     if modules is None:
         return None
-    found: list[Call] = []
-    for module in modules:
-        named = module.calls_by_name.get(function.name, ())
-        found.extend(call for call in named if _may_call(call, function))
-        if function.owner is not None and function.name in {"__call__", "forward"}:
-            found.extend(_instance_calls(module, function))
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(call for module in modules for call in _call_sites_in(function, module)))
+
+
+@query(on_cycle=())
+def _call_sites_in(function: Function, module: Module) -> tuple[Call, ...]:
+    found = [call for call in module.calls_by_name.get(function.name, ()) if _may_call(call, function)]
+    if function.owner is not None and function.name in {"__call__", "forward"}:
+        found.extend(_instance_calls(module, function))
+    return tuple(found)
 
 
 @query(on_cycle=())
 def proven_call_sites(function: Function) -> tuple[Call, ...]:
     """Those of :func:`call_sites` that are known to run ``function``, and not merely to call something of that name."""
     return tuple(call for call in call_sites(function) or () if function in callees(call))
+
+
+def nearest_call_sites(function: Function) -> Iterator[Call]:
+    """Those of :func:`proven_call_sites`, the nearest first; for questions that the first ones may answer.
+
+    Files are read as far as the caller goes on.
+    """
+    for module in function.project.nearest_mentions(function):
+        yield from (call for call in _call_sites_in(function, module) if function in callees(call))
 
 
 def _may_call(call: Call, function: Function) -> bool:

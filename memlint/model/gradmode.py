@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 
 from memlint.model.aliases import base_names, qualified_names, sources
-from memlint.model.calls import call_sites, callees, proven_call_sites
+from memlint.model.calls import call_sites, callees, nearest_call_sites
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function
@@ -90,34 +90,32 @@ def entry_mode(function: Function) -> GradMode:
     It is disabled when callers are known and every chain of calls passes a place where gradients are disabled.
     """
     prevented = False
-    seen: set[int] = set()
-    pending = [function]
-    while pending:
-        current = pending.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        mode = declared_mode(current)
-        if mode is GradMode.DISABLED:
-            prevented = True
-            continue
-        if mode is GradMode.UNKNOWN:
+    for mode in _modes_on_the_way(function, set()):
+        if mode is not GradMode.DISABLED:
             return mode
-        if mode is None and _is_run_with_gradients(current):
-            return GradMode.ENABLED
-        places = _places_of_call(current) if mode is None else []
-        if not places and not (mode is None and _only_called_without_gradients(current)):
-            return GradMode.ENABLED
-        prevented = prevented or not places
-        for place in places:
-            local = local_grad_mode(place)
-            if local is None:
-                pending.append(place.function)
-            elif local is GradMode.DISABLED:
-                prevented = True
-            else:
-                return GradMode.ENABLED
+        prevented = True
     return GradMode.DISABLED if prevented else GradMode.ENABLED
+
+
+def _modes_on_the_way(function: Function, seen: set[Function]) -> Iterator[GradMode]:
+    """The modes that are set last on the ways on which ``function`` is called; those of its nearest callers first."""
+    if function in seen:
+        return
+    seen.add(function)
+    declared = declared_mode(function)
+    if declared is not None or _is_run_with_gradients(function):
+        yield declared or GradMode.ENABLED
+        return
+    called = False
+    for place in _places_of_call(function):
+        called = True
+        local = local_grad_mode(place)
+        if local is not None:
+            yield GradMode.DISABLED if local is GradMode.DISABLED else GradMode.ENABLED
+        else:
+            yield from _modes_on_the_way(place.function, seen)
+    if not called:
+        yield GradMode.DISABLED if _only_called_without_gradients(function) else GradMode.ENABLED
 
 
 def _is_run_with_gradients(function: Function) -> bool:
@@ -139,11 +137,14 @@ def _is_run_with_gradients(function: Function) -> bool:
 _TRAINING_METHODS = {"forward"} | frameworks.LIGHTNING_TRAINING_HOOKS | frameworks.HF_TRAINING_HOOKS
 
 
-def _places_of_call(function: Function) -> list[Region]:
+def _places_of_call(function: Function) -> Iterator[Region]:
     """Where ``function`` is known to be called; for a lambda, where it is written."""
     if function.parent is not None and function.name == "<lambda>":
-        return [_definition_region(function)]
-    return [call.region for call in proven_call_sites(function) if call.function is not function]
+        yield _definition_region(function)
+        return
+    for call in nearest_call_sites(function):
+        if call.function is not function:
+            yield call.region
 
 
 def _only_called_without_gradients(function: Function) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import libcst as cst
@@ -205,10 +205,7 @@ class Project:
 
         None when there are too many to read: the name is then too common to tell who calls it.
         """
-        name = function.name
-        if function.owner is not None and name in {"__call__", "__init__", "forward"}:
-            name = function.owner.name
-        known = self.mentioning(name)
+        known = self.mentioning(_mentioned_as(function))
         if known is not None and function.module not in known:
             return (function.module, *known)
         return known
@@ -220,13 +217,34 @@ class Project:
         return self._mentions[name]
 
     def _search_mentions(self, name: str) -> tuple[Module, ...] | None:
-        if self._index is None:
-            self._index = Mentions(self._python_files, self.read, _MAX_CALLER_FILES)
-        paths = self._index.of(name)
+        paths = self._paths_that_mention(name)
         if paths is None:
             return None
         modules = [self.load(path) for path in paths]
         return tuple(module for module in modules if module is not None)
+
+    def _paths_that_mention(self, name: str) -> tuple[Path, ...] | None:
+        if self._index is None:
+            self._index = Mentions(self._python_files, self.read, _MAX_CALLER_FILES)
+        return self._index.of(name)
+
+    def nearest_mentions(self, function: Function) -> Iterator[Module]:
+        """Those of :meth:`mentions`, the own module of ``function`` first, the others read as they are asked for."""
+        paths = self._paths_that_mention(_mentioned_as(function))
+        if paths is None:
+            return
+        yield function.module
+        for path in paths:
+            module = self.load(path) if path != function.module.path else None
+            if module is not None:
+                yield module
+
+
+def _mentioned_as(function: Function) -> str:
+    """The name that stands where ``function`` is called: for what instances and classes run, that of the class."""
+    if function.owner is not None and function.name in {"__call__", "__init__", "forward"}:
+        return function.owner.name
+    return function.name
 
 
 def _decoded(data: bytes) -> str:
