@@ -312,7 +312,7 @@ def _parameter_owners(given: Value) -> Iterator[Value]:
         nearer = [source for source in sources(current) if source is not current]
         if isinstance(current, Call) and current.method in _PARAMETER_METHODS and current.receiver is not None:
             yield current.receiver
-        elif isinstance(current, Call) and _makes_parameter(current):
+        elif isinstance(current, Call) and makes_parameter(current):
             yield current
         elif isinstance(current, (Call, Display, Comprehension)):
             pending.extend(_contents(current))
@@ -325,7 +325,7 @@ def _parameter_owners(given: Value) -> Iterator[Value]:
 _PARAMETER_METHODS = frozenset({"parameters", "named_parameters"})
 
 
-def _makes_parameter(call: Call) -> bool:
+def makes_parameter(call: Call) -> bool:
     """Whether ``call`` returns a tensor that requires a gradient by itself: ``torch.zeros(3, requires_grad=True)``."""
     required = call.argument("requires_grad")
     if isinstance(required, Constant) and required.constant is True:

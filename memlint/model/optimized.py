@@ -13,6 +13,7 @@ from memlint.model.identity import ANY, Object, Objects, everywhere, holds, obje
 from memlint.model.kinds import Role, is_known_other, role
 from memlint.model.knowledge import torch
 from memlint.model.memo import query
+from memlint.model.optimization import makes_parameter
 from memlint.model.scopes import Class
 from memlint.model.training import inside
 from memlint.model.values import (
@@ -198,14 +199,6 @@ def makes_optimizer(call: Call) -> bool:
     if call.argument("params", 0) is None or not (call.name[:1].isupper() or "optim" in call.name.lower()):
         return False
     return not callees(call) and role(call, Role.OPTIMIZER) is not None
-
-
-def makes_parameter(call: Call) -> bool:
-    """Whether ``call`` returns a tensor that requires a gradient by itself."""
-    required = call.argument("requires_grad")
-    if isinstance(required, Constant) and required.constant is True:
-        return True
-    return call.method == "requires_grad_" or bool(qualified_names(call.callee) & torch.CREATORS_WITH_GRAD)
 
 
 def walked_module(value: Value) -> Value | None:
