@@ -57,7 +57,15 @@ class Construction:
         """What is passed for a parameter of the Trainer, by the call or by the ``__init__`` that it runs."""
         passed = given(self.call, name)
         handed_on = (value for call in self._base_calls for value in given(call, name).values)
-        return Given((*passed.values, *(seen for value in handed_on for seen in self._seen(value))), passed.unknown)
+        seen = (each for value in handed_on for each in self._seen(value))
+        return Given((*passed.values, *seen, *self._stored(name)), passed.unknown)
+
+    def _stored(self, name: str) -> Iterator[Value]:
+        """What the same file stores in an attribute of the Trainer later on."""
+        for function in self.call.function.module.functions:
+            for store in function.stores:
+                if store.attribute == name and store.base is not None and self.call in _origins(store.base):
+                    yield store.value
 
     def _seen(self, value: Value) -> tuple[Value, ...]:
         """What the ``__init__`` of the class hands on, as the call knows it."""

@@ -332,6 +332,14 @@ def main(metrics, data):
     print(metrics.predict(data))
 """,
         """
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+def main(metrics, data, reduce):
+    model = AutoModelForCausalLM.from_pretrained("gpt2")
+    trainer = Trainer(model=model, args=TrainingArguments("out"), eval_dataset=data, compute_metrics=metrics)
+    trainer.preprocess_logits_for_metrics = reduce
+    trainer.evaluate()
+""",
+        """
 from trl import DPOConfig, DPOTrainer
 def tune(model, dataset, metrics):
     config = DPOConfig("out", eval_strategy="steps")
