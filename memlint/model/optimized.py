@@ -60,8 +60,10 @@ def overlap(one: Objects, other: Objects) -> bool:
 
 
 def _covered_by(optimizer: Objects) -> Coverage:
-    made = [each for each in everywhere(optimizer) if isinstance(each.root, Call)]
-    return _union(_made_by(each.root, each.path) for each in made if isinstance(each.root, Call))
+    made = [(root, path) for root, path in everywhere(optimizer) if isinstance(root, Call)]
+    # What Accelerate or Fabric has made ready goes by the name of what they were given as well.
+    given = [(call, path) for call, path in made if not (path and role(call, Role.PREPARED))]
+    return _union(_made_by(call, path) for call, path in given or made)
 
 
 def _union(found: Iterable[Coverage]) -> Coverage:

@@ -158,6 +158,24 @@ class Model:
 """,
         """
 import torch
+from lightning.fabric import Fabric
+from torch import nn
+def train(loader):
+    fabric = Fabric()
+    G, D = nn.Linear(4, 8), nn.Linear(8, 1)
+    G, optimizer_g = fabric.setup(G, torch.optim.Adam(G.parameters()))
+    D, optimizer_d = fabric.setup(D, torch.optim.Adam(D.parameters()))
+    for real in loader:
+        fake = G(torch.randn(8, 4))
+        optimizer_d.zero_grad()
+        fabric.backward(D(fake).mean() - D(real).mean(), retain_graph=True)  # MEM108: 27
+        optimizer_d.step()
+        optimizer_g.zero_grad()
+        fabric.backward(-D(fake).mean())
+        optimizer_g.step()
+""",
+        """
+import torch
 import lightning as L
 class Gan(L.LightningModule):
     def __init__(self):
