@@ -68,16 +68,26 @@ def check_program(script: Path, configuration: Configuration, rules: Sequence[Ru
 def watched_lines(static: Static) -> tuple[WatchedLine, ...]:
     """A watch for every finding with a claim that can be observed; numbers are places among the findings."""
     texts = {result.path: result.text for result in static.results}
-    statements: dict[Path, Statements] = {}
+    statements: dict[Path, Statements | None] = {}
     lines = []
     for number, diagnostic in enumerate(static.diagnostics):
         claim = diagnostic.claim
         if claim is None or claim.unobservable or not claim.watch:
             continue
         if diagnostic.path not in statements:
-            statements[diagnostic.path] = Statements(texts[diagnostic.path] or "")
-        lines.append(_watched(number, diagnostic, claim, statements[diagnostic.path]))
+            statements[diagnostic.path] = _statements(texts[diagnostic.path] or "")
+        known = statements[diagnostic.path]
+        if known is not None:
+            lines.append(_watched(number, diagnostic, claim, known))
     return tuple(lines)
+
+
+def _statements(text: str) -> Statements | None:
+    """None for what this Python does not parse, and so will not run."""
+    try:
+        return Statements(text)
+    except (SyntaxError, ValueError, RecursionError):
+        return None
 
 
 def _watched(number: int, diagnostic: Diagnostic, claim: LocatedClaim, statements: Statements) -> WatchedLine:
