@@ -18,7 +18,8 @@ def main():
             action = Categorical(probabilities)
             choice = action.sample()
             log_probs.append(action.log_prob(choice))
-            entropies.append(-(probabilities * probabilities.log()).sum())  # CONFIRMED MEM102 device anything per step entropies
+            # CONFIRMED MEM102 device anything per step entropies
+            entropies.append(-(probabilities * probabilities.log()).sum())
             returns.append(float(choice))
         loss = -(torch.cat(log_probs) * torch.tensor(returns)).mean()
         loss.backward()
