@@ -33,6 +33,8 @@ def edits(fix: Fix, source: Source) -> list[Edit]:
     statement = whole(source, backward)
     if not isinstance(statement, libcst.Expr) or statement.value is not backward:
         raise CannotFix("the backward is part of a larger statement")
+    if whole(source, loss) is statement:
+        raise CannotFix("the loss stands in the backward itself")
     start, end = source.span(loss)
     if source.has_comment(start, end):
         raise CannotFix("a comment inside the expression would be lost")

@@ -20,14 +20,19 @@ def test_another_expression_gets_a_name(repair: Repair) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "reason"),
+    ("before", "loss", "call", "reason"),
     [
-        pytest.param("total += f(x)\nnew = 1\ntotal.backward()\n", "taken", id="name-taken"),
-        pytest.param("total += f(x)\nz = total.backward()\n", "larger statement", id="no-statement-of-its-own"),
-        pytest.param("total += f(\n    x  # why\n)\ntotal.backward()\n", "comment", id="comment-inside"),
+        pytest.param(
+            "total += f(x)\nnew = 1\ntotal.backward()\n", "f(x)", "total.backward()", "taken", id="name-taken"
+        ),
+        pytest.param("total += f(x)\nz = total.backward()\n", "f(x)", "total.backward()", "larger", id="assigned"),
+        pytest.param(
+            "total += f(  # why\n)\ntotal.backward()\n", "f(  # why\n)", "total.backward()", "comment", id="why"
+        ),
+        pytest.param("scale(f(x)).backward()\n", "f(x)", "scale(f(x)).backward()", "itself", id="no-sum"),
+        pytest.param("total += f(x)\nsum(z).backward()\n", "f(x)", "sum(z).backward()", "does not name", id="unnamed"),
     ],
 )
-def test_what_cannot_be_fixed(repair: Repair, before: str, reason: str) -> None:
-    loss = before[len("total += ") : before.index(")") + 1] if "why" not in before else "f(\n    x  # why\n)"
+def test_what_cannot_be_fixed(repair: Repair, before: str, loss: str, call: str, reason: str) -> None:
     with pytest.raises(CannotFix, match=reason):
-        repair(before, {"expression": loss, "call": "total.backward()"}, total="total", name="new")
+        repair(before, {"expression": loss, "call": call}, total="total", name="new")
