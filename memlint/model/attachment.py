@@ -198,7 +198,7 @@ def _attribute(value: Attribute, bare: Function | None) -> Attachment:
         return Attachment.CERTAIN
     if role(value.base, Role.OUTPUT, Role.TENSOR):
         return _level(value.base, bare)
-    if role(value.base, Role.MODULE):
+    if role(value.base, Role.MODULE, Role.ENGINE):
         return Attachment.UNKNOWN
     if role(value.base, Role.OPTIMIZER, Role.SCHEDULER):
         # Settings; what is optimized are leaves.

@@ -197,6 +197,18 @@ def moves_to_host(call: Call) -> bool:
     return device is not None and any(_is_cpu(source) for source in sources(device))
 
 
+def host_footprint(value: Value) -> Footprint:
+    """What keeping ``value`` keeps in host memory, if it is a tensor or an array that was moved there."""
+    return max((_moved(source) for source in sources(value)), default=Footprint.NONE)
+
+
+def _moved(source: Value) -> Footprint:
+    if not isinstance(source, Call) or source.receiver is None or source.method == "item":
+        return Footprint.NONE
+    before = host_footprint(source.receiver)
+    return max(before, footprint(source.receiver)) if moves_to_host(source) else before
+
+
 def _is_cpu(device: Value) -> bool:
     if isinstance(device, Call) and "torch.device" in qualified_names(device.callee) and device.arguments:
         device = device.arguments[0].value

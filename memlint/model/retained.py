@@ -156,13 +156,21 @@ def _need_by_repetition(run: _Pass) -> Need:
 
 @query(on_cycle=False)
 def _carries_state(function: Function) -> bool:
-    """Whether each run computes an attribute with a graph from what the last run left there, here or further down."""
+    """Whether each run computes an attribute with a graph from what the last run left there, here or further down.
+
+    A statistic that what the function returns does not depend on is no such state: no later backward runs over it.
+    """
+    returned = {id(each) for exit in function.lower().exits for each in local_ancestors(exit.value)}
     for store in function.lower().stores:
         if store.base is None or store.attribute is None or instance_class(store.base) is None:
             continue
-        before = (value for value in local_ancestors(store.value) if isinstance(value, Attribute))
-        read = any(each.name == store.attribute and instance_class(each.base) is not None for each in before)
-        if read and attachment(store.value) > Attachment.UNKNOWN:
+        before = [
+            value
+            for value in local_ancestors(store.value)
+            if isinstance(value, Attribute) and value.name == store.attribute and instance_class(value.base) is not None
+        ]
+        given_out = any(id(value) in returned for value in (store.value, *before))
+        if before and given_out and attachment(store.value) > Attachment.UNKNOWN:
             return True
     return any(_carries_state(each) for call in function.calls for each in callees(call))
 

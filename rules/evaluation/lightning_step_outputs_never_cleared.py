@@ -7,7 +7,7 @@ import libcst as cst
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
 from memlint.model.attachment import keeps_graph
 from memlint.model.containers import length_limit
-from memlint.model.footprint import Footprint, footprint
+from memlint.model.footprint import Footprint, footprint, host_footprint
 from memlint.model.holding import holding
 from memlint.model.program import Program
 from memlint.model.retention import (
@@ -35,7 +35,8 @@ class LightningStepOutputsNeverCleared(Rule):
 
     ## Why is this bad?
     Lightning 2 removed `training_epoch_end(outputs)` and its kin. Their replacement is an attribute that the steps
-    append to and a hook reads at the end of the epoch; if that hook does not clear it, the outputs of all epochs stay.
+    append to and a hook reads at the end of the epoch; if that hook does not clear it, the outputs of all epochs stay,
+    on the device or, after `.cpu()`, in host memory (a warning).
     Appended with its graph, an auxiliary output of `training_step` keeps the activations of its step (1.0 MiB for each
     step in a small model, measured); the loss that the step returns keeps its autograd nodes in host memory.
 
@@ -74,6 +75,24 @@ class LightningStepOutputsNeverCleared(Rule):
     gate = frozenset({"training_step", "validation_step", "test_step", "predict_step"})
     fixers = ("call_method", "insert_at_end")
     positive = (
+        """
+import torch
+import lightning as L
+class Net(L.LightningModule):
+    def __init__(self, net: torch.nn.Module):
+        super().__init__()
+        self.net = net
+        self.outputs = []
+        self.arrays = []
+        self.scores = []
+    def validation_step(self, batch, index):
+        out = self.net(batch)
+        self.outputs.append(out.cpu())  # MEM607: 9
+        self.arrays.append({"logits": out.detach().cpu().float().numpy()})  # MEM607: 9
+        self.scores.append(out.mean().item())
+    def on_validation_epoch_end(self):
+        self.log("score", torch.cat(self.outputs).mean() + len(self.arrays) + sum(self.scores))
+""",
         """
 import torch
 import lightning as L
@@ -120,7 +139,7 @@ class Net(LightningModule):
         self.collected["val"] += [self.shared(batch)]  # MEM607: 9
     def test_step(self, batch, index, dataloader_idx=0):
         if index:
-            self.collected["test"].append(self.shared(batch)["logits"].cpu())
+            self.collected["test"].append(self.shared(batch)["logits"].cpu())  # MEM607: 13
     def on_validation_epoch_end(self):
         if self.trainer.sanity_checking:
             return
@@ -281,7 +300,10 @@ class Collector(L.LightningModule):
             )
 
     def _never_cleared(self, stash: Stash, collector: Attribute) -> Iterator[Finding]:
-        size = max(footprint(member.value) for member in written_members(stash.occurrence))
+        members = written_members(stash.occurrence)
+        on_device = max(footprint(member.value) for member in members)
+        size = max(on_device, *(host_footprint(member.value) for member in members))
+        memory = "host" if on_device is Footprint.NONE else "device"
         emptied = is_emptied(collector)
         if emptied or size is Footprint.NONE or length_limit(stash.insertion.container) is not None:
             return
@@ -290,11 +312,11 @@ class Collector(L.LightningModule):
         yield self.finding(
             holder,
             f"`{code(holder)}` grows in every epoch: nothing clears it",
-            holds="what the steps of all epochs append",
+            holds="what the steps of all epochs append" + (", in host memory" if memory == "host" else ""),
             confidence=Confidence.CERTAIN if known else Confidence.POSSIBLE,
-            severity=None if size >= Footprint.REDUCED else Severity.WARNING,
+            severity=None if on_device >= Footprint.REDUCED else Severity.WARNING,
             fixes=_clearing(stash),
-            claim=Claim(ClaimShape.GROWS, "device", "numel * itemsize", holder=holder, held=stash.insertion.node),
+            claim=Claim(ClaimShape.GROWS, memory, "numel * itemsize", holder=holder, held=stash.insertion.node),
         )
 
 

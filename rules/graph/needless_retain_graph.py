@@ -61,6 +61,23 @@ class NeedlessRetainGraph(Rule):
     fixers = ("remove_argument",)
     positive = (
         """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.spread = 0.0
+    def forward(self, x):
+        h = self.layer(x)
+        self.spread = 0.9 * self.spread + 0.1 * h.std()
+        return h.mean()
+def train(net: Net, loader, optimizer):
+    for x in loader:
+        optimizer.zero_grad()
+        net(x).backward(retain_graph=True)  # MEM104
+        optimizer.step()
+""",
+        """
 class Trainer:
     def __init__(self, model, optimizer, scaler, criterion):
         self.model, self.optimizer, self.scaler, self.criterion = model, optimizer, scaler, criterion
