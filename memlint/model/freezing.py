@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.model.aliases import sources
-from memlint.model.calls import passed_arguments
+from memlint.model.calls import argument_parameters, passed_arguments
 from memlint.model.containers import names_of
 from memlint.model.memo import query
 from memlint.model.values import Attribute, Call, Constant, Element, Parameter, Store, Value
@@ -32,34 +32,59 @@ def _module_names(module: Value) -> Iterator[Value]:
                 yield from names_of(passed)
 
 
+@query(on_cycle=None)
 def _freezing(name: Value) -> bool | None:
-    """True if gradients are switched off for all parameters of the module ``name``, False if on, None if neither."""
+    """True if gradients are switched off for all parameters of the module ``name``, False if on, None if neither.
+
+    ``name`` may also be that of a parameter that the module is passed for.
+    """
     result: bool | None = None
     for use in name.uses:
-        if not isinstance(use, Attribute):
-            continue
-        for user in use.uses:
-            if not isinstance(user, Call) or user.callee is not use:
-                continue
-            switched = _switches(user)
+        for switched in _switched_by(name, use):
             if switched is False:
                 return False
             result = result or switched
     return result
 
 
+def _switched_by(name: Value, use: object) -> Iterator[bool | None]:
+    if isinstance(use, Attribute):
+        yield from (_switches(user) for user in use.uses if isinstance(user, Call) and user.callee is use)
+    elif isinstance(use, Call):
+        yield from (_freezing(inner) for parameter in _passed_for(name, use) for inner in names_of(parameter))
+
+
+def _passed_for(value: Value, call: Call) -> Iterator[Parameter]:
+    for argument in call.arguments if call.callee is not value else ():
+        if argument.value is value:
+            yield from argument_parameters(call, argument)
+
+
 def _switches(call: Call) -> bool | None:
     if call.method == "requires_grad_":
         return turns_off_grad(call)
-    if call.method != "parameters":
-        return None
-    for use in call.uses:
-        if isinstance(use, Element):
-            for user in use.uses:
-                if isinstance(user, Store) and user.attribute == "requires_grad" and isinstance(user.value, Constant):
-                    return not user.value.constant
-                if isinstance(user, Attribute) and user.name == "requires_grad_":
-                    for inner in user.uses:
-                        if isinstance(inner, Call):
-                            return turns_off_grad(inner)
+    return _switches_each(call) if call.method == "parameters" else None
+
+
+@query(on_cycle=None)
+def _switches_each(parameters: Value) -> bool | None:
+    """Like :func:`_freezing`, for what is done with each of ``parameters``, here or in a function that gets them."""
+    for use in parameters.uses:
+        switched = _switches_element(use) if isinstance(use, Element) else None
+        if isinstance(use, Call):
+            given = (name for parameter in _passed_for(parameters, use) for name in names_of(parameter))
+            switched = next(filter(None, map(_switches_each, given)), None)
+        if switched is not None:
+            return switched
+    return None
+
+
+def _switches_element(parameter: Element) -> bool | None:
+    for user in parameter.uses:
+        if isinstance(user, Store) and user.attribute == "requires_grad" and isinstance(user.value, Constant):
+            return not user.value.constant
+        if isinstance(user, Attribute) and user.name == "requires_grad_":
+            for inner in user.uses:
+                if isinstance(inner, Call):
+                    return turns_off_grad(inner)
     return None

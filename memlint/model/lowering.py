@@ -696,7 +696,7 @@ class _Lowering:
             bound = scope.bindings.get(name)
             if bound:
                 only = bound[0]
-                if len(bound) == 1:
+                if len(bound) == 1 or _is_one_import(bound):
                     if type(only) is External:
                         return External(node, self.region, self.tick(), only.qualified_name)
                     if type(only) is FunctionValue:
@@ -964,6 +964,12 @@ class _Lowering:
 
     def starred(self, node: cst.StarredElement) -> Value:
         return self.expression(node.value)
+
+
+def _is_one_import(bound: list[Value]) -> bool:
+    """Whether a name is imported several times, and is the same each time: ``import torch`` and ``import torch.nn``."""
+    names = {each.qualified_name if type(each) is External else None for each in bound}
+    return len(names) == 1 and None not in names
 
 
 def _unsubscripted(base: cst.BaseExpression) -> cst.BaseExpression:
