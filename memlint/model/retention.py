@@ -438,17 +438,19 @@ def tensor_span(tensor: Value, region: Region) -> tuple[Span | None, Loop | None
 
 
 def gathered(function: Function) -> Iterator[Stash]:
-    """What one function gathers in comprehensions over data: ``[model(x) for x in loader]``."""
+    """What one function gathers with its graph in comprehensions over data: ``[model(x) for x in loader]``."""
     for comprehension in function.comprehensions:
         loop = comprehension.loop
-        if comprehension.kind == "generator" or iterates_over_parts(loop) or not _computes(comprehension.element, loop):
+        if comprehension.kind == "generator" or iterates_over_parts(loop):
             continue
         named = (use.target for use in comprehension.uses if isinstance(use, Store) and use.value is comprehension)
         holder = next(named, comprehension.node)
         written = comprehension.element.node
-        yield Stash(
-            Insertion(comprehension, comprehension.element, comprehension, written, holder), Span.ITERATION, loop
-        )
+        insertion = Insertion(comprehension, comprehension.element, comprehension, written, holder)
+        stash = Stash(insertion, Span.ITERATION, loop)
+        # Most comprehensions gather nothing attached, which is quicker to tell than what they compute.
+        if attached_members(stash.occurrence) and _computes(comprehension.element, loop):
+            yield stash
 
 
 def is_built_for_callers(stash: Stash) -> bool:
