@@ -215,10 +215,22 @@ def _component(value: Item | Part | Element, bare: Function | None) -> Attachmen
     if nearer is not None:
         return _most(nearer, bare)
     base = value.iterable if isinstance(value, Element) else value.base
-    if is_index_component(value):
+    if is_index_component(value) or _is_key(value):
         return Attachment.DETACHED
     picked = picked_elements(value)
     return _most(picked, bare) if picked else _part_of(base, value, bare)
+
+
+_YIELDING_KEYS = frozenset({"named_parameters", "named_buffers", "named_modules", "named_children", "items"})
+
+
+def _is_key(value: Item | Part | Element) -> bool:
+    """Whether the component is the key of a pair: ``name`` in ``for name, parameter in model.named_parameters()``."""
+    if isinstance(value, Element) or component_index(value) != 0:
+        return False
+    pairs = [source.iterable for source in sources(value.base) if isinstance(source, Element)]
+    made = [source for pair in pairs for source in sources(pair)]
+    return bool(made) and all(isinstance(call, Call) and call.method in _YIELDING_KEYS for call in made)
 
 
 def _part_of(base: Value, value: Item | Part | Element, bare: Function | None) -> Attachment:
@@ -333,7 +345,9 @@ def _makes_for_inference(call: Call) -> bool:
     names = qualified_names(call.callee)
     if "torch.hub.load" in names:
         return _text(call.argument("repo_or_dir", 0)).startswith(frameworks.INFERENCE_HUBS)
-    return bool(names & frameworks.INFERENCE_MODULES)
+    return bool(names & frameworks.INFERENCE_MODULES) or any(
+        name.startswith(frameworks.INFERENCE_PIPELINES) and "Pipeline" in name for name in names
+    )
 
 
 def _text(value: Value | None) -> str:

@@ -89,6 +89,9 @@ INFERENCE_MODULES = frozenset(
     {"ultralytics.YOLO", "ultralytics.RTDETR", "ultralytics.SAM", "ultralytics.FastSAM", "ultralytics.NAS"}
 )
 """Classes of modules whose ``__call__`` predicts, under ``inference_mode`` (read in ultralytics 8.4)."""
+INFERENCE_PIPELINES = "diffusers."
+"""The pipelines of diffusers (``DiffusionPipeline``, ``StableDiffusionPipeline``) run their call under no_grad."""
+
 INFERENCE_HUBS = ("ultralytics/yolov5",)
 """Repositories for ``torch.hub.load`` whose modules predict under ``inference_mode`` when they are called."""
 

@@ -105,6 +105,7 @@ DETACHING_FUNCTIONS = frozenset(
 """Functions whose result carries no graph whatever goes in."""
 
 DETACHING_ROOTS = (
+    "torch.utils.benchmark.",
     "numpy.",
     "pandas.",
     "sklearn.",
