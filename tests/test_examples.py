@@ -24,7 +24,6 @@ EXPECTED = {
         ("MEM202", "optimizer.zero_grad(set_to_none=False)"),
         ("MEM801", "state = torch.load(checkpoint)"),
         ("MEM603", "teacher_logits = teacher(signal)"),
-        ("MEM203", "optimizer.zero_grad()"),
         ("MEM104", "soft_loss.backward(retain_graph=True)"),
         ("MEM101", "epoch_loss += hard_loss + soft_loss"),
         ("MEM102", "epoch_logits.append(student_logits.cpu())"),
