@@ -87,10 +87,10 @@ def distil(teacher: Classifier, student: Classifier, loader: DataLoader, epochs:
             soft_loss = F.kl_div(
                 F.log_softmax(student_logits / 2, dim=1), F.softmax(teacher_logits / 2, dim=1), reduction="batchmean"
             )
-            optimizer.zero_grad()
             hard_loss.backward(retain_graph=True)
             soft_loss.backward(retain_graph=True)
             optimizer.step()
+            optimizer.zero_grad()
             epoch_loss += hard_loss + soft_loss
             epoch_logits.append(student_logits.cpu())
             epoch_regimes.append(regime.cpu())

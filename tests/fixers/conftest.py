@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -28,7 +28,7 @@ KINDS: dict[str, tuple[type[libcst.CSTNode], ...]] = {
 
 
 class Repair(Protocol):
-    def __call__(self, before: str, targets: dict[str, str | tuple[str, ...]], **options: str) -> str: ...
+    def __call__(self, before: str, targets: Mapping[str, str | tuple[str, ...]], **options: str) -> str: ...
 
 
 def located(source: Source, kind: str, code: str) -> libcst.CSTNode:
@@ -47,7 +47,7 @@ def walk(node: libcst.CSTNode) -> Iterator[libcst.CSTNode]:
         yield from walk(child)
 
 
-def repaired(fixer: str, before: str, targets: dict[str, str | tuple[str, ...]], **options: str) -> str:
+def repaired(fixer: str, before: str, targets: Mapping[str, str | tuple[str, ...]], **options: str) -> str:
     """The text after the edits of a fixer; targets are given by their text, ``import_`` stands for ``import``."""
     source = Source(before)
     source.attach(libcst.parse_module(before))
