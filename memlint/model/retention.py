@@ -110,8 +110,13 @@ _CORRECTIONS = frozenset(
 """What brings a sum back into its range: ``self.multiplier = (self.multiplier + violation).clamp(min=0)``."""
 
 
-def accumulations(function: Function) -> Iterator[Accumulation]:
+@query(on_cycle=())
+def accumulations(function: Function) -> tuple[Accumulation, ...]:
     """The accumulations in one function: by assignment, then by in-place methods."""
+    return tuple(_accumulations(function))
+
+
+def _accumulations(function: Function) -> Iterator[Accumulation]:
     for store in function.stores:
         found = _assigned(store)
         if found is not None:
@@ -376,8 +381,13 @@ class Stash:
         return Occurrence(self.insertion.value, self.insertion.node)
 
 
-def stashes(function: Function) -> Iterator[Stash]:
+@query(on_cycle=())
+def stashes(function: Function) -> tuple[Stash, ...]:
     """What one function puts into containers that outlive the iteration (or, without a loop, the call)."""
+    return tuple(_stashes(function))
+
+
+def _stashes(function: Function) -> Iterator[Stash]:
     for insertion in insertions_in(function):
         if class_of(insertion.container) is not None:
             continue  # What a class of the project keeps is told by its own methods.

@@ -25,7 +25,7 @@ class Region:
     ``first`` and ``last`` are the orders of the first and the last value computed inside.
     """
 
-    __slots__ = ("first", "function", "last", "leaves", "node", "parent")
+    __slots__ = ("first", "function", "last", "leaves", "node", "parent", "project")
 
     def __init__(self, parent: Region | None, function: Function, node: cst.CSTNode, first: int) -> None:
         self.parent = parent
@@ -35,11 +35,8 @@ class Region:
         self.last = first
         self.leaves: str | None = None
         """How the region's end is never reached: ``return``, ``raise``, ``continue`` or ``break``; None if it is."""
-
-    @property
-    def project(self) -> Project:
-        """The project that the region belongs to."""
-        return self.function.module.project
+        self.project: Project = function.module.project
+        """The project that the region belongs to; every question about a value asks for it."""
 
     def ancestors(self) -> Iterator[Region]:
         """This region and all that enclose it, innermost first."""
@@ -147,7 +144,7 @@ class Value:
     @property
     def project(self) -> Project:
         """The project that the value belongs to."""
-        return self.region.function.module.project
+        return self.region.project
 
     def operands(self) -> tuple[Value, ...]:
         """The values that this one is computed from."""
