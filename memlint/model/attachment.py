@@ -317,7 +317,7 @@ def _call_under_grad(call: Call, names: frozenset[str], bare: Function | None) -
     if _is_made_for_inference(call.callee) or builds_module(call):
         return Attachment.DETACHED
     module = role(call.callee, Role.MODULE, Role.ENGINE)
-    if module is not None and not any(isinstance(s, ClassValue) for s in sources(call.callee)):
+    if module is not None and role(call.callee, Role.CLASS) is None:
         return _module_call(call, module.value == "certain", bare)
     if role(call.callee, Role.LOSS_FUNCTION):
         return _loss_call(call, bare)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from memlint.model.aliases import instance_class, sources
+from memlint.model.aliases import instance_class, qualified_names, sources
 from memlint.model.memo import query
 from memlint.model.values import (
     Attribute,
@@ -137,18 +137,27 @@ def _loads(base: Value, name: str) -> Iterator[Value]:
             yield load
 
 
+def _written_out(container: Value) -> Iterator[Value]:
+    """The elements that stand where ``container`` is made."""
+    match container:
+        case Display():
+            yield from container.elements
+        case Comprehension():
+            yield container.element
+        case Call() if qualified_names(container.callee) == {"builtins.dict"}:
+            yield from (argument.value for argument in container.arguments if argument.keyword is not None)
+        case Binary(operator="+"):
+            yield from (
+                e for side in (container.left, container.right) if isinstance(side, Display) for e in side.elements
+            )
+
+
 @query(on_cycle=())
 def elements(container: Value) -> tuple[Value, ...]:
     """The values that are known to be put into ``container``."""
     found: list[Value] = []
     for name in names_of(container):
-        match name:
-            case Display():
-                found.extend(name.elements)
-            case Comprehension():
-                found.append(name.element)
-            case Binary(operator="+"):
-                found.extend(e for side in (name.left, name.right) if isinstance(side, Display) for e in side.elements)
+        found.extend(_written_out(name))
         for use in name.uses:
             if isinstance(use, Attribute):
                 for user in use.uses:

@@ -318,7 +318,7 @@ def wasted(call: Call) -> Confidence | None:
 def _may_be_no_module(call: Call) -> bool:
     """Whether what is called is a module in some cases, and another known object in others."""
     module = called_module(call)
-    return module is not None and any(kind.role in {Role.OBJECT, Role.FUNCTION} for kind in kinds(module))
+    return module is not None and any(kind.role in {Role.OBJECT, Role.FUNCTION, Role.CLASS} for kind in kinds(module))
 
 
 def _is_read_by_numpy(call: Call) -> bool:
