@@ -16,7 +16,7 @@ from memlint.model.scopes import Function, Module
 from memlint.model.values import ClassValue, External, FunctionValue, ModuleValue, Value
 from memlint.parsing import parse, source_encoding
 
-_MAX_CALLER_FILES = 12
+_MAX_CALLER_FILES = 40
 """Files that mention a function's name and are read in search of its callers; more than this and it is taken as
 called from everywhere."""
 _LIBRARIES = frozenset({"torch", "torchvision", "torchaudio", "transformers", "numpy"})
