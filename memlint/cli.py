@@ -44,6 +44,9 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str], rules: Sequence[Rule] | None = None) -> int:
     """Runs the command line ``arguments`` and returns the exit code; ``rules`` are used instead of all that exist."""
+    if not arguments:
+        click.echo(click.Context(_cli, info_name="memlint").get_help(), err=True)
+        return FAILED
     try:
         code = _cli.main(list(arguments), prog_name="memlint", standalone_mode=False, obj=rules)
         sys.stdout.flush()

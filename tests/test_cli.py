@@ -433,6 +433,12 @@ def test_the_version_is_shown(memlint: Memlint) -> None:
     assert json.loads(memlint("version", "--output-format=json").out) == {"version": __version__}
 
 
+def test_without_a_command_the_help_is_shown_and_nothing_counts_as_checked(memlint: Memlint) -> None:
+    ran = memlint()
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("Usage: memlint [OPTIONS] COMMAND")
+
+
 @pytest.mark.parametrize("command", ["", "check", "rule", "config", "clean", "version"])
 def test_help_names_every_option(memlint: Memlint, command: str) -> None:
     ran = memlint(*command.split(), "--help")

@@ -10,7 +10,6 @@ from memlint.model.aliases import instance_class, sources
 from memlint.model.calls import argument_parameters, passed_arguments
 from memlint.model.kinds import Kind, Role
 from memlint.model.knowledge import torch
-from memlint.model.scopes import Class
 from memlint.model.values import Attribute, Awaited, Call, Choice, Element, Parameter, Phi, Store, Value
 
 
@@ -122,18 +121,20 @@ def known_names(value: Value) -> Iterator[Value]:
 
 def _reads(value: Attribute) -> Iterator[Value]:
     """The other reads of an attribute: of ``self`` in all methods of its class, of another object in its function."""
-    owner = instance_class(value.base)
-    module = owner.module if owner is not None else value.function.module
-    for load in module.loads.get(value.name, ()):
-        if load is not value and _reads_same(load, value, owner):
+    for load in _same_reads(value):
+        if load is not value:
             yield load
             yield from (use for use in load.uses if isinstance(use, Phi))
 
 
-def _reads_same(load: Attribute, value: Attribute, owner: Class | None) -> bool:
+def _same_reads(value: Attribute) -> Iterator[Attribute]:
+    owner = instance_class(value.base)
     if owner is not None:
-        return instance_class(load.base) is owner
-    return load.function is value.function and sources(load.base) == sources(value.base)
+        loads = owner.module.loads.get(value.name, ())
+        return (load for load in loads if instance_class(load.base) is owner)
+    origins = sources(value.base)
+    loads = value.function.attributes
+    return (load for load in loads if load.name == value.name and sources(load.base) == origins)
 
 
 def _captured(value: Value) -> Iterator[Value]:
