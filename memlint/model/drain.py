@@ -173,21 +173,36 @@ def drained_on_some_paths(value: Value, region: Region) -> bool:
 
 
 def _covering(value: Value, region: Region) -> list[Call]:
-    """The calls inside ``region`` that start a freeing backward over what ``value`` was computed from."""
+    """The calls inside ``region`` that run a freeing backward over what ``value`` was computed from."""
     starting = [call for call in region.function.calls if call.region.within(region) and any(freeing_roots(call))]
-    if not _is_covered(value, _freed_by(starting)):
-        return []
-    return [call for call in starting if _is_covered(value, _freed_by((call,)))] or starting
+    if _is_covered(value, _freed_by(starting)):
+        return [call for call in starting if _is_covered(value, _freed_by((call,)))] or starting
+    return [call for call in _steps_behind(value) if call.region.within(region)]
+
+
+def _steps_behind(value: Value) -> tuple[Call, ...]:
+    """The calls that all of the graph of ``value`` comes from, if each runs a freeing backward over it by itself."""
+    behind = [each for each in local_ancestors(value) if isinstance(each, Call) and keeps_graph(each)]
+    freed = [bool(callees(each)) and all(map(_frees_what_it_returns, callees(each))) for each in behind]
+    return tuple(behind) if all(freed) else ()
 
 
 def _is_unconditional(calls: list[Call], region: Region) -> bool:
-    """Whether one of ``calls`` runs each time that ``region`` does: one without condition, or one on every branch."""
+    """Whether one of ``calls`` frees each time that ``region`` runs: one without condition, or one on every branch."""
+    calls = [call for call in calls if all(map(_frees_on_every_path, callees(call)))]
     taken = {id(branch) for call in calls for branch in _branches(call, region)[-1:]}
     for call in calls:
         branches = _branches(call, region)
         if not branches or all(id(sibling) in taken for sibling in branches[-1].siblings):
             return True
     return False
+
+
+@query(on_cycle=False)
+def _frees_on_every_path(function: Function) -> bool:
+    """Whether ``function`` runs a freeing backward whatever its conditions say, or none at all by itself."""
+    starting = [call for call in function.calls if any(freeing_roots(call))]
+    return not starting or _is_unconditional(starting, function.body)
 
 
 def _branches(call: Call, region: Region) -> list[Branch]:

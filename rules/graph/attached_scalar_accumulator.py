@@ -100,6 +100,27 @@ def train(model, loader, opt):
 """,
         """
 from torch import nn
+from torch.utils.data import DataLoader
+
+def train_step(model, batch, criterion, optimizer):
+    x, y = batch
+    output = model(x)
+    main = criterion(output, y)
+    loss = main + 0.1
+    optimizer.zero_grad(); loss.backward(); optimizer.step()
+    return loss, main
+
+def train_epoch(model: nn.Module, loader: DataLoader, criterion, optimizer):
+    total = 0
+    total_main = 0
+    for batch in loader:
+        loss, main = train_step(model, batch, criterion, optimizer)
+        total += loss  # MEM101: 18
+        total_main = total_main + main  # MEM101: 35
+    return total / len(loader), total_main / len(loader)
+""",
+        """
+from torch import nn
 
 class AverageMeter:
     def __init__(self):
@@ -227,6 +248,22 @@ def train(model: nn.Module, loader, opt):
 """,
     )
     negative = (
+        """
+from torch import nn
+from torch.utils.data import DataLoader
+
+def run(model, batch, criterion, optimizer):
+    loss = criterion(model(batch[0]), batch[1])
+    if optimizer is not None:
+        loss.backward(); optimizer.step(); optimizer.zero_grad()
+    return loss
+
+def penalised(model: nn.Module, loader: DataLoader, criterion):
+    total = 0
+    for batch in loader:
+        total = total + run(model, batch, criterion, None)
+    return total
+""",
         """
 from torch import nn
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 from collections import OrderedDict
 from collections.abc import Callable
@@ -104,9 +105,8 @@ def test_every_way_to_python_objects_is_refused_by_name(file: Callable[[bytes], 
 def test_the_unpickler_itself_looks_nothing_up(file: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Should the check of the opcodes ever let something pass."""
     monkeypatch.setattr(safe_pickle, "_check", lambda *_: None)
-    assert "it refers to pathlib.Path.touch" in refusal(file(pickle.dumps(Touch(Path("x"))))).replace(
-        "PosixPath", "Path"
-    )
+    said = refusal(file(pickle.dumps(Touch(Path("x")))))
+    assert re.search(r"it refers to pathlib(\._local)?\.(Posix)?Path\.touch", said), said
     assert "outside the file" in refusal(file(b"\x80\x02X\x01\x00\x00\x00aQ."))
 
 
