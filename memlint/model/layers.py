@@ -1,4 +1,4 @@
-"""What a module is made of, as far as it tells which of its activations and its parameters take more memory."""
+"""What a module is made of, as far as it tells how much memory the gradients of its parameters take."""
 
 from __future__ import annotations
 
@@ -6,72 +6,51 @@ from collections.abc import Iterator
 from math import prod
 
 from memlint.model.aliases import mro, qualified_names, sources
-from memlint.model.calls import callees
 from memlint.model.kinds import Role, class_of, kinds
 from memlint.model.memo import query
 from memlint.model.scopes import Class
 from memlint.model.values import Call, Constant, Value
 
-_CONVOLUTIONAL = ("torch.nn.Conv", "torch.nn.LazyConv", "torch.nn.modules.conv.", "torchvision.models.")
-"""Layers whose few weights are used at every place of an image or a signal, and networks that are made of them."""
-_FEW = 1 << 20
-"""Weights of a layer that are not worth a word: their gradients take 4 MiB."""
+_LANGUAGE_MODELS = ("transformers.", "pytorch_transformers.", "pytorch_pretrained_bert.")
+"""Libraries whose models have a hundred million parameters and more."""
+_WEIGHTED = frozenset({"torch.nn.Linear", "torch.nn.Embedding", "torch.nn.Bilinear"})
+"""Layers with as many weights as the product of their first arguments."""
+_MANY = 1 << 24
+"""Weights whose gradients take 64 MiB: as much as a small network saves of a batch of images."""
 
 
 @query(on_cycle=False)
-def outweighs_its_gradients(module: Value) -> bool:
-    """Whether the activations of ``module`` take more memory than the gradients of its parameters.
+def has_large_gradients(module: Value) -> bool:
+    """Whether ``module`` is seen to have so many parameters that their gradients count beside its activations.
 
-    Convolutions save an activation for every place and have a small kernel; a small layer has next to no gradients.
+    A model of transformers, or one that holds a layer with constant sizes, of :data:`_MANY` weights or more.
     """
-    known = [kind for kind in kinds(module) if kind.role is Role.MODULE]
-    if any(kind.name.startswith(_CONVOLUTIONAL) for kind in known):
+    if any(kind.role is Role.MODULE and kind.name.startswith(_LANGUAGE_MODELS) for kind in kinds(module)):
         return True
     owner = class_of(module)
-    if owner is not None and _has_convolutions(owner):
+    if owner is not None and _has_large_layer(owner):
         return True
-    return any(_is_made_of_small_or_convolutional(source) for source in sources(module) if isinstance(source, Call))
+    return any(_makes_large_layer(source) for source in sources(module) if isinstance(source, Call))
 
 
 @query(on_cycle=False)
-def _has_convolutions(owner: Class) -> bool:
-    """Whether the methods of ``owner`` make convolutions, or modules of the project that have some."""
-    return any(_makes_convolution(call) for call in _calls_of(owner))
-
-
-def _calls_of(owner: Class) -> Iterator[Call]:
-    for cls in mro(owner):
-        for method in cls.methods.values():
-            yield from method.lower().calls
+def _has_large_layer(owner: Class) -> bool:
+    """Whether the methods of ``owner`` make a large layer, or modules of the project that have one."""
+    methods = (method for cls in mro(owner) for method in cls.methods.values())
+    return any(_makes_large_layer(call) for method in methods for call in method.lower().calls)
 
 
 @query(on_cycle=False)
-def _makes_convolution(call: Call) -> bool:
-    if any(name.startswith(_CONVOLUTIONAL) for name in qualified_names(call.callee)):
-        return True
-    made = class_of(call)
-    if made is not None:
-        return _has_convolutions(made)
-    return any(_makes_convolution(inner) for function in callees(call) for inner in function.calls if inner is not call)
-
-
-def _is_made_of_small_or_convolutional(call: Call) -> bool:
-    """``nn.Linear(3, 3)``, ``nn.Sequential(nn.Conv2d(...), ...)``, and what passes one of them on."""
+def _makes_large_layer(call: Call) -> bool:
     names = qualified_names(call.callee)
-    if "torch.nn.Linear" in names:
+    if names & _WEIGHTED:
         sizes = [size for given in call.positional()[:2] for size in _sizes(given)]
-        return len(sizes) > 1 and prod(sizes) < _FEW
+        return len(sizes) > 1 and prod(sizes) >= _MANY
     if "torch.nn.Sequential" in names:
-        parts = [each for given in call.positional() for each in sources(given) if isinstance(each, Call)]
-        return any(map(_makes_convolution, parts)) or (bool(parts) and all(map(_is_small, parts)))
-    return False
-
-
-def _is_small(part: Call) -> bool:
-    names = qualified_names(part.callee)
-    if "torch.nn.Linear" in names:
-        return _is_made_of_small_or_convolutional(part)
-    return not part.arguments and any(name.startswith("torch.nn.") for name in names)
+        parts = (each for given in call.positional() for each in sources(given))
+        return any(isinstance(part, Call) and _makes_large_layer(part) for part in parts)
+    made = class_of(call)
+    return made is not None and _has_large_layer(made)
 
 
 def _sizes(value: Value) -> Iterator[int]:
