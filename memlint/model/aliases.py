@@ -114,7 +114,7 @@ def _part_aliases(value: Part) -> tuple[Value, ...] | None:
 def _item_aliases(value: Item) -> tuple[Value, ...] | None:
     index = value.index[0]
     if not isinstance(index, Constant):
-        return None
+        return _registered(value.base)
     found: list[Value] = []
     for source in sources(value.base):
         element = display_element(source, index.constant)
@@ -122,6 +122,25 @@ def _item_aliases(value: Item) -> tuple[Value, ...] | None:
             return None
         found.append(element)
     return tuple(found) or None
+
+
+def _registered(table: Value) -> tuple[Value, ...] | None:
+    """The classes and functions of a literal table that something is picked from: ``MODELS[name]``."""
+    found: list[Value] = []
+    for source in sources(table):
+        if not isinstance(source, Display) or source.starred or not all(map(_is_definition, source.elements)):
+            return None
+        found.extend(source.elements)
+    return tuple(found) or None
+
+
+def _is_definition(value: Value) -> bool:
+    """Whether ``value`` is a class or a function, or a tuple of such."""
+    if isinstance(value, Display):
+        return value.kind in {"tuple", "list"} and all(map(_is_definition, value.elements))
+    if isinstance(value, Attribute):
+        return isinstance(value.base, (External, ModuleValue)) or _is_definition(value.base)
+    return isinstance(value, (External, ClassValue, FunctionValue))
 
 
 def display_element(source: Value, index: object) -> Value | None:
@@ -135,6 +154,24 @@ def display_element(source: Value, index: object) -> Value | None:
         return None
     if isinstance(index, int) and -len(source.elements) <= index < len(source.elements):
         return source.elements[index]
+    return None
+
+
+def zipped(value: Value) -> Value | None:
+    """The iterable that a component of pairs is an element of: ``xs`` for ``x`` in ``for i, x in enumerate(xs)``.
+
+    The same for ``zip``, and for one of them in the other.
+    """
+    if not isinstance(value, Part) or value.index is None:
+        return None
+    pairs = value.base.iterable if isinstance(value.base, Element) else zipped(value.base)
+    for source in sources(pairs) if pairs is not None else ():
+        names = qualified_names(source.callee) if isinstance(source, Call) else frozenset()
+        if not isinstance(source, Call) or source.is_open:
+            return None
+        given = source.positional()
+        place = value.index if "builtins.zip" in names else value.index - 1 if "builtins.enumerate" in names else None
+        return given[place] if place is not None and 0 <= place < len(given) else None
     return None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 
 from memlint.findings import Confidence
-from memlint.model.aliases import aliases, find_method, instance_class, qualified_names, sources
+from memlint.model.aliases import aliases, find_method, instance_class, qualified_names, sources, zipped
 from memlint.model.building import builds_module
 from memlint.model.calls import bound_arguments, callees, passed_arguments, runs_forward
 from memlint.model.containers import elements
@@ -217,6 +217,9 @@ def _component(value: Item | Part | Element, bare: Function | None) -> Attachmen
     base = value.iterable if isinstance(value, Element) else value.base
     if is_index_component(value) or _is_key(value):
         return Attachment.DETACHED
+    column = zipped(value)
+    if column is not None:
+        return _level(column, bare)
     picked = picked_elements(value)
     return _most(picked, bare) if picked else _part_of(base, value, bare)
 

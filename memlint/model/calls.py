@@ -162,6 +162,11 @@ def proven_call_sites(function: Function) -> tuple[Call, ...]:
     return tuple(call for call in call_sites(function) or () if function in callees(call))
 
 
+def beside_tests(sites: tuple[Call, ...]) -> tuple[Call, ...]:
+    """Those of ``sites`` that are in no test, if there are any: tests call things in ways that nobody else does."""
+    return tuple(site for site in sites if not site.function.module.is_test) or sites
+
+
 def nearest_call_sites(function: Function) -> Iterator[Call]:
     """Those of :func:`proven_call_sites`, the nearest first; for questions that the first ones may answer.
 
@@ -193,9 +198,9 @@ def _instance_calls(module: Module, function: Function) -> Iterator[Call]:
 
 @query(on_cycle=None)
 def passed_arguments(parameter: Parameter) -> tuple[Value, ...] | None:
-    """What the project's calls pass for ``parameter``; None if the callers are not known."""
+    """What the project's calls pass for ``parameter``, tests left out if others call it; None if nobody is known to."""
     function = parameter.function
-    sites = proven_call_sites(function)
+    sites = beside_tests(proven_call_sites(function))
     if not sites:
         return None
     found: list[Value] = []

@@ -84,15 +84,25 @@ def is_container(value: Value) -> bool:
     return bool(origins)
 
 
+def is_made_here(value: Value) -> bool:
+    """Whether ``value`` is the very expression that makes a list, dict, set, deque or queue."""
+    match value:
+        case Display(kind="list" | "dict" | "set"):
+            return True
+        case Call(callee=External() as callee):
+            return callee.qualified_name in FACTORIES
+    return False
+
+
 @query(on_cycle=())
 def container_origins(value: Value) -> tuple[Value, ...]:
     """The displays, comprehensions and calls that made the container ``value``; empty if one of them is unknown."""
     found: list[Value] = []
     for source in sources(value):
         match source:
-            case Display(kind="list" | "dict" | "set") | Comprehension():
+            case Comprehension():
                 found.append(source)
-            case Call() if isinstance(source.callee, External) and source.callee.qualified_name in FACTORIES:
+            case Display() | Call() if is_made_here(source):
                 found.append(source)
             case Binary(operator="+" | "*") if is_container(source.left) or is_container(source.right):
                 found.append(source)
@@ -154,7 +164,10 @@ def _written_out(container: Value) -> Iterator[Value]:
 
 @query(on_cycle=())
 def elements(container: Value) -> tuple[Value, ...]:
-    """The values that are known to be put into ``container``."""
+    """The values that are known to be put into ``container``, by functions that it is passed to as well."""
+    # What a function puts into its arguments is known by the elements of its parameters.
+    from memlint.model.deposits import deposited
+
     found: list[Value] = []
     for name in names_of(container):
         found.extend(_written_out(name))
@@ -165,6 +178,8 @@ def elements(container: Value) -> tuple[Value, ...]:
                         found.extend(insertion.value for insertion in insertions_of(user))
             elif isinstance(use, Store) and use.base is name and use.index is not None:
                 found.append(use.value)
+            elif isinstance(use, Call) and use.callee is not name:
+                found.extend(deposited(use, name))
     return tuple(dict.fromkeys(found))
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from memlint.model.aliases import find_method, instance_class, module_of, origins, qualified_names, sources
 from memlint.model.calls import (
     argument_parameters,
+    bound_arguments,
     bound_arguments_of_constructor,
     call_sites,
     callees,
@@ -39,6 +40,7 @@ from memlint.model.values import (
     Formatted,
     Item,
     Loop,
+    Parameter,
     Part,
     Phi,
     Region,
@@ -142,12 +144,13 @@ class _Flow:
         self.of_container = False
         self.entries: dict[Function, list[_Step | None]] = {}
         self.returning: set[Function] = set()
+        self.filled: set[Parameter] = set()
         self.escaped = False
         self.handed_over: list[Call] = []
 
     def run(self, start: Value) -> GradientFlow:
         self.of_container = bool(role(start, Role.CONTAINER))
-        if isinstance(start, Item) and self.of_container:
+        if isinstance(start, (Item, Parameter)) and self.of_container:
             self.into_container(start)
         self.push(*(names_of(start) if self.of_container else (start,)))
         while self.pending:
@@ -282,6 +285,22 @@ class _Flow:
                 self.push(name)
             else:
                 self.push_elsewhere(name)
+        for source in sources(holder):
+            if isinstance(source, Parameter) and source is not source.function.instance:
+                self.into_argument(source)
+
+    def into_argument(self, parameter: Parameter) -> None:
+        """The container that the callers pass for ``parameter``: those by which the function was entered, if it was."""
+        if parameter in self.filled:
+            return
+        self.filled.add(parameter)
+        function = parameter.function
+        entries = [step.value for step in self.entries.get(function, ()) if step is not None] if self.entered else []
+        for call in entries or proven_call_sites(function):
+            passed = bound_arguments(call, function).get(parameter.name) if isinstance(call, Call) else None
+            if passed is not None:
+                self.push_elsewhere(passed)
+                self.into_container(passed)
 
     def exit(self, exit: Exit) -> bool:
         function = exit.function

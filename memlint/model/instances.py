@@ -93,8 +93,8 @@ def _holds_parameters(owner: Class) -> bool:
     if not all(_plain_module_bases(cls) for cls in classes):
         return True
     computes = find_method(owner, "forward")
-    if computes is not None and computes.lower().is_abstract:
-        return True
+    if computes is None or computes.lower().is_abstract:
+        return True  # The subclasses that say what is computed may hold some.
     return any(_stores_parameters(cls) or _registers_parameters(cls) for cls in classes)
 
 

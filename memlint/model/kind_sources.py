@@ -13,6 +13,7 @@ from memlint.model.aliases import (
     mro,
     qualified_names,
     sources,
+    zipped,
 )
 from memlint.model.annotations import annotation_kinds
 from memlint.model.call_results import result_kinds
@@ -180,22 +181,31 @@ def _declared_kinds(owner: Class, name: str) -> Iterator[Kind]:
 
 def _element_kinds(value: Item | Part | Element) -> Iterator[Kind]:
     base = value.iterable if isinstance(value, Element) else value.base
+    column = zipped(value)
+    if column is not None:
+        yield from _kinds_inside(column, iterated=True)
+        return
     for source in sources(base):
         if isinstance(source, Call):
             yield from _component_kinds(source, value)
+    yield from _kinds_inside(base, iterated=isinstance(value, Element), unpacked=isinstance(value, Part))
+
+
+def _kinds_inside(base: Value, *, iterated: bool, unpacked: bool = False) -> Iterator[Kind]:
+    """The kinds of what ``base`` holds, which is iterated over, unpacked, or taken out by an index."""
     for kind in kinds(base):
         match kind.role:
             case Role.OUTPUT | Role.TENSOR:
                 yield Kind(kind.role, kind.confidence)
-            case Role.LOADER if isinstance(value, Element):
+            case Role.LOADER if iterated:
                 yield Kind(Role.BATCH, kind.confidence)
             case Role.BATCH:
                 yield Kind(Role.BATCH, Confidence.LIKELY)
             case Role.PARAMETERS:
                 yield Kind(Role.TENSOR)
-            case Role.MODULE if not isinstance(value, Part):
+            case Role.MODULE if not unpacked:
                 yield Kind(Role.MODULE, Confidence.LIKELY)
-            case Role.CONTAINER if not isinstance(value, Part):
+            case Role.CONTAINER if not unpacked:
                 yield from (kind for element in elements(base) for kind in kinds(element))
 
 

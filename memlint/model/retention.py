@@ -11,8 +11,15 @@ import libcst as cst
 from memlint.findings import Applicability, Confidence, Fix
 from memlint.model.aliases import base_names, instance_class, qualified_names, sources
 from memlint.model.attachment import Attachment, attachment, certainty, hands_on, keeps_graph
-from memlint.model.calls import argument_parameters, callees, passed_arguments
+from memlint.model.calls import (
+    argument_parameters,
+    bound_arguments,
+    callees,
+    passed_arguments,
+    proven_call_sites,
+)
 from memlint.model.containers import Insertion, container_origins, insertions_of, names_of
+from memlint.model.deposits import fillings
 from memlint.model.differentiated import starts_backward
 from memlint.model.downstream import Reach, reaches_gradient
 from memlint.model.drain import Drain, drain, drained_on_some_paths, drained_outside, drained_within
@@ -20,6 +27,7 @@ from memlint.model.effects import returns_loss_to_framework, started_roots
 from memlint.model.gradmode import GradMode, grad_mode, is_lightning_module
 from memlint.model.instances import instance_kind
 from memlint.model.kinds import Role, class_of, role
+from memlint.model.knowledge import torch
 from memlint.model.loops import iterates_over_parts
 from memlint.model.memo import query
 from memlint.model.scopes import Function
@@ -34,6 +42,7 @@ from memlint.model.values import (
     Comprehension,
     Constant,
     Display,
+    Element,
     Exit,
     Free,
     Item,
@@ -338,7 +347,20 @@ def container_span(container: Value, region: Region) -> tuple[Span | None, Loop 
     parameter = _parameter_behind(container)
     if parameter is not None and loops:
         return Span.ITERATION, loops[0]
+    if parameter is not None and _is_held_by_callers(parameter):
+        return Span.CALL, None
     return None, None
+
+
+@query(on_cycle=False)
+def _is_held_by_callers(parameter: Parameter) -> bool:
+    """Whether a caller passes a container for ``parameter`` that outlives the iteration (or the call) that it is in."""
+    function = parameter.function
+    for site in proven_call_sites(function) if role(parameter, Role.CONTAINER) else ():
+        passed = bound_arguments(site, function).get(parameter.name)
+        if passed is not None and container_span(passed, site.region)[0] is not None:
+            return True
+    return False
 
 
 def loops_outlived(holder: Value, region: Region) -> list[Loop]:
@@ -400,6 +422,9 @@ def insertions_in(function: Function) -> Iterator[Insertion]:
     """What the code of ``function`` puts into containers, by methods, at indices that vary, and by ``+= [x]``."""
     for call in function.calls:
         yield from insertions_of(call)
+        for filling in fillings(call):
+            given, into = filling.given, filling.container
+            yield Insertion(into.value, given.value, call, given.node.value, into.node.value)
     for store in function.stores:
         if store.index is not None and store.base is not None and not isinstance(store.index, Constant):
             yield _item_insertion(store, store.base)
@@ -519,7 +544,8 @@ def _keepings(function: Function) -> Iterator[Keeping]:
         if accumulation.span is Span.CALL:
             yield from _summed(accumulation, function)
     for stash in stashes(function):
-        if stash.span is Span.CALL:
+        # What is put into a container of the caller is told where the caller passes it.
+        if stash.span is Span.CALL and _parameter_behind(stash.insertion.container) is None:
             for parameter in _parameters_in(stash.insertion.value, function):
                 yield Keeping(parameter, False, stash.insertion.holder, stash.insertion.container)
     yield from _passed_on(function)
@@ -582,13 +608,38 @@ def _is_made_within(value: Value, loop: Loop) -> bool:
         for a in local_ancestors(value)
         if isinstance(a, Call) and attachment(a) > Attachment.UNKNOWN and not hands_on(a)
     ]
+    inside = [a for a in local_ancestors(value) if a.region.within(loop) and attachment(a) > Attachment.UNKNOWN]
+    if any(isinstance(a, Element) and _yields(a.iterable) for a in inside):
+        return True
     if calls:
         return any(call.region.within(loop) for call in calls)
-    return any(
-        a.region.within(loop) and not isinstance(a, Phi)
-        for a in local_ancestors(value)
-        if attachment(a) > Attachment.UNKNOWN
-    )
+    return any(not isinstance(a, Phi) and not _is_taken_out(a) for a in inside)
+
+
+def _is_taken_out(value: Value) -> bool:
+    """Whether ``value`` was put into a container before: ``v`` in ``for k, v in d.items()``."""
+    match value:
+        case Part() | Item():
+            return role(value.base, Role.CONTAINER) is not None or _is_taken_out(value.base)
+        case Element():
+            made = sources(value.iterable)
+            listed = all(isinstance(each, Call) and each.method in {"items", "values"} for each in made)
+            return listed or role(value.iterable, Role.CONTAINER) is not None
+        case Call():
+            return hands_on(value)
+    return False
+
+
+def _yields(iterable: Value) -> bool:
+    """Whether each element is computed when it is asked for: by a generator of the project, paired or not."""
+    for source in sources(iterable):
+        if not isinstance(source, Call):
+            continue
+        if any(function.is_generator for function in callees(source)):
+            return True
+        if qualified_names(source.callee) & torch.PASSING_BUILTINS and any(map(_yields, source.positional())):
+            return True
+    return False
 
 
 def attached_leaves(where: Occurrence) -> tuple[Occurrence, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from memlint.model.aliases import aliases, display_element, qualified_names, sources
 from memlint.model.calls import bound_arguments, callees, passed_arguments
-from memlint.model.containers import elements
+from memlint.model.containers import elements, is_made_here
 from memlint.model.gradmode import GradMode, declared_without_grad, grad_mode
 from memlint.model.kinds import Role, class_of, role
 from memlint.model.knowledge import torch
@@ -163,6 +163,13 @@ def local_ancestors(value: Value) -> Iterator[Value]:
         seen.add(id(current))
         yield current
         pending.extend(differentiable_operands(current))
+        pending.extend(_filled_in(current))
+
+
+def _filled_in(container: Value) -> Iterator[Value]:
+    """What the function that makes ``container`` puts into it afterwards."""
+    if isinstance(container, (Display, Call)) and is_made_here(container):
+        yield from (element for element in elements(container) if element.function is container.function)
 
 
 @query(on_cycle=())
