@@ -11,14 +11,15 @@ import libcst as cst
 
 from memlint.model.aliases import (
     base_names,
-    display_element,
     find_method,
     instance_class,
     mro,
     qualified_names,
     sources,
 )
-from memlint.model.calls import call_sites, callees, passed_arguments
+from memlint.model.calls import call_sites
+from memlint.model.command_line import parsed_class
+from memlint.model.definitions import calls_of_class, definitions
 from memlint.model.gradmode import is_hf_trainer
 from memlint.model.keywords import Given, Setting, given, setting
 from memlint.model.kinds import Role, kinds
@@ -32,7 +33,6 @@ from memlint.model.values import (
     Exit,
     External,
     FunctionValue,
-    Item,
     Parameter,
     Part,
     Store,
@@ -64,7 +64,7 @@ class Construction:
         """What the same file stores in an attribute of the Trainer later on."""
         for function in self.call.function.module.functions:
             for store in function.stores:
-                if store.attribute == name and store.base is not None and self.call in _origins(store.base):
+                if store.attribute == name and store.base is not None and self.call in definitions(store.base):
                     yield store.value
 
     def _seen(self, value: Value) -> tuple[Value, ...]:
@@ -137,62 +137,8 @@ def _may_be_trainer(call: Call, names: frozenset[str]) -> bool:
 
 def arguments_call(value: Value) -> Call | None:
     """The call that makes the TrainingArguments ``value``, if there is one and it is in sight."""
-    made = [_arguments_call(source) for source in _origins(value)]
+    made = [_arguments_call(source) for source in definitions(value)]
     return made[0] if len(made) == 1 else None
-
-
-def _origins(value: Value) -> tuple[Value, ...]:
-    """The sources of ``value``, with what the project's calls pass for a parameter, and what its functions return."""
-    found: list[Value] = []
-    seen: set[int] = set()
-    pending = list(sources(value))
-    while pending:
-        current = pending.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        nearer: list[Value] = []
-        if isinstance(current, Parameter):
-            nearer = list(passed_arguments(current) or _passed_to_constructor(current))
-        elif isinstance(current, Call) and not is_training_arguments(current):
-            nearer = [exit.value for function in callees(current) for exit in function.returns]
-        elif isinstance(current, Part) and current.index is not None:
-            nearer = list(_returned_parts(current, current.index))
-        if nearer:
-            pending.extend(source for value in nearer for source in sources(value))
-        else:
-            found.append(current)
-    return tuple(found)
-
-
-def _returned_parts(part: Part, index: int) -> Iterator[Value]:
-    """What the project's functions return at ``index`` of the tuple that is unpacked."""
-    for source in sources(part.base):
-        for function in callees(source) if isinstance(source, Call) else ():
-            for exit in function.returns:
-                for returned in sources(exit.value):
-                    element = display_element(returned, index)
-                    if element is not None:
-                        yield element
-
-
-def _passed_to_constructor(parameter: Parameter) -> tuple[Value, ...]:
-    """What the project's calls of a class pass for a parameter of its ``__init__``."""
-    function = parameter.function
-    if function.owner is None or function.name != "__init__" or parameter.star:
-        return ()
-    found: list[Value] = []
-    for call in _calls_of_class(function.owner):
-        position = None if parameter.keyword_only else parameter.index - 1
-        found.extend(given(call, parameter.name, position).values)
-    return tuple(found)
-
-
-def _calls_of_class(owner: Class) -> Iterator[Call]:
-    for module in owner.module.project.mentioning(owner.name) or (owner.module,):
-        for call in module.calls_by_name.get(owner.name, ()):
-            if any(isinstance(s, ClassValue) and s.target is owner for s in sources(call.callee)):
-                yield call
 
 
 def is_training_arguments(call: Call) -> bool:
@@ -222,7 +168,7 @@ def argument_setting(made: Construction, name: str) -> Setting:
         return Setting.ON
     if arguments.unknown:
         return Setting.UNKNOWN
-    found = {_origin_setting(source, name) for value in arguments.values for source in _origins(value)}
+    found = {_origin_setting(source, name) for value in arguments.values for source in definitions(value)}
     return next((each for each in (Setting.ON, Setting.UNKNOWN) if each in found), Setting.OFF)
 
 
@@ -231,7 +177,7 @@ def _origin_setting(source: Value, name: str) -> Setting:
         return Setting.OFF
     call = _arguments_call(source)
     if call is None:
-        declared = _parsed_class(source)
+        declared = parsed_class(source)
         # The class says what holds unless the user of the program asks for something else.
         on = declared is not None and _default_setting(declared, name) is Setting.ON
         return Setting.ON if on else Setting.UNKNOWN
@@ -252,39 +198,13 @@ def _default_setting(owner: Class, name: str) -> Setting:
     return Setting.OFF
 
 
-_PARSING = frozenset({"parse_args_into_dataclasses", "parse_json_file", "parse_yaml_file", "parse_dict"})
-
-
-def _parsed_class(source: Value) -> Class | None:
-    """The class that HfArgumentParser makes an instance of: ``Arguments`` of ``(Options, Arguments)``."""
-    index = source.index if isinstance(source, Part) else _constant_index(source)
-    base = source.base if isinstance(source, (Part, Item)) else None
-    if index is None or base is None:
-        return None
-    for parsing in sources(base):
-        if isinstance(parsing, Call) and parsing.method in _PARSING and parsing.receiver is not None:
-            for parser in sources(parsing.receiver):
-                classes = given(parser, "dataclass_types", 0).values if isinstance(parser, Call) else ()
-                for value in classes:
-                    listed = [display_element(each, index) for each in sources(value)]
-                    for found in (s for element in listed if element is not None for s in sources(element)):
-                        if isinstance(found, ClassValue):
-                            return found.target
-    return None
-
-
-def _constant_index(value: Value) -> int | None:
-    index = value.index[0] if isinstance(value, Item) and len(value.index) == 1 else None
-    return index.constant if isinstance(index, Constant) and isinstance(index.constant, int) else None
-
-
 _SETTERS = {"eval_accumulation_steps": "accumulation_steps", "prediction_loss_only": "loss_only"}
 """Parameters of ``TrainingArguments.set_evaluate`` by the option that they set."""
 
 
 def _is_stored(made: Construction, name: str) -> bool:
     """Whether the option is switched on after the arguments are made: ``args.eval_accumulation_steps = 8``."""
-    mine = {id(source) for value in made.arguments.values for source in _origins(value)}
+    mine = {id(source) for value in made.arguments.values for source in definitions(value)}
     for module in _modules_of(made):
         for function in module.functions:
             for store in function.stores:
@@ -298,7 +218,7 @@ def _is_stored(made: Construction, name: str) -> bool:
 
 
 def _is_arguments_of(base: Value, mine: set[int]) -> bool:
-    return (isinstance(base, Attribute) and base.name == "args") or any(id(s) in mine for s in _origins(base))
+    return (isinstance(base, Attribute) and base.name == "args") or any(id(s) in mine for s in definitions(base))
 
 
 def _modules_of(made: Construction) -> tuple[Module, ...]:
@@ -329,7 +249,7 @@ def evaluates(made: Construction) -> Setting:
 
 def _is_called_on(call: Call, made: Construction) -> bool:
     """Whether ``call`` is a call of a method of the Trainer."""
-    for source in _origins(call.receiver) if call.receiver is not None else ():
+    for source in definitions(call.receiver) if call.receiver is not None else ():
         if source is made.call:
             return True
         owner = _constructed_class(source) if isinstance(source, Call) else instance_class(source)
@@ -344,7 +264,7 @@ def _users_of(made: Construction) -> Iterator[Module]:
     function = made.call.function
     yield function.module
     initialized = made.owner if made.call.method == "__init__" else None
-    for call in (*(call_sites(function) or ()), *(_calls_of_class(initialized) if initialized is not None else ())):
+    for call in (*(call_sites(function) or ()), *(calls_of_class(initialized) if initialized is not None else ())):
         yield call.function.module
 
 
@@ -357,7 +277,7 @@ def _strategy_setting(made: Construction, name: str) -> Setting:
     arguments = made.arguments
     if arguments.unknown:
         return Setting.UNKNOWN
-    for source in (each for value in arguments.values for each in _origins(value)):
+    for source in (each for value in arguments.values for each in definitions(value)):
         call = _arguments_call(source)
         if call is None:
             return Setting.OFF if isinstance(source, Constant) else Setting.UNKNOWN
@@ -436,7 +356,7 @@ def predictions(made: Construction) -> Predictions:
 
 def _model_classes(value: Value) -> Iterator[str]:
     """The names of the classes that a model, or what a function makes, may be of."""
-    for source in _origins(value):
+    for source in definitions(value):
         if isinstance(source, FunctionValue):
             for exit in source.target.lower().returns:
                 yield from _model_classes(exit.value)

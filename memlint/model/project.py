@@ -9,6 +9,7 @@ from pathlib import Path
 
 import libcst as cst
 
+from memlint.model.documents import SUFFIXES, Entry, parse_document
 from memlint.model.memo import Memo
 from memlint.model.mentions import Mentions
 from memlint.model.program import Program
@@ -44,6 +45,7 @@ class Project:
         """Hashes of the bytes of files as they were last read or handed in."""
         self._mentions: dict[str, tuple[Module, ...] | None] = {}
         self._resolved: dict[tuple[Path, str], Value | None] = {}
+        self._documents: dict[Path, Entry | None] = {}
         self._index: Mentions | None = None
         self._import_roots: dict[Path, tuple[str, ...]] = {}
         self.memo = Memo()
@@ -77,6 +79,7 @@ class Project:
         self._resolved.clear()
         self._mentions.clear()
         self._modules.clear()
+        self._documents.clear()
 
     def program(self, path: Path, text: str) -> Program:
         """What the rules see of ``text``; see :meth:`module`."""
@@ -106,6 +109,24 @@ class Project:
             data = b""
         self._seen[path] = hash(data)
         return data
+
+    def document(self, origin: Module, name: str) -> tuple[Path, Entry] | None:
+        """The JSON or YAML file that code in ``origin`` names, with what it holds.
+
+        A relative name is looked for where programs are usually started: beside the file and its package, and at the
+        root of the project.
+        """
+        if Path(name).suffix not in SUFFIXES:
+            return None
+        for base in self._roots(origin):
+            path = Path(base, name)
+            if path not in self._documents:
+                data = self.read(path)
+                self._documents[path] = parse_document(path, data) if data else None
+            found = self._documents[path]
+            if found is not None:
+                return path, found
+        return None
 
     # ------------------------------------------------------------------ imports
 
