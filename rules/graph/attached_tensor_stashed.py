@@ -226,6 +226,18 @@ def minimise(loss_function, tensors, optimizer, steps):
     negative = (
         """
 import torch
+
+def train(model: torch.nn.Module, loader, opt, criterion):
+    norms = []
+    for x, y in loader:
+        criterion(model(x), y).backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+        opt.step()
+        opt.zero_grad()
+    return norms
+""",
+        """
+import torch
 import torch.nn.functional as F
 from torch import nn
 def entropy(logits):

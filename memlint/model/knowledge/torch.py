@@ -50,12 +50,13 @@ DETACHING_METHODS = frozenset(
     """
     detach item tolist numpy argmax argmin argsort bool int long short byte char size dim numel element_size nelement
     eq ne lt le gt ge equal isnan isinf isfinite isclose allclose any all is_contiguous data_ptr stride get_device
-    type_as_int nonzero count_nonzero bincount ndimension requires_grad_count storage untyped_storage sign
+    nonzero count_nonzero bincount ndimension storage untyped_storage sign
     logical_and logical_or logical_not logical_xor searchsorted bucketize histc unique unique_consecutive
     new_zeros new_ones new_full new_empty new_tensor record_stream __len__ __bool__ __float__ __int__
+    clip_grad_norm_ clip_gradients get_global_grad_norm
     """.split()
 )
-"""Tensor methods whose result carries no graph (integer or boolean results, fresh tensors, Python values)."""
+"""Methods whose result carries no graph (integers, booleans, fresh tensors, Python values, norms of gradients)."""
 
 DETACHING_ATTRIBUTES = frozenset(
     {
@@ -94,10 +95,11 @@ DETACHING_FUNCTIONS = frozenset(
     torch.manual_seed torch.get_rng_state torch.nn.functional.one_hot torch.load torch.save torch.is_grad_enabled
     torch.IntTensor torch.LongTensor torch.FloatTensor torch.Tensor torch.BoolTensor torch.cuda.FloatTensor
     torch.cuda.LongTensor torch.Generator torch.utils.data.DataLoader torch.randint torch.vander torch.hann_window
-    torch.hamming_window
+    torch.hamming_window torch.nn.utils.clip_grad_norm_ torch.nn.utils.clip_grad_norm torch.nn.utils.get_total_norm
+    torch.nn.utils.clip_grad.clip_grad_norm_
     builtins.len builtins.int builtins.float builtins.bool builtins.str builtins.repr builtins.print builtins.format
     builtins.isinstance builtins.hasattr builtins.id builtins.hash builtins.type builtins.range builtins.open
-    builtins.any builtins.all builtins.callable builtins.bytes builtins.round_int builtins.ord builtins.chr
+    builtins.any builtins.all builtins.callable builtins.bytes builtins.ord builtins.chr
     math.isnan math.isinf math.isfinite math.exp math.log math.sqrt math.floor math.ceil math.pow math.log2 math.log10
     json.dumps json.dump pickle.dumps pickle.dump
     """.split()
@@ -392,7 +394,7 @@ STRUCTURE_METHODS = frozenset(
 )
 """Module methods that return its parts, not what it computes."""
 
-GENERATED_WITHOUT_GRAD = frozenset({"generate", "state_dict", "parameters_count", "get_nb_trainable_parameters"})
+GENERATED_WITHOUT_GRAD = frozenset({"generate", "state_dict", "get_nb_trainable_parameters"})
 """Module methods that record no graph (``generate`` of transformers runs under no_grad)."""
 
 ACCELERATORS = frozenset({"cuda", "gpu", "mps", "xpu", "npu", "hpu", "xla", "auto"})
