@@ -222,6 +222,16 @@ def clean(directory: Path) -> None:
 
 
 @_cli.command()
+@_configured
+@click.pass_obj
+def server(rules: Sequence[Rule] | None, config: tuple[str, ...], isolated: bool) -> None:
+    """Runs the language server: findings and fixes in an editor, over standard input and output."""
+    from memlint.commands.server import serve
+
+    serve(rules, config, isolated)
+
+
+@_cli.command()
 @click.option("--output-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def version(output_format: str) -> None:
     """Prints the version."""

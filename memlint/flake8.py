@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-import io
 import os
-import tokenize
 from ast import AST
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,12 +20,13 @@ from typing import ClassVar
 from flake8.exceptions import ExecutionError
 from flake8.options.manager import OptionManager
 
-from memlint.check.engine import FileResult, check_data
+from memlint.check.engine import FileResult
+from memlint.check.hosted import HostedChecker
 from memlint.config import ConfigError, Configuration, Options, checked_selectors
 from memlint.diagnostics import Location
-from memlint.files import ErrorKind, FileError, absolute, project_files, project_root
-from memlint.model.project import Project
+from memlint.files import ErrorKind, FileError, absolute
 from memlint.registry import all_rules
+from memlint.source import encoded
 
 NOT_CHECKED = "MEM000"
 """The code of the finding that stands for a file that could not be checked."""
@@ -59,24 +58,13 @@ class Host:
         return cls(configuration, noqa=not options.disable_noqa)
 
     @functools.cached_property
-    def _projects(self) -> dict[Path, Project]:
-        return {}
-
-    def project(self, path: Path) -> Project:
-        """The project that the file at ``path`` belongs to; its files are looked for once."""
-        root = project_root([path])
-        if root not in self._projects:
-            self._projects[root] = Project(root, project_files(root, (), self.configuration))
-        return self._projects[root]
+    def _checker(self) -> HostedChecker:
+        # Comments silence here what flake8 would silence after us, so that those for nothing are found as well.
+        return HostedChecker(self.configuration, all_rules(), noqa=self.noqa)
 
     def check(self, path: Path, data: bytes) -> FileResult:
         """Checks ``data``, which stands (or will stand) at the absolute ``path``. Raises ConfigError."""
-        settings = self.configuration.settings(path.parent)
-        # The excludes that everybody has are about directories that flake8 was told to look into.
-        if settings.source and settings.excludes(path):
-            return FileResult(path, [])
-        # Comments silence here what flake8 would silence after us, so that those for nothing are found as well.
-        return check_data(path, data, all_rules(), self.project(path), settings, noqa=self.noqa)
+        return self._checker.check(path, data)
 
 
 class Plugin:
@@ -141,14 +129,3 @@ class Plugin:
 
     def _report(self, place: Location, text: str) -> Report:
         return place.row, place.column - 1, text, type(self)
-
-
-def encoded(lines: Sequence[str]) -> bytes:
-    """The bytes of a file that flake8 has decoded: in the encoding that the file declares, without byte order mark."""
-    rows = io.BytesIO("".join(lines[:2]).encode())
-    try:
-        encoding, _ = tokenize.detect_encoding(rows.readline)
-    except SyntaxError:
-        # flake8 has read it as best it could.
-        encoding = "utf-8"
-    return "".join(lines).encode(encoding, "replace")

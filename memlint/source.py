@@ -8,10 +8,12 @@ Python, flake8 and editors count them.
 from __future__ import annotations
 
 import codecs
+import io
 import re
 import sys
+import tokenize
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import NamedTuple, TypeVar
@@ -386,3 +388,14 @@ def deep_recursion() -> Iterator[None]:
         yield
     finally:
         sys.setrecursionlimit(limit)
+
+
+def encoded(lines: Sequence[str]) -> bytes:
+    """The bytes of a file that a host has decoded: in the encoding that the file declares, without byte order mark."""
+    rows = io.BytesIO("".join(lines[:2]).encode())
+    try:
+        encoding, _ = tokenize.detect_encoding(rows.readline)
+    except SyntaxError:
+        # The host has read it as best it could.
+        encoding = "utf-8"
+    return "".join(lines).encode(encoding, "replace")

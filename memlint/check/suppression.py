@@ -233,13 +233,18 @@ def _without_noqa(noqa: Noqa) -> Edit:
 
 def with_noqa(source: Source, diagnostics: Iterable[Diagnostic]) -> str:
     """The text of ``source`` with noqa comments that silence ``diagnostics``, as found in it."""
+    return applied(source.text, noqa_additions(source, diagnostics))
+
+
+def noqa_additions(source: Source, diagnostics: Iterable[Diagnostic]) -> list[Replacement]:
+    """The replacements in the text of ``source`` that make noqa comments silence ``diagnostics``, as found in it."""
     missing: dict[int, list[str]] = {}
     for diagnostic in diagnostics:
         row = source.place(source.offset(Location(diagnostic.noqa_row, 1), diagnostic.cell)).row
         if diagnostic.code != UnusedNoqa.code and diagnostic.code not in missing.setdefault(row, []):
             missing[row].append(diagnostic.code)
     present = noqa_comments(source.text)
-    return applied(source.text, (_addition(source, row, codes, present.get(row)) for row, codes in missing.items()))
+    return [_addition(source, row, codes, present.get(row)) for row, codes in missing.items()]
 
 
 def _addition(source: Source, row: int, codes: Sequence[str], present: Noqa | None) -> Replacement:
