@@ -4,7 +4,8 @@
 
 ``--corpus`` holds the references (repository, commit, path, line) as JSON lines, ``--mirrors`` the git mirrors of the
 repositories, at ``owner+name/repo``. A file that no mirror has is counted as absent and scored nowhere. Each file is
-checked inside the whole tree of its commit, since its callers and imports decide much, at memlint's default settings.
+checked inside the whole tree of its commit, since its callers and imports decide much, at memlint's default settings
+or with the rules that ``--select`` names.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,19 +42,25 @@ from scoring import (
 )
 from trees import Batch, Results, Site, Workshop, check_all
 
+BUGS: Mapping[str, str] = {
+    "bugs_a": "Bugs of graph retention and step hygiene",
+    "bugs_b": "Bugs of capacity and efficiency",
+}
+PARTS = (*BUGS, "labels", *CENSUS_CODES)
+
 
 @dataclass(frozen=True)
 class Corpus:
     """The rows of the reference files."""
 
-    bugs: tuple[Row, ...]
-    lookalikes: tuple[Row, ...]
+    bugs: Mapping[str, tuple[Row, ...]]
+    lookalikes: Mapping[str, tuple[Row, ...]]
     labels: tuple[Row, ...]
     censuses: Mapping[str, tuple[Row, ...]]
 
     @classmethod
-    def read(cls, folder: Path, only: str) -> Corpus:
-        """The rows in ``folder`` whose repository, path or id holds ``only``."""
+    def read(cls, folder: Path, only: str, parts: Collection[str] = PARTS) -> Corpus:
+        """The rows of ``parts`` in ``folder`` whose repository, path or id holds ``only``."""
 
         def rows(name: str) -> tuple[Row, ...]:
             lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
@@ -61,18 +68,18 @@ class Corpus:
             return tuple(row for row in every if only in f"{row['repo']} {row['path']} {row.get('id', '')}")
 
         return cls(
-            bugs=rows("bugs_a"),
-            lookalikes=rows("bugs_a_lookalikes"),
-            labels=rows("labels"),
-            censuses={name: rows(name) for name in CENSUS_CODES},
+            bugs={name: rows(name) for name in BUGS if name in parts},
+            lookalikes={name: rows(f"{name}_lookalikes") for name in BUGS if name in parts},
+            labels=rows("labels") if "labels" in parts else (),
+            censuses={name: rows(name) for name in CENSUS_CODES if name in parts},
         )
 
     def sites(self) -> Iterator[Site]:
         """Every file that the scores need."""
-        for bug in self.bugs:
+        for bug in (bug for bugs in self.bugs.values() for bug in bugs):
             yield before(bug)
             yield after(bug)
-        for rows in (self.lookalikes, self.labels, *self.censuses.values()):
+        for rows in (*self.lookalikes.values(), self.labels, *self.censuses.values()):
             yield from map(site_of, rows)
 
 
@@ -99,9 +106,9 @@ def _said(findings: Iterable[Reported]) -> str:
     )
 
 
-def print_bugs(bugs: Sequence[Row], scores: Sequence[BugScore], results: Results) -> None:
+def print_bugs(title: str, bugs: Sequence[Row], scores: Sequence[BugScore], results: Results) -> None:
     """The table of bugs by class, the misses, and what is still said after the fix."""
-    print("Bugs")
+    print(title)
     table = _table("class", "bugs", "not scored", "found", "recall", "silent after fix")
 
     def line(name: str, some: Sequence[BugScore], total: int) -> None:
@@ -112,7 +119,7 @@ def print_bugs(bugs: Sequence[Row], scores: Sequence[BugScore], results: Results
     by_class = Counter(bug["class"] for bug in bugs)
     for name in sorted(by_class):
         line(name, [score for score in scores if score.bug["class"] == name], by_class[name])
-    cross = sum(bug.get("needs") == "cross-file" for bug in bugs)
+    cross = sum(bug.get("needs", "single-file") != "single-file" for bug in bugs)
     line("one file is enough", [score for score in scores if not score.cross_file], len(bugs) - cross)
     line("needs other files", [score for score in scores if score.cross_file], cross)
     line("all", scores, len(bugs))
@@ -206,15 +213,18 @@ def _print_finding(site: Site, finding: Reported, results: Results, why: str) ->
 
 def report(corpus: Corpus, results: Results) -> None:
     """Prints every score."""
-    print_bugs(corpus.bugs, score_bugs(corpus.bugs, results), results)
-    print()
-    print_labels(corpus.labels, score_labels(corpus.labels, results), results)
-    print()
-    seeming = sum(len(file["lookalikes"]) for file in corpus.labels)
-    print_verdicts("Look-alikes of bugs", len(corpus.lookalikes), score_lookalikes(corpus.lookalikes, results), results)
-    print()
-    verdicts = score_label_lookalikes(corpus.labels, results)
-    print_verdicts("Look-alikes in labelled files", seeming, verdicts, results)
+    for name, bugs in corpus.bugs.items():
+        print_bugs(BUGS[name], bugs, score_bugs(bugs, results), results)
+        print()
+        seeming = corpus.lookalikes[name]
+        print_verdicts("Look-alikes of these bugs", len(seeming), score_lookalikes(seeming, results), results)
+        print()
+    if corpus.labels:
+        print_labels(corpus.labels, score_labels(corpus.labels, results), results)
+        print()
+        seen = sum(len(file["lookalikes"]) for file in corpus.labels)
+        verdicts = score_label_lookalikes(corpus.labels, results)
+        print_verdicts("Look-alikes in labelled files", seen, verdicts, results)
     for name, rows in corpus.censuses.items():
         print()
         print_verdicts(name, len(rows), score_census(rows, CENSUS_CODES[name], results), results)
@@ -227,13 +237,17 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True, help="folder of the reference files (*.jsonl)")
     parser.add_argument("--trees", type=Path, help="keep the trees here for the next run (default: a temporary folder)")
     parser.add_argument("--only", default="", metavar="TEXT", help="rows whose repository, path or id holds TEXT")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="reference files to score (default: all)"
+    )
+    parser.add_argument("--select", default="", metavar="CODES", help="turn on these rules instead of the default ones")
     parser.add_argument("--alone", action="store_true", help="check each file without the rest of its repository")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs of memlint at a time")
     options = parser.parse_args()
-    corpus = Corpus.read(options.corpus, options.only)
+    corpus = Corpus.read(options.corpus, options.only, options.parts)
     with tempfile.TemporaryDirectory(prefix="memlint-bench-") as temporary:
         folder: Path = (options.trees or Path(temporary)).resolve()
-        workshop = Workshop(Mirrors(options.mirrors), folder, options.alone)
+        workshop = Workshop(Mirrors(options.mirrors), folder, options.alone, options.select)
         batch = check_all(workshop, corpus.sites(), options.jobs)
     print_state(corpus.sites(), batch)
     report(corpus, batch.checked)

@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="check each file without the rest of its repository")
     parser.add_argument("--diffs", action="store_true", help="print both diffs of every bug side by side")
     options = parser.parse_args()
-    bugs = [bug for bug in Corpus.read(options.corpus, options.only).bugs if bug["autofixable"]]
+    bugs = [bug for bug in Corpus.read(options.corpus, options.only, ["bugs_a"]).bugs["bugs_a"] if bug["autofixable"]]
     with tempfile.TemporaryDirectory(prefix="memlint-bench-") as temporary:
         folder: Path = (options.trees or Path(temporary)).resolve()
         workshop = Workshop(Mirrors(options.mirrors), folder, options.alone)

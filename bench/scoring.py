@@ -26,8 +26,27 @@ RULES_OF_CLASS: Mapping[str, frozenset[str]] = {
     "eval-without-no-grad": _codes(601, 602, 603),
     "device-retention": _codes(111, 604, 605, 606, 607, 704, 802),
     "missing-zero-grad": _codes(201, 202, 203, 204),
-    "other": _codes(204, 802),
+    "other": _codes(110, 204, 304, 506, 507, 508, 509, 604, 802),
     "loading": _codes(801, 802),
+    # Classes of capacity and efficiency.
+    "zero-grad-not-none": _codes(202, 203, 204),
+    "frozen-params": _codes(205, 603, 703),
+    "no-accumulation": _codes(311),
+    "no-amp": _codes(404, 411),
+    "logits-upcast": _codes(403, 506, 507),
+    "no-checkpointing": _codes(501, 502, 511),
+    "attention-materialised": _codes(503, 504, 505),
+    "output_hidden_states": _codes(505),
+    "eval-outputs-on-gpu": _codes(604, 605, 606, 607),
+    "duplicate-model-copy": _codes(704, 707, 802, 810),
+    "optimizer-state": _codes(204, 205, 701, 702, 705),
+    "load-to-gpu": _codes(801, 802),
+    "ddp-buckets": _codes(805, 806, 809),
+    "fragmentation": _codes(804, 811, 812),
+    "empty-cache-in-loop": _codes(803),
+    "debug-left-on": _codes(206, 904, 905),
+    "dataloader-host-memory": _codes(304, 901, 902, 903),
+    "graph kept in list": _codes(101, 102, 103, 106),
     # Classes of the labelled files.
     "G1": _codes(101, 102, 103, 106, 109, 111, 112, 301, 606, 607, 703),
     "G2": _codes(104, 105),
@@ -50,6 +69,9 @@ RULES_OF_CLASS: Mapping[str, frozenset[str]] = {
 FLOW_CLASSES = ("G1", "G2", "G3", "Z1", "Z2", "E1", "E2", "X1", "X2")
 """The classes of the families graph retention, gradients and step hygiene, evaluation and inference."""
 CENSUS_CODES = {"g1_census": RULES_OF_CLASS["G1"] | RULES_OF_CLASS["G3"], "g2_census": RULES_OF_CLASS["G2"]}
+
+ABSENCES = frozenset({"no-accumulation", "no-amp", "no-checkpointing", "ddp-buckets"})
+"""Classes of what is not there: no line is the wrong one, so any line of the function may be named."""
 
 Row = dict[str, Any]
 
@@ -82,7 +104,7 @@ class BugScore:
     @property
     def cross_file(self) -> bool:
         """Whether one file is not enough to decide it."""
-        return bool(self.bug.get("needs") == "cross-file")
+        return self.bug.get("needs", "single-file") != "single-file"
 
 
 def score_bugs(bugs: Iterable[Row], results: Results) -> list[BugScore]:
@@ -92,17 +114,25 @@ def score_bugs(bugs: Iterable[Row], results: Results) -> list[BugScore]:
         if before(bug) not in results or after(bug) not in results:
             continue
         codes = RULES_OF_CLASS[bug["class"]]
-        found = results[before(bug)].near(bug["buggy_lines"], codes)
-        every = results[before(bug)].near(bug["buggy_lines"])
+        found = _about(bug, results[before(bug)], bug["buggy_lines"], codes)
+        every = _about(bug, results[before(bug)], bug["buggy_lines"])
         scores.append(
             BugScore(
                 bug=bug,
                 found=tuple(found),
                 other=tuple(finding for finding in every if finding not in found),
-                still=tuple(results[after(bug)].near(bug["fixed_lines"], codes)),
+                still=tuple(_about(bug, results[after(bug)], bug["fixed_lines"], codes)),
             )
         )
     return scores
+
+
+def _about(bug: Row, checked: Checked, rows: Iterable[int], codes: frozenset[str] | None = None) -> list[Reported]:
+    """The findings that speak about ``rows``: nearby, or for an absence anywhere in the functions that hold them."""
+    near = checked.near(rows, codes)
+    if bug["class"] not in ABSENCES:
+        return near
+    return list(dict.fromkeys((*near, *(found for row in rows for found in checked.in_function_of(row, codes)))))
 
 
 @dataclass
@@ -192,8 +222,17 @@ def score_lookalikes(rows: Iterable[Row], results: Results) -> list[Verdict]:
         Verdict(site_of(row), row["line"], row["rule"], row["why"], tuple(said), not said)
         for row in rows
         if site_of(row) in results
-        for said in [results[site_of(row)].on(row["line"], RULES_OF_CLASS[row["rule"]])]
+        for said in [_said_of_lookalike(row["line"], row["rule"].split(" / "), results[site_of(row)])]
     ]
+
+
+def _said_of_lookalike(row: int, classes: Iterable[str], checked: Checked) -> list[Reported]:
+    said: dict[Reported, None] = {}
+    for name in classes:
+        said |= dict.fromkeys(checked.on(row, RULES_OF_CLASS[name]))
+        if name in ABSENCES:
+            said |= dict.fromkeys(checked.in_function_of(row, RULES_OF_CLASS[name]))
+    return list(said)
 
 
 def score_label_lookalikes(files: Iterable[Row], results: Results) -> list[Verdict]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +49,29 @@ class Checked:
         """The findings of ``codes`` whose own rows hold ``row``."""
         return [finding for finding in self.findings if finding.code in codes and finding.row <= row <= finding.end_row]
 
+    def in_function_of(self, row: int, codes: frozenset[str] | None = None) -> list[Reported]:
+        """The findings of ``codes`` in the innermost function around ``row``; beside all functions if there is none."""
+        mine = self._functions_at(row)
+        return [
+            finding
+            for finding in self.findings
+            if (codes is None or finding.code in codes) and self._functions_at(finding.row)[:1] == mine[:1]
+        ]
+
+    def _functions_at(self, row: int) -> list[tuple[int, int]]:
+        """First and last row of the functions around ``row``, innermost first."""
+        around = [span for span in self._functions if span[0] <= row <= span[1]]
+        return sorted(around, key=lambda span: span[1] - span[0])
+
+    @cached_property
+    def _functions(self) -> tuple[tuple[int, int], ...]:
+        try:
+            tree = ast.parse("\n".join(self.lines))
+        except SyntaxError:
+            return ()
+        defined = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        return tuple((node.lineno, node.end_lineno or node.lineno) for node in defined)
+
     def text(self, row: int) -> str:
         """The stripped line at ``row``."""
         return self.lines[row - 1].strip() if 0 < row <= len(self.lines) else ""
@@ -80,6 +105,8 @@ class Workshop:
     folder: Path
     alone: bool
     """Whether each file stands alone, without the rest of its repository."""
+    select: str = ""
+    """Rules to turn on instead of the default ones: ``ALL``, or codes with commas."""
 
     def check(self, sites: Sequence[Site]) -> Batch:
         """Checks files of one commit (a single file when ``alone``)."""
@@ -88,7 +115,9 @@ class Workshop:
         if not present:
             return Batch()
         try:
-            run = check([site.path for site in present], cwd=root)
+            run = check(
+                [site.path for site in present], cwd=root, options=["--select", self.select] if self.select else []
+            )
         except MemlintFailed as error:
             return Batch(failed=dict.fromkeys(present, str(error)))
         batch = Batch(seconds={root: run.seconds})

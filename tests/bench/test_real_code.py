@@ -63,7 +63,7 @@ def mirror(tmp_path: Path) -> Mirror:
 
 def write_corpus(folder: Path, **rows: list[dict[str, Any]]) -> Path:
     folder.mkdir()
-    for name in ("bugs_a", "bugs_a_lookalikes", "labels", "g1_census", "g2_census"):
+    for name in ("bugs_a", "bugs_a_lookalikes", "bugs_b", "bugs_b_lookalikes", "labels", "g1_census", "g2_census"):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows.get(name, [])))
     return folder
 
@@ -155,6 +155,14 @@ def test_a_lookalike_that_is_spoken_on_is_listed(mirror: Mirror, tmp_path: Path)
     lines = score(mirror, write_corpus(tmp_path / "corpus", bugs_a_lookalikes=[row]))
     assert "graph-accumulation 1 0 0%" in lines
     assert f"someone/project@{mirror.before[:8]} train.py:{BUG_ROW} [graph-accumulation]" in lines
+
+
+def test_an_absence_counts_anywhere_in_its_function(mirror: Mirror, tmp_path: Path) -> None:
+    wrapped = "def main(model):\n    rank = 0\n\n\n\n\n\n    return torch.nn.parallel.DistributedDataParallel(model)\n"
+    commit = mirror.commit("import torch\n" + wrapped + wrapped.replace("main", "other"))
+    bugs = [bug(mirror, buggy_commit=commit, buggy_lines=[row]) | {"class": "ddp-buckets"} for row in (3, 1)]
+    corpus = write_corpus(tmp_path / "corpus", bugs_b=bugs)
+    assert "ddp-buckets 2 0 1 50% 100%" in score(mirror, corpus, "--select", "MEM805", "--parts", "bugs_b")
 
 
 def test_only_narrows_the_rows(mirror: Mirror, tmp_path: Path) -> None:
