@@ -107,6 +107,8 @@ class Watch(str, Enum):
     """Gradients that the line frees although a forward pass has run since the optimizer used them."""
     GRADIENTS_DISCARDED = "gradients-discarded"
     """Gradients that the line frees although no optimizer has used them since their backward."""
+    GRADIENT_BUCKETS = "gradient-buckets"
+    """Gradients of the wrapped model that have a storage of their own beside the buckets in which they are reduced."""
     ALLOCATED = "allocated"
     """What was allocated while the line ran: alive at the step's end (plateau) or at the peak (spike)."""
     LOADED = "loaded"

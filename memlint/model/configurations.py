@@ -51,6 +51,10 @@ _NAMES: dict[str, Framework] = {
     "deepspeed.initialize": Framework.DEEPSPEED,
 }
 _LAST_NAMES = {
+    "DDPStrategy": Framework.DDP,
+    "DistributedDataParallelKwargs": Framework.DDP,
+    "FSDPStrategy": Framework.FSDP,
+    "FullyShardedDataParallelPlugin": Framework.FSDP,
     "DeepSpeedPlugin": Framework.DEEPSPEED,
     "DeepSpeedStrategy": Framework.DEEPSPEED,
     "DeepSpeedPrecisionPlugin": Framework.DEEPSPEED,

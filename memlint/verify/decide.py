@@ -392,6 +392,23 @@ def _freed_late(evidence: _Evidence, freed: list[int], found: str, not_found: st
     return confirmed(found, "device", bytes_at_peak=round(median(sizes)))
 
 
+def _gradient_buckets(evidence: _Evidence) -> Ruling:
+    observed = evidence.seen.beside_buckets
+    if not evidence.seen.root:
+        return inconclusive(f"{evidence.ran}, but the wrapped model could not be looked at")
+    if not observed:
+        return inconclusive(f"{evidence.ran}, but no optimizer stepped on gradients of the wrapped model")
+    size = round(median(observed))
+    if not size:
+        return refuted("the gradients are views of the buckets in which they are reduced")
+    return confirmed(
+        f"{in_bytes(size)} of gradients have storages of their own beside the buckets of the reducer",
+        "device",
+        bytes_at_peak=size,
+        bytes_at_step_end=size,
+    )
+
+
 # -------------------------------------------------------------------------------------------------- allocations
 
 
@@ -454,6 +471,7 @@ _DECISIONS: dict[Watch, Callable[[_Evidence], Ruling]] = {
     Watch.GRADIENTS_ZEROED: _gradients_zeroed,
     Watch.GRADIENTS_IN_FORWARD: _gradients_in_forward,
     Watch.GRADIENTS_DISCARDED: _gradients_discarded,
+    Watch.GRADIENT_BUCKETS: _gradient_buckets,
     Watch.ALLOCATED: _allocated,
     Watch.LOADED: _loaded,
 }

@@ -88,6 +88,8 @@ class LineSeen:
     samples: list[Sample] = field(default_factory=list)
     graphs: list[GraphSeen] = field(default_factory=list)
     gradients: list[GradientsSeen] = field(default_factory=list)
+    beside_buckets: list[int] = field(default_factory=list)
+    """For each optimizer step, bytes of gradients of a DistributedDataParallel that are no views of its buckets."""
     forwards: int = 0
     """Forward passes of a whole model that ran while the line was watched."""
     where: dict[str, int] = field(default_factory=dict)

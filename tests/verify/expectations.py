@@ -28,6 +28,7 @@ _WATCHES = {
     "MEM601": Watch.FORWARD_GRAPH,
     "MEM602": Watch.LATER_GRAPHS,
     "MEM603": Watch.FORWARD_GRAPH,
+    "MEM805": Watch.GRADIENT_BUCKETS,
 }
 _ARITHMETIC = re.compile(r"[\d\s*+()/-]+|NODE")
 

@@ -59,6 +59,7 @@ class LineObserver:
         self._before: GradientsSeen | None = None
         self._holder_optimizers: set[int] = set()
         self._pending: list[tuple[GraphSeen, list[weakref.ref[torch.Tensor]]]] = []
+        self._wrapper: weakref.ref[torch.nn.parallel.DistributedDataParallel] | None = None
 
     # What the tracer tells
 
@@ -89,6 +90,8 @@ class LineObserver:
             self._look_at_root(frame, situation)
         elif self._watch is Watch.RETAINED_GRAPH:
             self._look_at_retained(frame, situation)
+        elif self._watch is Watch.GRADIENT_BUCKETS:
+            self._look_at_wrapper(frame)
         elif self._watch in _GRADIENT_WATCHES and self._before is not None:
             self._before.after = self._gradients(frame, situation).before
             self.seen.gradients.append(self._before)
@@ -154,6 +157,20 @@ class LineObserver:
             )
         )
         self._note_where(found, situation)
+
+    def _look_at_wrapper(self, frame: types.FrameType) -> None:
+        for root in self.line.roots:
+            known, value = _evaluated(root, frame)
+            if known and isinstance(value, torch.nn.parallel.DistributedDataParallel):
+                self.seen.root = root
+                self._wrapper = weakref.ref(value)
+
+    def step_done(self, progress: Progress) -> None:
+        """An optimizer has used the gradients that there were."""
+        self.settle(progress)
+        wrapper = self._wrapper() if self._wrapper is not None else None
+        if wrapper is not None:
+            self.seen.beside_buckets.append(_own_gradient_bytes(wrapper))
 
     def _look_at_retained(self, frame: types.FrameType, situation: Situation) -> None:
         for root in self.line.roots:
@@ -254,7 +271,7 @@ class Lines:
         """Tell those who wait for the end of a graph."""
         if self.situation is not None:
             for each in self.observers:
-                each.settle(self.situation.progress)
+                each.step_done(self.situation.progress)
 
     @property
     def is_satisfied(self) -> bool:
@@ -299,6 +316,14 @@ def _evaluated(expression: str, frame: types.FrameType) -> tuple[bool, object]:
 
 def _parameters(holder: object) -> Iterable[torch.nn.Parameter]:
     return holder.parameters() if isinstance(holder, torch.nn.Module) else parameters_of(holder)
+
+
+def _own_gradient_bytes(wrapper: torch.nn.parallel.DistributedDataParallel) -> int:
+    """Bytes of the gradients that are no views of the buckets: their storages hold nothing else."""
+    gradients = [each.grad for each in wrapper.parameters() if each.grad is not None]
+    if wrapper.gradient_as_bucket_view and len(gradients) == 1:
+        return 0
+    return sum(each.nbytes for each in gradients if each.untyped_storage().nbytes() == each.nbytes)
 
 
 def _outputs(output: object) -> list[torch.Tensor]:
