@@ -25,8 +25,8 @@ class DataParallel(Rule):
     ## Why is this bad?
     In each forward pass the model is copied to every GPU, and the outputs are gathered on the first. That one also
     holds the gradients, the optimizer states and usually the loss, so that the batch size is bounded by its memory
-    while the others are half empty. One process per GPU with `DistributedDataParallel` spreads all of this evenly (and is faster,
-    since the threads of one process share an interpreter).
+    while the others are half empty. One process per GPU with `DistributedDataParallel` spreads all of this evenly (and
+    is faster, since the threads of one process share an interpreter).
 
     ## Example
     ```python
