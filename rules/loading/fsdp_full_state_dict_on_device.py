@@ -1,0 +1,265 @@
+"""MEM810."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.model.aliases import qualified_names, sources
+from memlint.model.definitions import definitions
+from memlint.model.effects import calls_in
+from memlint.model.program import Program
+from memlint.model.settings import option
+from memlint.model.sharding import fsdp_methods, wrapped_by_fsdp
+from memlint.model.values import Call, Region, Value, With
+from memlint.rule import Rule
+
+
+class FsdpFullStateDictOnDevice(Rule):
+    """The full state dict of a sharded model is gathered on every GPU.
+
+    ## What it does
+    Finds what gathers a full state dict without moving it to host memory: `FSDP.state_dict_type(model,
+    StateDictType.FULL_STATE_DICT)` without `FullStateDictConfig(offload_to_cpu=True, ...)`, `state_dict()` of an
+    FSDP-wrapped model outside of any such context, `StateDictOptions(full_state_dict=True)` without `cpu_offload`, and
+    `FSDP.summon_full_params(model)` around code that saves.
+
+    ## Why is this bad?
+    The weights that training keeps sharded are then all on each GPU at once, for the time of the save: `P - P / world`
+    bytes more than before, on top of gradients and optimizer states. With `offload_to_cpu=True` each parameter is
+    moved to the host as soon as it is gathered, and with `rank0_only=True` only one process keeps a copy; without it,
+    a host with 8 GPUs holds 8 copies.
+
+    ## Example
+    ```python
+    with FSDP.state_dict_type(model, StateDictType.FULL_STATE_DICT):
+        state = model.state_dict()
+    ```
+
+    ## Use instead
+    ```python
+    config = FullStateDictConfig(offload_to_cpu=True, rank0_only=True)
+    with FSDP.state_dict_type(model, StateDictType.FULL_STATE_DICT, config):
+        state = model.state_dict()
+    ```
+
+    ## Fix safety
+    Unsafe: with `rank0_only=True` the other processes get an empty dictionary, so that code which loads it everywhere,
+    or saves it from another process than the first, has to change. What `StateDictOptions` returns is on the CPU
+    afterwards.
+
+    ## When to ignore
+    When the whole model fits beside everything else. For large models, sharded checkpoints
+    (`torch.distributed.checkpoint`) gather nothing.
+
+    ## References
+    - [FullStateDictConfig](https://docs.pytorch.org/docs/stable/fsdp.html#torch.distributed.fsdp.FullStateDictConfig)
+    - [pytorch#75908](https://github.com/pytorch/pytorch/pull/75908),
+      [Lightning#18190](https://github.com/Lightning-AI/pytorch-lightning/pull/18190),
+      [accelerate#1181](https://github.com/huggingface/accelerate/pull/1181)
+    """
+
+    code = "MEM810"
+    name = "fsdp-full-state-dict-on-device"
+    severity = Severity.WARNING
+    gate = frozenset({"state_dict_type", "StateDictOptions", "summon_full_params", "FullyShardedDataParallel"})
+    fixers = ("add_argument",)
+    positive = (
+        """
+import torch
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP, StateDictType
+def save(model, path):
+    with FSDP.state_dict_type(model, StateDictType.FULL_STATE_DICT):  # MEM810: 10
+        torch.save(model.state_dict(), path)
+""",
+        """
+from torch.distributed.fsdp import FullyShardedDataParallel, FullStateDictConfig, StateDictType
+def gather(model):
+    config = FullStateDictConfig(rank0_only=True)
+    FullyShardedDataParallel.set_state_dict_type(model, StateDictType.FULL_STATE_DICT, config)  # MEM810
+    return model.state_dict()
+""",
+        """
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+def gather(model):
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))  # MEM810: 48
+""",
+        """
+import torch
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+def save(model, path):
+    with FSDP.summon_full_params(model):  # MEM810
+        torch.save(model.module.state_dict(), path)
+""",
+        """
+import torch
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+def main(net, policy, path):
+    model = FSDP(net, auto_wrap_policy=policy)
+    train(model)
+    torch.save(model.state_dict(), path)  # MEM810: 16
+""",
+        """
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP, StateDictType
+def gather(model, config):
+    with FSDP.state_dict_type(model, StateDictType.FULL_STATE_DICT, config):  # MEM810?
+        return model.state_dict()
+""",
+    )
+    negative = (
+        """
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP, FullStateDictConfig, StateDictType
+def gather(model):
+    config = FullStateDictConfig(offload_to_cpu=True, rank0_only=True)
+    with FSDP.state_dict_type(model, StateDictType.FULL_STATE_DICT, config):
+        return model.state_dict()
+""",
+        """
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP, StateDictType
+def gather(net, policy):
+    model = FSDP(net, auto_wrap_policy=policy)
+    FSDP.set_state_dict_type(model, StateDictType.SHARDED_STATE_DICT)
+    return model.state_dict()
+""",
+        """
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+def gather(model, state):
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
+    return get_model_state_dict(model, options=options), get_model_state_dict(model)
+""",
+        """
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+def sample(model, prompt):
+    with FSDP.summon_full_params(model, writeback=False, recurse=False):
+        return model.generate(prompt)
+def show(model):
+    with FSDP.summon_full_params(model, offload_to_cpu=True, rank0_only=True, writeback=False):
+        print(model.module)
+""",
+        """
+from torch.distributed.fsdp import fully_shard
+def main(model, save):
+    for block in model.blocks:
+        fully_shard(block)
+    fully_shard(model)
+    save(model.state_dict())
+""",
+    )
+
+    def check(self, program: Program) -> Iterator[Finding]:
+        yield from self._contexts(program)
+        for call in program.calls("StateDictOptions"):
+            confidence = _options_gather(call)
+            if confidence is not None:
+                yield self._finding(call, confidence, "cpu_offload=True")
+        for call in program.calls("summon_full_params"):
+            if fsdp_methods(call, "summon_full_params") and _summons_for_saving(call):
+                yield self._finding(call, Confidence.LIKELY)
+        if not any(call.arguments for name in _CONTEXTS for call in program.calls(name)):
+            yield from self._plain(program)
+
+    def _contexts(self, program: Program) -> Iterator[Finding]:
+        for name in _CONTEXTS:
+            for call in program.calls(name):
+                confidence = _context_gathers(call) if fsdp_methods(call, name) else None
+                if confidence is not None:
+                    code = _configuration(call) if call.argument("state_dict_config", 2) is None else None
+                    yield self._finding(call, confidence, code)
+
+    def _plain(self, program: Program) -> Iterator[Finding]:
+        """``state_dict()`` of a wrapped model where no file says which kind is wanted: a full one is the default."""
+        for call in program.calls("state_dict"):
+            if call.receiver is not None and any(wrapped_by_fsdp(call.receiver)):
+                yield self._finding(call, Confidence.LIKELY)
+
+    def _finding(self, call: Call, confidence: Confidence, code: str | None = None) -> Finding:
+        fix = Fix(
+            "add_argument",
+            "Move each parameter to the host as soon as it is gathered",
+            Applicability.UNSAFE,
+            {"call": call.node},
+            {"code": code or "", **({"import": _IMPORT} if code and "FullStateDictConfig" in code else {})},
+        )
+        return self.finding(
+            call.node,
+            "All weights of the sharded model are gathered on every GPU",
+            holds="the weights that are sharded otherwise, on each GPU until they are saved",
+            confidence=confidence,
+            fixes=(fix,) if code is not None else (),
+            claim=Claim(
+                ClaimShape.SPIKE,
+                "device",
+                "P - P / world",
+                held=call.node,
+                unobservable="on one process there is nothing to gather",
+            ),
+        )
+
+
+_CONTEXTS = ("state_dict_type", "set_state_dict_type")
+_IMPORT = "torch.distributed.fsdp"
+
+
+def _configuration(call: Call) -> str | None:
+    """The argument to add; None where others are unpacked, among which it may be."""
+    if call.is_open:
+        return None
+    config = f"{_IMPORT}.FullStateDictConfig(offload_to_cpu=True, rank0_only=True)"
+    return f"state_dict_config={config}"
+
+
+def _context_gathers(call: Call) -> Confidence | None:
+    """How sure it is that a context asks for a full state dict on the device."""
+    kind = call.argument("state_dict_type", 1)
+    if kind is None or not any(name.endswith("FULL_STATE_DICT") for name in qualified_names(kind)):
+        return None
+    config = call.argument("state_dict_config", 2)
+    if config is None:
+        return Confidence.POSSIBLE if call.is_open else Confidence.LIKELY
+    made = [source for source in definitions(config) if isinstance(source, Call)]
+    found = [option(each, "offload_to_cpu", 0) for each in made if each.name == "FullStateDictConfig"]
+    if not found:
+        return Confidence.POSSIBLE
+    if any(each.is_on() is not False for each in found):
+        return None
+    return Confidence.LIKELY
+
+
+def _options_gather(call: Call) -> Confidence | None:
+    """How sure it is that ``StateDictOptions`` are for gathering a full state dict on the device."""
+    if not any(name.endswith("state_dict.StateDictOptions") for name in qualified_names(call.callee)):
+        return None
+    if option(call, "full_state_dict", 0).is_on() is not True or option(call, "cpu_offload", 1).is_on() is not False:
+        return None
+    users = list(_users(call))
+    if any(user.name in _GATHERING for user in users):
+        return Confidence.LIKELY
+    return None if users else Confidence.POSSIBLE
+
+
+_GATHERING = frozenset({"get_model_state_dict", "get_state_dict", "get_optimizer_state_dict"})
+
+
+def _users(value: Value) -> Iterator[Call]:
+    """The calls that get ``value``, by this name or another in the same function."""
+    for call in value.region.function.calls:
+        if any(value in sources(argument.value) for argument in call.arguments):
+            yield call
+
+
+def _summons_for_saving(call: Call) -> bool:
+    """Whether parameters are gathered on the device for nothing but to be saved."""
+    if call.is_open or option(call, "offload_to_cpu").is_on() is not False:
+        return False
+    if option(call, "recurse").is_on(default=True) is not True:
+        return False
+    return any(each.name in _SAVING for region in _regions_of(call) for each in calls_in(region))
+
+
+_SAVING = frozenset({"state_dict", "save", "save_pretrained", "save_model"})
+
+
+def _regions_of(call: Call) -> Iterator[Region]:
+    seen = {region for other in call.function.calls for region in other.region.ancestors() if isinstance(region, With)}
+    return (region for region in seen if any(call in sources(context) for context in region.contexts))
