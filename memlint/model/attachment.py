@@ -369,7 +369,8 @@ def _unknown_call(call: Call, bare: Function | None) -> Attachment:
         level = Attachment.UNKNOWN
     if level <= Attachment.UNKNOWN:
         return Attachment.LIKELY if _is_handed_in(call.callee) and feeds_backward(call) else Attachment.UNKNOWN
-    return min(level, Attachment.LIKELY)
+    # Whatever "detach" of a library or a file out of sight does, it is called so for what it does to graphs.
+    return Attachment.UNKNOWN if "detach" in call.name else min(level, Attachment.LIKELY)
 
 
 def _module_call(call: Call, certain: bool, bare: Function | None) -> Attachment:

@@ -9,7 +9,7 @@ from memlint.findings import Confidence
 from memlint.model.aliases import instance_class, sources
 from memlint.model.calls import argument_parameters, passed_arguments
 from memlint.model.kinds import Kind, Role
-from memlint.model.knowledge import torch
+from memlint.model.knowledge import frameworks, torch
 from memlint.model.values import Attribute, Awaited, Call, Choice, Element, Parameter, Phi, Store, Value
 
 
@@ -69,9 +69,12 @@ def _proven_role(uses: _Uses) -> Role | None:
     return None
 
 
+_LIKELY_MODULE = {"eval", "gradient_checkpointing_enable", "save_pretrained"} | frameworks.FORWARD_METHODS
+
+
 def _likely_role(uses: _Uses) -> Role | None:
     methods, attributes = uses.methods, uses.attributes
-    if methods & {"eval", "gradient_checkpointing_enable", "save_pretrained"}:
+    if methods & _LIKELY_MODULE:
         return Role.MODULE
     if uses.called and "reduction" in attributes:
         return Role.LOSS_FUNCTION

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from enum import IntEnum
 
 from memlint.model.aliases import display_element, qualified_names, sources
-from memlint.model.calls import callees
+from memlint.model.calls import callees, passed_arguments
 from memlint.model.containers import elements, names_of
 from memlint.model.forwards import called_module
 from memlint.model.gradmode import evaluates_a_batch
@@ -77,6 +77,8 @@ def _by_origin(value: Value) -> Footprint:
     if isinstance(value, Parameter) and hands_outputs(value):
         return Footprint.FULL
     nearer = [source for source in sources(value) if source is not value]
+    if isinstance(value, Parameter) and not nearer:
+        nearer = list(passed_arguments(value) or ())
     return _greatest(nearer) if nearer else _by_role(value)
 
 

@@ -9,7 +9,7 @@ import libcst as cst
 
 from memlint.findings import Confidence
 from memlint.model.aliases import base_names, sources
-from memlint.model.calls import argument_parameters, callees, proven_call_sites
+from memlint.model.calls import argument_parameters, callees, passed_arguments, proven_call_sites
 from memlint.model.containers import container_origins, is_container, is_emptied_in, length_limit
 from memlint.model.effects import Effect, region_effects
 from memlint.model.gradmode import evaluates_a_batch
@@ -72,7 +72,9 @@ def _stashed(stash: Stash) -> Iterator[Hoard]:
     if over_data is not None:
         from_loader = loop is None or iterates_over_loader(loop)
         for member in written_members(stash.occurrence):
-            yield Hoard(member, insertion.container, insertion.holder, region, over_data, from_loader)
+            # What a method is given is told where it is called.
+            if not any(passed_arguments(parameter) for parameter in _unchanged(member.value)):
+                yield Hoard(member, insertion.container, insertion.holder, region, over_data, from_loader)
 
 
 def _loop_over_data(stash: Stash) -> Loop | None:

@@ -233,6 +233,9 @@ def _kinds_at(call: Call, index: int) -> Iterator[Kind]:
         found = {0: Role.ENGINE, 1: Role.OPTIMIZER, 2: Role.LOADER, 3: Role.SCHEDULER}.get(index)
         if found is not None:
             yield Kind(found, name="deepspeed")
+    elif names & frameworks.MODEL_LOADERS:
+        if index == 0:
+            yield from (Kind(Role.MODULE, name=name) for name in sorted(names))
     elif names & frameworks.AMP_INITIALIZERS or (call.receiver is not None and role(call.receiver, Role.ACCELERATOR)):
         arguments = call.positional()
         if index < len(arguments):

@@ -6,13 +6,15 @@ from memlint.findings import Confidence
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.destinations import destinations
 from memlint.model.devices import moves_to_accelerator
-from memlint.model.kinds import Role, role
+from memlint.model.kinds import Role, is_known_other, role
 from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.values import Attribute, Call, Display, Loop, Value
 
 _WRAPPERS = frozenset({"enumerate", "zip", "tqdm", "trange", "track", "iter", "reversed", "sorted", "list", "islice"})
 """Functions that hand on the elements of what they are given, whichever library has them."""
+_PAIRING = frozenset({"enumerate", "zip", "reversed"})
+"""Those of them that end with the shortest of what they are given."""
 
 
 def iterates_over_data(loop: Loop) -> Confidence | None:
@@ -33,7 +35,26 @@ def iterates_over_loader(loop: Loop) -> bool:
     found = iterates_over_data(loop)
     if found is None or loop.element is None:
         return False
-    return found is Confidence.CERTAIN or role(loop.element, Role.BATCH) is not None or _moves_elements(loop)
+    if found is Confidence.CERTAIN or role(loop.element, Role.BATCH) is not None or _moves_elements(loop):
+        return True
+    return loop.iterable is not None and any(map(_counts_container, sources(loop.iterable)))
+
+
+def _counts_container(iterable: Value) -> bool:
+    """Whether ``iterable`` goes through the positions of something that is known to be no tensor."""
+    if not isinstance(iterable, Call):
+        return False
+    if iterable.name not in {"range", "trange"}:
+        return any(_counts_container(source) for given in iterable.positional() for source in sources(given))
+    lengths = [bound for bound in iterable.positional() if _is_length(bound)]
+    counted = [
+        given
+        for bound in lengths
+        for source in sources(bound)
+        if isinstance(source, Call)
+        for given in source.positional()
+    ]
+    return bool(counted) and all(is_known_other(given, Role.TENSOR, Role.OUTPUT, Role.BATCH) for given in counted)
 
 
 def _moves_elements(loop: Loop) -> bool:
@@ -86,7 +107,15 @@ def _is_length(value: Value) -> bool:
 
 def iterates_over_parts(loop: Loop) -> bool:
     """Whether the loop goes over layers, parameters or the elements of a literal: as many as the program has."""
-    if loop.iterable is None:
-        return False
-    literal = any(isinstance(source, Display) for source in sources(loop.iterable))
-    return literal or role(loop.iterable, Role.MODULE, Role.PARAMETERS) is not None
+    return loop.iterable is not None and _is_made_of_parts(loop.iterable)
+
+
+def _is_made_of_parts(iterable: Value) -> bool:
+    if role(iterable, Role.MODULE, Role.PARAMETERS):
+        return True
+    for source in sources(iterable):
+        if isinstance(source, Display) and source.elements:
+            return True
+        if isinstance(source, Call) and source.name in _PAIRING and any(map(_is_made_of_parts, source.positional())):
+            return True
+    return False

@@ -244,6 +244,8 @@ def _is_out_of_sight(call: Call) -> bool:
     """Whether neither the project nor what is known of libraries tells what ``call`` does with its arguments."""
     if callees(call) or call.method in frameworks.DETACHING_SINK_METHODS | GROWING_METHODS:
         return False
+    if call.name.startswith("on_"):
+        return False  # A callback is told of the step, and takes no part in it.
     if role(call.callee, Role.MODULE, Role.LOSS_FUNCTION, Role.ENGINE) or call.method in torch.TENSOR_EVIDENCE:
         return False
     known = (*torch.FUNCTION_MODULES, *torch.DETACHING_ROOTS, *frameworks.METRIC_ROOTS, "builtins.")

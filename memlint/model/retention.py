@@ -18,7 +18,14 @@ from memlint.model.calls import (
     passed_arguments,
     proven_call_sites,
 )
-from memlint.model.containers import Insertion, container_origins, insertions_of, names_of
+from memlint.model.containers import (
+    GROWING_METHODS,
+    Insertion,
+    container_origins,
+    insertions_of,
+    is_container,
+    names_of,
+)
 from memlint.model.deposits import fillings
 from memlint.model.differentiated import starts_backward
 from memlint.model.downstream import Reach, reaches_gradient
@@ -26,7 +33,7 @@ from memlint.model.drain import Drain, drain, drained_on_some_paths, drained_out
 from memlint.model.effects import returns_loss_to_framework, started_roots
 from memlint.model.gradmode import GradMode, grad_mode, is_lightning_module
 from memlint.model.instances import instance_kind
-from memlint.model.kinds import Role, class_of, role
+from memlint.model.kinds import Role, class_of, is_known_other, role
 from memlint.model.knowledge import torch
 from memlint.model.loops import iterates_over_parts
 from memlint.model.memo import query
@@ -413,9 +420,19 @@ def _stashes(function: Function) -> Iterator[Stash]:
     for insertion in insertions_in(function):
         if class_of(insertion.container) is not None:
             continue  # What a class of the project keeps is told by its own methods.
+        if _is_told_otherwise(insertion):
+            continue
         span, loop = container_span(insertion.container, insertion.event.region)
         if span is not None:
             yield Stash(insertion, span, loop)
+
+
+def _is_told_otherwise(insertion: Insertion) -> bool:
+    """Whether a method such as ``update`` is one of a library's object, which may keep numbers: a meter, a writer."""
+    event, container = insertion.event, insertion.container
+    if not isinstance(event, Call) or event.method in {"append", "appendleft", "extend"} or is_container(container):
+        return False
+    return event.method in GROWING_METHODS and is_known_other(container, Role.CONTAINER)
 
 
 def insertions_in(function: Function) -> Iterator[Insertion]:
@@ -804,7 +821,7 @@ def retention_confidence(kept: Value, added: Value, span: Span, loop: Loop | Non
     reach = reaches_gradient(kept)
     if reach is Reach.YES:
         return None
-    if loop is not None and (_is_alive_anyway(added, loop) or _works_on_pieces(added, loop)):
+    if loop is not None and (_is_alive_anyway(added, loop) or _is_bounded(kept, added, loop)):
         return Confidence.POSSIBLE
     drained = drain(added) is Drain.DRAINED
     if span is Span.ITERATION and loop is not None and drained and drained_outside(added, loop):
@@ -830,6 +847,11 @@ def _is_alive_anyway(added: Value, loop: Loop) -> bool:
         for insertion in insertions_in(loop.function)
         if insertion.value is not added
     )
+
+
+def _is_bounded(kept: Value, added: Value, loop: Loop) -> bool:
+    """Whether no more is kept than one pass holds anyway: for each layer, or for pieces of one tensor."""
+    return _works_on_pieces(added, loop) or all(map(iterates_over_parts, _lived_through(kept, loop)))
 
 
 _PIECES = frozenset({"split", "chunk", "unbind", "tensor_split"})

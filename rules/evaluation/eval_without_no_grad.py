@@ -3,11 +3,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.findings import Claim, ClaimShape, Confidence, Finding, Related, Severity
+from memlint.model.aliases import instance_class
 from memlint.model.attachment import certainty
 from memlint.model.contexts import is_meant_without_gradients
 from memlint.model.effects import Effect, function_effects, region_effects
 from memlint.model.forwards import (
     Mode,
+    called_module,
     forwards,
     in_training_step,
     is_named_for_evaluation,
@@ -813,7 +815,7 @@ def _is_meant_to_evaluate(call: Call, evaluates: bool) -> bool:
     """Whether those who get the outputs of ``call`` out of sight will not differentiate them, as far as can be told.
 
     The function trains by itself, and not here; or it has a name for evaluation and switches to it, or it goes through
-    a data set, while others of its file train.
+    a data set, while others of its file train; or a module with a method of such a name runs itself there repeatedly.
     """
     function = call.function
     if function_effects(function) & Effect.BACKWARD:
@@ -821,7 +823,15 @@ def _is_meant_to_evaluate(call: Call, evaluates: bool) -> bool:
     if not is_named_for_evaluation(function):
         return False
     over_data = any(iterates_over_data(loop) or _takes_elements(call, loop) for loop in call.region.loops())
-    return evaluates or (over_data and _is_trained_beside(function))
+    return evaluates or (over_data and _is_trained_beside(function)) or _generates(call)
+
+
+def _generates(call: Call) -> bool:
+    """Whether a module runs itself step after step, in a method that is no forward: ``generate`` with a beam search."""
+    module = called_module(call)
+    if module is None or instance_class(module) is None:
+        return False
+    return call.region.loop is not None or call.function.owner is None
 
 
 def _takes_elements(call: Call, loop: Loop) -> bool:

@@ -120,6 +120,16 @@ ENGINE_FACTORIES = frozenset({"deepspeed.initialize"})
 AMP_INITIALIZERS = frozenset({"apex.amp.initialize"})
 """Functions that return ``(model, optimizer)``."""
 
+MODEL_LOADERS = frozenset(
+    {
+        "open_clip.create_model_and_transforms",
+        "open_clip.create_model_from_pretrained",
+        "open_clip.factory.create_model_and_transforms",
+        "clip.load",
+    }
+)
+"""Functions that return a model first, and the transforms of its input after it."""
+
 PRETRAINED_ROOTS = (
     "transformers.",
     "diffusers.",
