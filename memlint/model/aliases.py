@@ -77,7 +77,47 @@ def aliases(value: Value) -> tuple[Value, ...] | None:
             return _part_aliases(value)
         case Item() if len(value.index) == 1:
             return _item_aliases(value)
+        case Call(callee=External(qualified_name="builtins.getattr")):
+            return _named_attributes(value)
     return None
+
+
+def _named_attributes(call: Call) -> tuple[Value, ...] | None:
+    """What ``getattr(self, name)`` may be, if all names are in sight: constants, those that callers pass included."""
+    given = call.positional()
+    owner = instance_class(given[0]) if len(given) > 1 else None
+    if owner is None:
+        return None
+    found: list[Value] = []
+    for name in _texts(given[1]):
+        values = attribute_values(owner, name) if name is not None else ()
+        if not values:
+            return None
+        found.extend(values)
+    return (*found, *given[2:3]) or None
+
+
+@query(on_cycle=())
+def _texts(value: Value) -> tuple[str | None, ...]:
+    """The constant texts that ``value`` may be, those that callers pass included; None for one out of sight."""
+    found: list[str | None] = []
+    for source in sources(value):
+        if isinstance(source, Constant) and isinstance(source.constant, str):
+            found.append(source.constant)
+        else:
+            given = _given_for(source) if isinstance(source, Parameter) else ()
+            found.extend(text for value in given for text in _texts(value))
+            found.extend(() if given else (None,))
+    return tuple(dict.fromkeys(found))
+
+
+def _given_for(parameter: Parameter) -> tuple[Value, ...]:
+    """What callers pass for ``parameter``, or its default where none is in sight."""
+    # Who calls a function is known by the aliases of what is called.
+    from memlint.model.calls import passed_arguments
+
+    default = parameter.function.defaults.get(parameter.name)
+    return passed_arguments(parameter) or ((default,) if default is not None else ())
 
 
 def _attribute_aliases(value: Attribute) -> tuple[Value, ...] | None:

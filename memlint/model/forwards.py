@@ -123,6 +123,8 @@ def _is_part_of_forward(call: Call) -> bool:
     module = called_module(call)
     if module is None:
         return True
+    if function_effects(call.function) & Effect.BACKWARD:
+        return False  # A policy or a model that trains itself.
     # A method that switches a part to evaluation runs it for its own sake.
     return instance_class(module) is None and _mode_at(call, objects(module), 0) is not Mode.EVALUATION
 
