@@ -115,12 +115,21 @@ def _is_pretrained_class(name: str) -> bool:
     return (
         not last.endswith(frameworks.PRETRAINED_NOT_MODULES)
         and "Collator" not in last
+        and "Pipeline" not in last
         and (
             "Model" in last
             or "For" in last
             or last.endswith(("Net", "Transformer", "2D", "3D", "KL", "Encoder", "Decoder"))
         )
     )
+
+
+def is_no_module(name: str) -> bool:
+    """Whether ``name`` is a class of a library of pretrained models that is known to be no module: a pipeline."""
+    if not name.startswith(frameworks.PRETRAINED_ROOTS):
+        return False
+    last = _last(name)
+    return last.endswith(frameworks.PRETRAINED_NOT_MODULES) or "Pipeline" in last
 
 
 def _is_module(name: str) -> bool:

@@ -13,7 +13,7 @@ from memlint.model.attachment import Attachment, attachment, certainty
 from memlint.model.calls import call_sites, callees, runs_forward
 from memlint.model.downstream import Reach, gradient_flow
 from memlint.model.effects import Effect, backward_of, function_effects, returns_loss_to_framework
-from memlint.model.gradmode import GradMode, grad_mode, is_lightning_module
+from memlint.model.gradmode import GradMode, context_mode, grad_mode, is_lightning_module
 from memlint.model.identity import Objects, holds, objects, seen_from
 from memlint.model.instances import instance_kind
 from memlint.model.kinds import Role, kinds, role
@@ -38,6 +38,7 @@ from memlint.model.values import (
     Store,
     Unary,
     Value,
+    With,
 )
 
 _MAX_CALLERS = 4
@@ -304,7 +305,8 @@ def wasted(call: Call) -> Confidence | None:
     """How sure it is that no gradient flows through the graph that a forward pass records; None if one does.
 
     Possible: it is handed to code out of sight, or dropped at once, so that only a hook could use it; or it stands in a
-    test, or in a callback that code out of sight may call under ``no_grad``; or NumPy reads it, which it could not.
+    test, under ``enable_grad``, or in a callback that code out of sight may call under ``no_grad``; or NumPy reads it,
+    which it could not.
     """
     flow = gradient_flow(call)
     if flow.reach is Reach.YES or _is_wasted_inside(call):
@@ -314,7 +316,14 @@ def wasted(call: Call) -> Confidence | None:
     if flow.reach is Reach.UNKNOWN or flow.handed_over or call.function.module.is_test:
         return Confidence.POSSIBLE
     unsure = _is_foreign_callback(call.function) or _may_be_no_module(call) or _is_read_by_numpy(call)
+    unsure = unsure or _is_told_to_record(call.region)
     return Confidence.POSSIBLE if unsure else certainty(call)
+
+
+def _is_told_to_record(region: Region) -> bool:
+    """Whether the author has switched gradients on for this code alone: what it is for may be out of sight."""
+    contexts = (context for each in region.ancestors() if isinstance(each, With) for context in each.contexts)
+    return any(context_mode(context) is GradMode.ENABLED for context in contexts)
 
 
 def _may_be_no_module(call: Call) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from memlint.model.aliases import sources
 from memlint.model.calls import argument_parameters, passed_arguments
 from memlint.model.containers import names_of
+from memlint.model.knowledge import torch
 from memlint.model.memo import query
 from memlint.model.values import Attribute, Call, Constant, Element, Parameter, Store, Value
 
@@ -21,6 +22,7 @@ def turns_off_grad(call: Call) -> bool:
 def is_frozen(module: Value) -> bool:
     """Whether all parameters of a module are set to require no gradient, and never to require one again."""
     found = [_freezing(name) for name in _module_names(module)]
+    found += [_switches(call) for call in _chained(module)]
     return True in found and False not in found
 
 
@@ -30,6 +32,23 @@ def _module_names(module: Value) -> Iterator[Value]:
         if isinstance(source, Parameter):
             for passed in passed_arguments(source) or ():
                 yield from names_of(passed)
+    for call in _chained(module):
+        if call.receiver is not None:
+            yield from names_of(call.receiver)
+
+
+def _chained(module: Value) -> Iterator[Call]:
+    """The calls that ``module`` is the result of and the module itself before: ``Encoder().requires_grad_(False)``."""
+    pending = list(sources(module))
+    seen: set[int] = set()
+    while pending:
+        source = pending.pop()
+        if not isinstance(source, Call) or id(source) in seen or source.method not in torch.SELF_RETURNING:
+            continue
+        seen.add(id(source))
+        yield source
+        if source.receiver is not None:
+            pending.extend(sources(source.receiver))
 
 
 @query(on_cycle=None)

@@ -62,6 +62,7 @@ class Kind:
 def kinds(value: Value) -> tuple[Kind, ...]:
     """The kinds that ``value`` may have, one for each source that says something; empty if nothing is known."""
     # What is known of a value rests on the kinds of others: the two modules need this one.
+    from memlint.model.constructors import is_no_module
     from memlint.model.evidence import evidence
     from memlint.model.kind_sources import source_kinds
 
@@ -71,7 +72,8 @@ def kinds(value: Value) -> tuple[Kind, ...]:
         found.update(dict.fromkeys(evidence(value)))
     elif all(kind.role is Role.OBJECT and kind.cls is None for kind in known):
         # A class that is not in sight: what is done with its instance says more than that it is an object.
-        shown = [kind for kind in evidence(value) if kind.role in _SHOWN_BY_USE]
+        known_otherwise = all(is_no_module(kind.name) for kind in known)
+        shown = [] if known_otherwise else [kind for kind in evidence(value) if kind.role in _SHOWN_BY_USE]
         return tuple(dict.fromkeys(kind for kind in found if kind.role is Role.NONE or not shown)) + tuple(shown)
     return tuple(found)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import libcst as cst
 
-from memlint.model.knowledge.torch import SET_GRAD_ENABLED
+from memlint.model.knowledge.torch import IN_PLACE_DETACH, SET_GRAD_ENABLED
 from memlint.model.paths import path_key, stored_paths
 from memlint.model.scopes import Class, Function
 from memlint.model.values import (
@@ -52,6 +52,7 @@ from memlint.model.values import (
     Unbound,
     Value,
     With,
+    operand_occurrences,
 )
 
 _BUILTINS = frozenset(dir(builtins))
@@ -274,6 +275,9 @@ class _Lowering:
     def expr_statement(self, node: cst.Expr) -> None:
         value = self.expression(node.value)
         self.function.statements.append(value)
+        if isinstance(value, Call) and value.method in IN_PLACE_DETACH and value.receiver is not None:
+            # From here on the name means what the call returns.
+            self.rebind(operand_occurrences(value)[0].node, value.receiver, value)
         entered = _entered_for_the_rest(value)
         if entered is not None:
             self.region = With(self.region, self.function, node, self.order, (entered,))

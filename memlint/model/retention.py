@@ -33,7 +33,7 @@ from memlint.model.drain import Drain, drain, drained_on_some_paths, drained_out
 from memlint.model.effects import returns_loss_to_framework, started_roots
 from memlint.model.gradmode import GradMode, grad_mode, is_lightning_module
 from memlint.model.instances import instance_kind
-from memlint.model.kinds import Role, class_of, is_known_other, role
+from memlint.model.kinds import Role, class_of, is_known_other, kinds, role
 from memlint.model.knowledge import torch
 from memlint.model.loops import iterates_over_parts
 from memlint.model.memo import query
@@ -432,6 +432,8 @@ def _is_told_otherwise(insertion: Insertion) -> bool:
     event, container = insertion.event, insertion.container
     if not isinstance(event, Call) or event.method in {"append", "appendleft", "extend"} or is_container(container):
         return False
+    if any(kind.name.endswith("AverageMeter") for kind in kinds(container)):
+        return False  # A class that many projects have copied: it sums up what it is given.
     return event.method in GROWING_METHODS and is_known_other(container, Role.CONTAINER)
 
 

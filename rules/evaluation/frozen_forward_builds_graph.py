@@ -444,7 +444,8 @@ def train(model: torch.nn.Module, probe: torch.nn.Module, loader, make_optimizer
 def _called(call: Call) -> cst.CSTNode:
     """The module where it is called: ``teacher`` in ``teacher(x)`` and in ``teacher.forward(x)``."""
     function = call.node.func
-    return function.value if call.method == "forward" and isinstance(function, cst.Attribute) else function
+    by_method = call.receiver is not None and called_module(call) is call.receiver
+    return function.value if by_method and isinstance(function, cst.Attribute) else function
 
 
 def _trains_another(call: Call) -> bool:
