@@ -73,6 +73,12 @@ def aliases(value: Value) -> tuple[Value, ...] | None:
             return (found,) if found is not None and found is not value and not isinstance(found, ModuleValue) else None
         case Attribute():
             return _attribute_aliases(value)
+    return _picked_aliases(value)
+
+
+def _picked_aliases(value: Value) -> tuple[Value, ...] | None:
+    """Like :func:`aliases`, for what is picked by an index or by a name."""
+    match value:
         case Part() if value.index is not None:
             return _part_aliases(value)
         case Item() if len(value.index) == 1:
