@@ -63,6 +63,19 @@ def moves_to_accelerator(call: Call) -> bool:
     return call.method == "cuda"
 
 
+def certainly_moves_to_accelerator(call: Call) -> bool:
+    """Whether ``call`` is ``.cuda()``, or ``.to()`` with a device that is named, and is no CPU."""
+    if call.method == "to":
+        return any(_names_accelerator_device(argument.value) for argument in call.arguments)
+    return call.method == "cuda"
+
+
+def _names_accelerator_device(device: Value) -> bool:
+    found = sources(device)
+    made = [s.arguments[0].value for s in found if isinstance(s, Call) and s.arguments and s.name == "device"]
+    return len(found) == 1 and (_names_accelerator(device) or any(map(_names_accelerator_device, made)))
+
+
 def _puts_on_accelerator(call: Call) -> bool:
     if moves_to_accelerator(call):
         return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import libcst as cst
+
 from memlint.findings import Confidence
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.destinations import destinations
@@ -9,7 +11,7 @@ from memlint.model.devices import moves_to_accelerator
 from memlint.model.kinds import Role, is_known_other, role
 from memlint.model.memo import query
 from memlint.model.scopes import Function
-from memlint.model.values import Attribute, Call, Display, Loop, Value
+from memlint.model.values import Attribute, Call, Constant, Display, Loop, Value
 
 _WRAPPERS = frozenset({"enumerate", "zip", "tqdm", "trange", "track", "iter", "reversed", "sorted", "list", "islice"})
 """Functions that hand on the elements of what they are given, whichever library has them."""
@@ -118,4 +120,40 @@ def _is_made_of_parts(iterable: Value) -> bool:
             return True
         if isinstance(source, Call) and source.name in _PAIRING and any(map(_is_made_of_parts, source.positional())):
             return True
+    return False
+
+
+_FEW = 200
+"""Iterations that a loop with a constant bound may have to count as short."""
+
+
+def is_cut_short(loop: Loop) -> bool:
+    """Whether the loop ends after a few iterations: by ``break``, ``islice``, or a small constant ``range``."""
+    if isinstance(loop.node, (cst.For, cst.While)) and _breaks(loop.node.body):
+        return True
+    found = sources(loop.iterable) if loop.iterable is not None else ()
+    return any(_is_short(source) for source in found)
+
+
+def _is_short(iterable: Value) -> bool:
+    if not isinstance(iterable, Call):
+        return False
+    positional = iterable.positional()
+    if iterable.name == "islice":
+        return True
+    if iterable.name in {"range", "trange"} and positional:
+        bound = positional[-1 if len(positional) == 1 else 1]
+        return isinstance(bound, Constant) and isinstance(bound.constant, int) and bound.constant <= _FEW
+    return iterable.name in _WRAPPERS and any(_is_short(s) for given in positional for s in sources(given))
+
+
+def _breaks(body: cst.BaseSuite) -> bool:
+    """Whether a block leaves the loop that it is the body of."""
+    pending: list[cst.CSTNode] = [body]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, cst.Break):
+            return True
+        if not isinstance(node, (cst.For, cst.While, cst.FunctionDef, cst.ClassDef, cst.BaseExpression)):
+            pending.extend(node.children)
     return False

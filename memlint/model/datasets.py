@@ -1,0 +1,343 @@
+"""Data sets: what their objects hold for each sample, and which loaders with how many workers read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from memlint.model.aliases import base_names, find_method, instance_class, mro, qualified_names, sources
+from memlint.model.calls import callees
+from memlint.model.constructors import is_dataset_base
+from memlint.model.containers import insertions_of, names_of
+from memlint.model.definitions import definitions
+from memlint.model.kinds import Role, class_of, role
+from memlint.model.knowledge import torch
+from memlint.model.memo import query
+from memlint.model.program import Program
+from memlint.model.scopes import Class, Function
+from memlint.model.settings import Values, option
+from memlint.model.values import (
+    Attribute,
+    Binary,
+    Call,
+    Comprehension,
+    Constant,
+    Display,
+    Item,
+    Parameter,
+    Store,
+    Value,
+)
+
+
+class Workers(Enum):
+    """Whether a data set is read in processes of their own."""
+
+    SOME = "some"
+    """A loader in sight has workers, or takes their number from elsewhere."""
+    NONE = "none"
+    """All loaders in sight that read it have none."""
+    UNKNOWN = "unknown"
+    """No loader in sight reads it."""
+
+
+_WORKERS_POSITION = 5
+
+
+def dataset_classes(program: Program) -> Iterator[Class]:
+    """The classes of a file whose objects a loader reads."""
+    return (owner for owner in program.classes if is_dataset(owner))
+
+
+@query(on_cycle=False)
+def is_dataset(owner: Class) -> bool:
+    """Whether a class is a data set of PyTorch by its bases."""
+    return any(map(is_dataset_base, base_names(owner)))
+
+
+def is_iterable_dataset(owner: Class) -> bool:
+    """Whether the class is a data set that each worker iterates over by itself."""
+    return any(name.endswith("IterableDataset") for name in base_names(owner))
+
+
+def is_loader(call: Call) -> bool:
+    """Whether ``call`` makes a loader that may have workers."""
+    return bool(qualified_names(call.callee) & torch.LOADER_CLASSES) or (
+        call.name.endswith("DataLoader") and role(call, Role.LOADER) is not None
+    )
+
+
+def workers_of(loader: Call) -> Values:
+    """How many workers a loader is given."""
+    return option(loader, "num_workers", _WORKERS_POSITION)
+
+
+def has_workers(loader: Call) -> Workers:
+    """Whether a loader has workers. Without a number it has none."""
+    found = workers_of(loader)
+    if found.others:
+        # Whoever makes the number an option uses it.
+        return Workers.SOME
+    return Workers.SOME if any(known.constant for known in found.known) else Workers.NONE
+
+
+@query(on_cycle=Workers.UNKNOWN)
+def workers_that_read(owner: Class) -> Workers:
+    """Whether loaders in the project that get objects of a class have workers."""
+    modules = dict.fromkeys((owner.module, *(owner.project.mentioning(owner.name) or ())))
+    loaders = (
+        call for module in modules for function in module.functions for call in function.calls if is_loader(call)
+    )
+    found = {has_workers(loader) for loader in loaders if _reads(loader, owner)}
+    return next((each for each in (Workers.SOME, Workers.NONE) if each in found), Workers.UNKNOWN)
+
+
+def _reads(loader: Call, owner: Class) -> bool:
+    dataset = loader.argument("dataset", 0)
+    if dataset is None:
+        return False
+    classes = {class_of(source) for source in definitions(dataset)}
+    known = {cls for cls in classes if cls is not None}
+    return any(owner in mro(cls) for cls in known)
+
+
+# ---------------------------------------------------------------------- what is held for each sample
+
+
+class Entries(Enum):
+    """What a container of Python holds for each sample."""
+
+    OBJECTS = "objects"
+    """Containers or records: several objects."""
+    PLAIN = "plain"
+    """A number or a text."""
+
+
+@dataclass(frozen=True)
+class SampleContainer:
+    """An attribute of a data set that is a list, dict or set with an entry for each sample."""
+
+    name: str
+    store: Store
+    made: Value
+    """What makes the container."""
+    entries: Entries
+
+
+def sample_containers(owner: Class) -> Iterator[SampleContainer]:
+    """The containers of Python objects in which the objects of a class keep their samples."""
+    for name, stores in owner.instance_stores.items():
+        if not _has_entry_for_each_sample(owner, name):
+            continue
+        for store in stores:
+            if store.function.name in _READING:
+                continue
+            found = next(_containers(store.value, owner, name), None)
+            if found is not None:
+                yield SampleContainer(name, store, *found)
+                break
+
+
+_READING = frozenset({"__getitem__", "__iter__", "__len__", "__getitems__"})
+"""Methods that run in the workers."""
+
+
+def reading_functions(owner: Class) -> Iterator[Function]:
+    """The functions that run in the workers: those above, and the methods of the class that they call."""
+    seen: set[Function] = set()
+    pending = [method for name in _READING if (method := find_method(owner, name)) is not None]
+    while pending:
+        current = pending.pop()
+        for function in current.walk():
+            if function in seen:
+                continue
+            seen.add(function)
+            yield function
+            called = (target for call in function.calls for target in callees(call))
+            pending.extend(each for each in called if each.owner is not None and each.owner in mro(owner))
+
+
+def _has_entry_for_each_sample(owner: Class, name: str) -> bool:
+    """Whether the length of the data set is that of the attribute, or an index of a sample is one into it."""
+    length = find_method(owner, "__len__")
+    if length is not None and any(_is_length_of(exit.value, name) for exit in length.lower().returns):
+        return True
+    getter = find_method(owner, "__getitem__")
+    if getter is None or len(getter.lower().parameters) < 2:
+        return False
+    index = getter.parameters[1]
+    return any(
+        isinstance(use, Item) and use.base is load and _is_index(use, index)
+        for load in getter.attributes
+        if load.name == name and instance_class(load.base) is not None
+        for use in load.uses
+    )
+
+
+def _is_length_of(value: Value, name: str) -> bool:
+    return any(
+        isinstance(source, Call)
+        and "builtins.len" in qualified_names(source.callee)
+        and any(isinstance(each, Attribute) and each.name == name for each in (a.value for a in source.arguments))
+        for source in (value, *sources(value))
+    )
+
+
+def _is_index(item: Item, index: Parameter) -> bool:
+    return any(
+        source is index or (isinstance(source, Binary) and index in {*sources(source.left), *sources(source.right)})
+        for part in item.index
+        if part is not None
+        for source in sources(part)
+    )
+
+
+def _containers(value: Value, owner: Class, name: str) -> Iterator[tuple[Value, Entries]]:
+    """What makes a container whose size is that of some data, with what it holds."""
+    for source in definitions(value):
+        match source:
+            case Comprehension(kind="list" | "dict" | "set") if not _goes_over_literal(source):
+                entries = _entry(source.element)
+                if entries is not None:
+                    yield source, entries
+            case Call():
+                entries = _made_by_call(source)
+                if entries is not None:
+                    yield source, entries
+            case Display(kind="list" | "dict" | "set") if not source.elements:
+                yield from _filled(source, source, owner, name)
+            case Binary(operator="+"):
+                yield from _containers(source.left, owner, name)
+
+
+def _goes_over_literal(made: Comprehension) -> bool:
+    iterable = made.loop.iterable
+    found = sources(iterable) if iterable is not None else ()
+    return any(isinstance(source, Display) and not source.starred for source in found)
+
+
+def _entry(element: Value) -> Entries | None:
+    """What an entry is, by the expression that makes it."""
+    found = sources(element)
+    if role(element, Role.TENSOR) or any(map(_is_array, found)):
+        return None
+    nested = (Display, Comprehension)
+    if any(isinstance(source, nested) for source in found) or role(element, Role.CONTAINER):
+        return Entries.OBJECTS
+    return Entries.PLAIN
+
+
+_ARRAYS = ("numpy.", "torch.")
+
+
+def _is_array(value: Value) -> bool:
+    """Whether a value is an array or a tensor, whose data has no reference counts."""
+    return isinstance(value, Call) and any(name.startswith(_ARRAYS) for name in qualified_names(value.callee))
+
+
+_PARSERS = frozenset(
+    {
+        "json.load",
+        "json.loads",
+        "pickle.load",
+        "pickle.loads",
+        "yaml.safe_load",
+        "yaml.load",
+        "ujson.load",
+        "orjson.loads",
+    }
+)
+_LISTING = frozenset({"builtins.list", "builtins.sorted", "builtins.dict", "builtins.tuple"})
+
+
+def _made_by_call(call: Call) -> Entries | None:
+    """What a call makes of a file, a table or an array: a container of Python with an entry for each row."""
+    names = qualified_names(call.callee)
+    if names & _PARSERS:
+        return Entries.OBJECTS
+    if call.method == "to_dict":
+        return Entries.OBJECTS
+    if call.method in {"tolist", "readlines", "splitlines", "to_list"}:
+        return Entries.PLAIN
+    if names & _LISTING and call.positional():
+        return _listed(call.positional()[0])
+    return None
+
+
+def _listed(inner: Value) -> Entries | None:
+    """What ``list(...)`` has in it."""
+    for source in sources(inner):
+        if isinstance(source, (Constant, Display)):
+            return None
+        if isinstance(source, Call) and qualified_names(source.callee) & {
+            "csv.reader",
+            "csv.DictReader",
+            "builtins.zip",
+        }:
+            return Entries.OBJECTS
+        if isinstance(source, Comprehension):
+            return _entry(source.element)
+        if isinstance(source, Call) and source.method in {"items", "iterrows", "itertuples"}:
+            return Entries.OBJECTS
+    return Entries.PLAIN
+
+
+def _filled(empty: Value, made: Value, owner: Class, name: str) -> Iterator[tuple[Value, Entries]]:
+    """A container that starts empty and gets an entry for each element of a loop, outside of the workers."""
+    reading = set(reading_functions(owner))
+    for value, inside in _put_in(empty, owner, name):
+        if inside.function in reading or inside.region.loop is None:
+            continue
+        iterable = inside.region.loop.iterable
+        if iterable is not None and any(isinstance(source, Display) for source in sources(iterable)):
+            continue
+        entries = _entry(value)
+        if entries is not None:
+            yield made, entries
+            return
+
+
+def _put_in(empty: Value, owner: Class, name: str) -> Iterator[tuple[Value, Call | Store]]:
+    """What is put into a container, by the names that it has where it is made, and as an attribute."""
+    loads = [load for load in owner.module.loads.get(name, ()) if instance_class(load.base) is owner]
+    held = dict.fromkeys(
+        [*names_of(empty), *loads, *(use for load in loads for use in load.uses if isinstance(use, Value))]
+    )
+    for alias in held:
+        for use in alias.uses:
+            if isinstance(use, Store) and use.base is alias and use.attribute is None:
+                yield use.value, use
+            elif isinstance(use, Attribute):
+                for call in use.uses:
+                    if isinstance(call, Call) and call.callee is use:
+                        yield from ((insertion.value, call) for insertion in insertions_of(call))
+
+
+# ---------------------------------------------------------------------- orders of samples
+
+
+def order_lists(owner: Class) -> Iterator[Call]:
+    """Where workers make a list of the indices of all samples: ``list(range(len(data)))``, ``order.tolist()``."""
+    for function in reading_functions(owner):
+        for call in function.calls:
+            if "builtins.list" in qualified_names(call.callee):
+                ordered = call.positional()[:1]
+            else:
+                ordered = [call.receiver] if call.method == "tolist" and call.receiver is not None else []
+            if any(_goes_over_all(source) for value in ordered for source in sources(value)):
+                yield call
+
+
+_ORDERS = frozenset({"numpy.arange", "builtins.range", "torch.arange", "torch.randperm", "numpy.random.permutation"})
+
+
+def _goes_over_all(value: Value) -> bool:
+    """Whether a value holds the numbers of as many samples as a data set has."""
+    if not isinstance(value, Call) or not value.positional():
+        return False
+    return bool(qualified_names(value.callee) & _ORDERS) and any(
+        isinstance(source, Call) and "builtins.len" in qualified_names(source.callee)
+        for given in value.positional()
+        for source in sources(given)
+    )
