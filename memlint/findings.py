@@ -109,6 +109,8 @@ class Watch(str, Enum):
     """Gradients that the line frees although no optimizer has used them since their backward."""
     GRADIENT_BUCKETS = "gradient-buckets"
     """Gradients of the wrapped model that have a storage of their own beside the buckets in which they are reduced."""
+    OUTPUT_COPIES = "output-copies"
+    """Outputs of the wrapper of a model that are copies of what the model itself returned."""
     ALLOCATED = "allocated"
     """What was allocated while the line ran: alive at the step's end (plateau) or at the peak (spike)."""
     LOADED = "loaded"

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 
 import libcst as cst
 
+from memlint.model.values import Store, Value
+
 Statement = cst.BaseStatement | cst.BaseSmallStatement
 
 
@@ -67,3 +69,8 @@ def _split(body: Sequence[Statement]) -> Iterator[Statement]:
             yield from statement.body
         else:
             yield statement
+
+
+def name_of(value: Value) -> cst.CSTNode | None:
+    """What ``value`` is assigned to where it is computed; None if it gets no name there."""
+    return next((use.target for use in value.uses if isinstance(use, Store) and use.value is value), None)

@@ -409,6 +409,20 @@ def _gradient_buckets(evidence: _Evidence) -> Ruling:
     )
 
 
+def _output_copies(evidence: _Evidence) -> Ruling:
+    observed = evidence.seen.output_copies
+    if not observed:
+        return inconclusive(f"{evidence.ran}, but no forward pass of the wrapped model was seen")
+    size = round(median(observed))
+    if size <= SMALLEST_GROWTH:
+        return refuted(f"the wrapper returns what the model returns, or copies of {in_bytes(size)}")
+    return confirmed(
+        f"each forward pass copies {in_bytes(size)} of outputs, which are alive beside the originals",
+        "device",
+        bytes_at_peak=size,
+    )
+
+
 # -------------------------------------------------------------------------------------------------- allocations
 
 
@@ -472,6 +486,7 @@ _DECISIONS: dict[Watch, Callable[[_Evidence], Ruling]] = {
     Watch.GRADIENTS_IN_FORWARD: _gradients_in_forward,
     Watch.GRADIENTS_DISCARDED: _gradients_discarded,
     Watch.GRADIENT_BUCKETS: _gradient_buckets,
+    Watch.OUTPUT_COPIES: _output_copies,
     Watch.ALLOCATED: _allocated,
     Watch.LOADED: _loaded,
 }

@@ -90,6 +90,8 @@ class LineSeen:
     gradients: list[GradientsSeen] = field(default_factory=list)
     beside_buckets: list[int] = field(default_factory=list)
     """For each optimizer step, bytes of gradients of a DistributedDataParallel that are no views of its buckets."""
+    output_copies: list[int] = field(default_factory=list)
+    """For each forward pass of a DistributedDataParallel, bytes of outputs that are copies of the wrapped model's."""
     forwards: int = 0
     """Forward passes of a whole model that ran while the line was watched."""
     where: dict[str, int] = field(default_factory=dict)

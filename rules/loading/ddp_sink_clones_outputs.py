@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity
+from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity, Watch
 from memlint.model.aliases import find_method, sources
 from memlint.model.configurations import Framework, configurations
 from memlint.model.definitions import definitions
@@ -14,6 +14,7 @@ from memlint.model.program import Program
 from memlint.model.scopes import Class
 from memlint.model.settings import option
 from memlint.model.source_text import text
+from memlint.model.statements import name_of
 from memlint.model.values import Call, Display, Value
 from memlint.rule import Rule
 
@@ -129,13 +130,7 @@ def main(args):
             f"With `{text(node) if argument is not None else name}` DDP clones what the model returns",
             holds="a second copy of the outputs, from the forward pass to the backward",
             confidence=confidence,
-            claim=Claim(
-                ClaimShape.SPIKE,
-                "device",
-                "outputs",
-                held=node,
-                unobservable="the copies are made where the model is called, not where it is wrapped",
-            ),
+            claim=Claim(ClaimShape.SPIKE, "device", "outputs", name_of(call), call.node, Watch.OUTPUT_COPIES),
         )
 
 

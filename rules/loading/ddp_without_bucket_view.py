@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import libcst as cst
-
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.configurations import Framework, configurations
 from memlint.model.program import Program
 from memlint.model.scopes import Module
 from memlint.model.settings import option
+from memlint.model.statements import name_of
 from memlint.model.values import Attribute, Call, Store
 from memlint.rule import Rule
 
@@ -156,7 +155,7 @@ def unwrap(model):
                     {"code": "gradient_as_bucket_view=True"},
                 ),
             ),
-            claim=Claim(ClaimShape.PLATEAU, "device", "G", _name_of(call), call.node, Watch.GRADIENT_BUCKETS),
+            claim=Claim(ClaimShape.PLATEAU, "device", "G", name_of(call), call.node, Watch.GRADIENT_BUCKETS),
         )
 
 
@@ -166,11 +165,6 @@ def _confidence(call: Call) -> Confidence | None:
     if found.known:
         return None
     return Confidence.POSSIBLE if found.others else Confidence.CERTAIN
-
-
-def _name_of(call: Call) -> cst.CSTNode | None:
-    """What the wrapped model is assigned to."""
-    return next((use.target for use in call.uses if isinstance(use, Store) and use.value is call), None)
 
 
 def _replaces_gradients(module: Module) -> bool:

@@ -29,6 +29,7 @@ _WATCHES = {
     "MEM602": Watch.LATER_GRAPHS,
     "MEM603": Watch.FORWARD_GRAPH,
     "MEM805": Watch.GRADIENT_BUCKETS,
+    "MEM806": Watch.OUTPUT_COPIES,
 }
 _ARITHMETIC = re.compile(r"[\d\s*+()/-]+|NODE")
 

@@ -90,7 +90,7 @@ class LineObserver:
             self._look_at_root(frame, situation)
         elif self._watch is Watch.RETAINED_GRAPH:
             self._look_at_retained(frame, situation)
-        elif self._watch is Watch.GRADIENT_BUCKETS:
+        elif self._watch in _WRAPPER_WATCHES:
             self._look_at_wrapper(frame)
         elif self._watch in _GRADIENT_WATCHES and self._before is not None:
             self._before.after = self._gradients(frame, situation).before
@@ -164,12 +164,30 @@ class LineObserver:
             if known and isinstance(value, torch.nn.parallel.DistributedDataParallel):
                 self.seen.root = root
                 self._wrapper = weakref.ref(value)
+                if self._watch is Watch.OUTPUT_COPIES:
+                    self._compare_outputs(value)
+                return
+
+    def _compare_outputs(self, wrapper: torch.nn.parallel.DistributedDataParallel) -> None:
+        """Note for each forward pass what the wrapper returns beside what the model has returned to it."""
+        own: set[int] = set()
+
+        def inner(_: torch.nn.Module, __: object, output: object) -> None:
+            own.clear()
+            own.update(each.untyped_storage().data_ptr() for each in _outputs(output))
+
+        def outer(_: torch.nn.Module, __: object, output: object) -> None:
+            copies = [each for each in _outputs(output) if each.untyped_storage().data_ptr() not in own]
+            self.seen.output_copies.append(sum(each.nbytes for each in copies))
+
+        wrapper.module.register_forward_hook(inner)
+        wrapper.register_forward_hook(outer)
 
     def step_done(self, progress: Progress) -> None:
         """An optimizer has used the gradients that there were."""
         self.settle(progress)
         wrapper = self._wrapper() if self._wrapper is not None else None
-        if wrapper is not None:
+        if wrapper is not None and self._watch is Watch.GRADIENT_BUCKETS:
             self.seen.beside_buckets.append(_own_gradient_bytes(wrapper))
 
     def _look_at_retained(self, frame: types.FrameType, situation: Situation) -> None:
@@ -250,6 +268,7 @@ class LineObserver:
 _GRADIENT_WATCHES = frozenset(
     {Watch.GRADIENTS_ADDED_TO, Watch.GRADIENTS_ZEROED, Watch.GRADIENTS_IN_FORWARD, Watch.GRADIENTS_DISCARDED}
 )
+_WRAPPER_WATCHES = frozenset({Watch.GRADIENT_BUCKETS, Watch.OUTPUT_COPIES})
 _FORWARD_WATCHES = frozenset({Watch.FORWARD_GRAPH, Watch.LATER_GRAPHS})
 
 
