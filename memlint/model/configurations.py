@@ -46,6 +46,8 @@ _NAMES: dict[str, Framework] = {
     "accelerate.accelerator.Accelerator": Framework.ACCELERATOR,
     "torch.nn.parallel.DistributedDataParallel": Framework.DDP,
     "torch.nn.parallel.distributed.DistributedDataParallel": Framework.DDP,
+    "detectron2.engine.defaults.create_ddp_model": Framework.DDP,
+    "detectron2.engine.create_ddp_model": Framework.DDP,
     "torch.distributed.fsdp.FullyShardedDataParallel": Framework.FSDP,
     "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": Framework.FSDP,
     "deepspeed.initialize": Framework.DEEPSPEED,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -24,6 +24,7 @@ from memlint.model.values import (
     Comprehension,
     Constant,
     Display,
+    Element,
     Item,
     Parameter,
     Store,
@@ -109,9 +110,11 @@ class Entries(Enum):
     """What a container of Python holds for each sample."""
 
     OBJECTS = "objects"
-    """Containers or records: several objects."""
+    """Records, or containers of containers: many objects."""
     PLAIN = "plain"
-    """A number or a text."""
+    """A number, a text, or a few of them."""
+    FILES = "files"
+    """The name of a file in a folder, of which there may be a handful."""
 
 
 @dataclass(frozen=True)
@@ -222,10 +225,47 @@ def _entry(element: Value) -> Entries | None:
     found = sources(element)
     if role(element, Role.TENSOR) or any(map(_is_array, found)):
         return None
-    nested = (Display, Comprehension)
-    if any(isinstance(source, nested) for source in found) or role(element, Role.CONTAINER):
+    if any(map(_is_record, found)):
         return Entries.OBJECTS
-    return Entries.PLAIN
+    return Entries.FILES if any(map(_is_listing, _elements_of(found))) else Entries.PLAIN
+
+
+def _is_record(value: Value) -> bool:
+    """Whether an entry is a dict, or a container of something else than plain values."""
+    if isinstance(value, Display):
+        inner = [source for element in value.elements for source in sources(element)]
+        return value.kind == "dict" or any(isinstance(each, (Display, Comprehension)) for each in inner)
+    if isinstance(value, Comprehension):
+        return True
+    return isinstance(value, Call) and "builtins.dict" in qualified_names(value.callee)
+
+
+def _elements_of(found: Iterable[Value]) -> Iterator[Value]:
+    """What is iterated over where ``found`` are elements, or are computed from them."""
+    pending = list(found)
+    seen: set[int] = set()
+    while pending and len(seen) < _MAX_VALUES:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, Element):
+            yield from sources(current.iterable)
+        pending.extend(source for operand in current.operands() for source in sources(operand))
+
+
+_MAX_VALUES = 50
+_LISTING_FILES = frozenset({"iterdir", "glob", "rglob", "listdir", "scandir", "walk", "iglob"})
+
+
+def _is_listing(value: Value) -> bool:
+    """Whether ``value`` lists the files of a folder."""
+    if not isinstance(value, Call):
+        return False
+    if value.name in _LISTING_FILES:
+        return True
+    passing = qualified_names(value.callee) & (_LISTING | torch.PASSING_BUILTINS)
+    return bool(passing) and any(_is_listing(source) for each in value.positional() for source in sources(each))
 
 
 _ARRAYS = ("numpy.", "torch.")
@@ -260,6 +300,8 @@ def _made_by_call(call: Call) -> Entries | None:
         return Entries.OBJECTS
     if call.method in {"tolist", "readlines", "splitlines", "to_list"}:
         return Entries.PLAIN
+    if _is_listing(call):
+        return Entries.FILES
     if names & _LISTING and call.positional():
         return _listed(call.positional()[0])
     return None

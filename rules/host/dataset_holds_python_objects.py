@@ -135,6 +135,12 @@ class Images(Dataset):
         return len(self.paths)
     def __getitem__(self, index):
         return read(self.paths[index])
+class Masks(Images):
+    def __init__(self, root):
+        super().__init__(root)
+        self.paths = []  # MEM901?
+        for path in Path(root).iterdir():
+            self.paths.append((path, path.with_suffix(".mask")))
 """,
         """
 import numpy as np
@@ -258,10 +264,10 @@ def _place(held: SampleContainer, owner: Class) -> cst.CSTNode:
 
 
 def _confidence(owner: Class, held: SampleContainer) -> Confidence | None:
-    """Likely where a loader in sight has workers, or none is in sight and there are several objects for each sample."""
+    """Likely for many objects a sample, and for a few where a loader in sight has workers; folders may be small."""
     workers = workers_that_read(owner)
     if workers is Workers.NONE or owner.module.is_test:
         return None
-    if workers is Workers.SOME or held.entries is Entries.OBJECTS:
+    if held.entries is Entries.OBJECTS or (workers is Workers.SOME and held.entries is Entries.PLAIN):
         return Confidence.LIKELY
     return Confidence.POSSIBLE

@@ -54,7 +54,7 @@ class DdpWithoutBucketView(Rule):
     name = "ddp-without-bucket-view"
     severity = Severity.NOTE
     default = False
-    gate = frozenset({"DistributedDataParallel", "DDPStrategy", "DistributedDataParallelKwargs"})
+    gate = frozenset({"DistributedDataParallel", "DDPStrategy", "DistributedDataParallelKwargs", "create_ddp_model"})
     fixers = ("add_argument",)
     positive = (
         """
@@ -87,6 +87,11 @@ trainer = L.Trainer(strategy=DDPStrategy(find_unused_parameters=False))  # MEM80
 from accelerate import Accelerator, DistributedDataParallelKwargs
 ddp = DistributedDataParallelKwargs(find_unused_parameters=True)  # MEM805: 7
 accelerator = Accelerator(kwargs_handlers=[ddp])
+""",
+        """
+from detectron2.engine.defaults import create_ddp_model
+def wrap(model, rank):
+    return create_ddp_model(model, broadcast_buffers=False, device_ids=[rank])  # MEM805: 12
 """,
         """
 from torch.nn.parallel import DistributedDataParallel
