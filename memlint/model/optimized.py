@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator
 from typing import NamedTuple
 
-from memlint.model.aliases import aliases, base_names, display_element, find_method, qualified_names, sources
+from memlint.model.aliases import aliases, base_names, display_element, find_method, qualified_names, sources, zipped
 from memlint.model.calls import callees, passed_arguments
 from memlint.model.containers import elements
 from memlint.model.gradmode import is_lightning_module
@@ -204,19 +204,34 @@ def makes_optimizer(call: Call) -> bool:
 
 
 def walked_module(value: Value) -> Value | None:
-    """The module over whose parameters a loop runs that picks ``value``."""
+    """The module over whose parameters a loop runs that picks ``value``, or that a mapping has by name."""
     while isinstance(value, (Element, Part, Item)):
-        value = value.iterable if isinstance(value, Element) else value.base
-        for source in sources(value):
-            if not isinstance(source, Call):
-                continue
-            if source.method in torch.PARAMETER_METHODS:
-                return source.receiver
-            if source.arguments and qualified_names(source.callee) & torch.PASSING_BUILTINS:
-                value = source.arguments[-1].value
-    if isinstance(value, Call) and value.method in torch.PARAMETER_METHODS:
-        return value.receiver
+        value = zipped(value) or (value.iterable if isinstance(value, Element) else value.base)
+        module = _listed_module(value, _MAX_NESTING)
+        if module is not None:
+            return module
     return None
+
+
+_MAX_NESTING = 4
+
+
+def _listed_module(listing: Value, depth: int) -> Value | None:
+    """The module whose parameters ``listing`` holds, in whatever order or mapping."""
+    for source in sources(listing) if depth else ():
+        if not isinstance(source, Call):
+            continue
+        if source.method in torch.PARAMETER_METHODS:
+            return source.receiver
+        inner: Value | None = None
+        if source.arguments and qualified_names(source.callee) & torch.PASSING_BUILTINS:
+            inner = source.arguments[-1].value
+        elif source.method in {"items", "values"}:
+            inner = source.receiver
+        found = _listed_module(inner, depth - 1) if inner is not None else None
+        if found is not None:
+            return found
+    return walked_module(listing) if 0 < depth < _MAX_NESTING else None
 
 
 def _contents(value: Value) -> list[Value] | None:

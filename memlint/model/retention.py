@@ -219,14 +219,14 @@ def _split(value: Value, is_old: Callable[[Value], bool], addends: list[Occurren
     seen.add(id(value))
     if is_old(value):
         return True
-    parts = _combined(value)
+    parts = combined(value)
     old = [_split(part.value, is_old, addends, seen) for part in parts]
     if any(old):
         addends.extend(part for part, is_part_old in zip(parts, old, strict=True) if not is_part_old)
     return any(old)
 
 
-def _combined(value: Value) -> tuple[Occurrence, ...]:
+def combined(value: Value) -> tuple[Occurrence, ...]:
     """The operands of an operation that merges old and new."""
     match value:
         case Binary() | Choice() | Item():

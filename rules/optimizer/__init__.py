@@ -1,0 +1,1 @@
+"""Family 7xx: optimizer and parameters."""
