@@ -100,12 +100,10 @@ def _is_old(averages: Value | None, store: Store) -> bool:
     """Whether ``averages`` is what the store replaces."""
     if isinstance(averages, Phi):
         return averages.key is not None and averages.key == store.key
-    return (
-        isinstance(averages, Attribute)
-        and averages.name == store.attribute
-        and store.base is not None
-        and instance_class(averages.base) is instance_class(store.base) is not None
-    )
+    if not isinstance(averages, Attribute) or store.base is None or averages.name != store.attribute:
+        return False
+    owner = instance_class(store.base)
+    return owner is not None and instance_class(averages.base) is owner
 
 
 _IN_PLACE = frozenset({"add_", "sub_", "lerp_", "copy_", "mul_"})
