@@ -8,6 +8,7 @@ from memlint.findings import Confidence
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.destinations import destinations
 from memlint.model.devices import moves_to_accelerator
+from memlint.model.effects import Effect, region_effects
 from memlint.model.kinds import Role, is_known_other, role
 from memlint.model.memo import query
 from memlint.model.scopes import Function
@@ -108,8 +109,28 @@ def _is_length(value: Value) -> bool:
 
 
 def iterates_over_parts(loop: Loop) -> bool:
-    """Whether the loop goes over layers, parameters or the elements of a literal: as many as the program has."""
-    return loop.iterable is not None and _is_made_of_parts(loop.iterable)
+    """Whether the loop goes over layers, parameters or the elements of a literal: as many as the program has.
+
+    Or counts to a constant, and does not train: over classes, heads, samples of one prediction.
+    """
+    if loop.iterable is None:
+        return False
+    if loop.element is not None and role(loop.element, Role.MODULE):
+        return True
+    return _is_made_of_parts(loop.iterable) or (
+        _counts_to_constant(loop.iterable) and not region_effects(loop) & (Effect.BACKWARD | Effect.STEP)
+    )
+
+
+def _counts_to_constant(iterable: Value) -> bool:
+    """Whether ``iterable`` is ``range`` with constant bounds."""
+    made = sources(iterable)
+    return bool(made) and all(
+        isinstance(call, Call)
+        and "builtins.range" in qualified_names(call.callee)
+        and all(isinstance(bound, Constant) for given in call.positional() for bound in sources(given))
+        for call in made
+    )
 
 
 def _is_made_of_parts(iterable: Value) -> bool:

@@ -622,6 +622,9 @@ def is_made_anew(added: Value, kept: Value, loop: Loop | None) -> bool:
 
 def _is_made_within(value: Value, loop: Loop) -> bool:
     """Whether the graph of ``value`` is built in each iteration of ``loop`` (or in a function called there)."""
+    modules = graph_sources(value)
+    if modules and all(call.function is loop.function and not call.region.within(loop) for call in modules):
+        return False  # Parts of one output, which is there before: what the loop adds to its graph is small.
     calls = [
         a
         for a in local_ancestors(value)
