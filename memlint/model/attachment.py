@@ -369,8 +369,12 @@ def _unknown_call(call: Call, bare: Function | None) -> Attachment:
         level = Attachment.UNKNOWN
     if level <= Attachment.UNKNOWN:
         return Attachment.LIKELY if _is_handed_in(call.callee) and feeds_backward(call) else Attachment.UNKNOWN
-    # Whatever "detach" of a library or a file out of sight does, it is called so for what it does to graphs.
-    return Attachment.UNKNOWN if "detach" in call.name else min(level, Attachment.LIKELY)
+    return Attachment.UNKNOWN if _is_named_for_numbers(call.name) else min(level, Attachment.LIKELY)
+
+
+def _is_named_for_numbers(name: str) -> bool:
+    """Whether a function out of sight is called for what carries no graph: ``accuracy``, ``to_numpy``."""
+    return bool(torch.GRAPHLESS_WORDS & set(name.lower().split("_"))) and "loss" not in name.lower()
 
 
 def _module_call(call: Call, certain: bool, bare: Function | None) -> Attachment:

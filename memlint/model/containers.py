@@ -185,18 +185,37 @@ def elements(container: Value) -> tuple[Value, ...]:
 
 def is_emptied_in(container: Value, region: Region) -> bool:
     """Whether the container is cleared, or drained by ``pop``, in each run of ``region``."""
-    for name in names_of(container):
-        for use in name.uses:
-            if not isinstance(use, Attribute) or not use.region.within(region):
-                continue
-            called = any(isinstance(user, Call) and user.callee is use for user in use.uses)
-            if called and use.name in {"clear", "pop", "popleft", "get", "get_nowait"}:
-                return True
+    if any(_is_called_in(name, _EMPTYING, region) for name in names_of(container)):
+        return True
     return any(
         isinstance(deletion.node.target, cst.Subscript)
         and deletion.region.within(region)
         and deletion.value is container
         for deletion in region.function.deletions
+    )
+
+
+def is_consumed_in(container: Value, region: Region) -> bool:
+    """Whether ``region`` takes out again what is put into the container, or others beside it: ``queues[i].pop(0)``."""
+    beside = container.base if isinstance(container, Item) else None
+    items = (
+        (use for name in names_of(beside) for use in name.uses if isinstance(use, Item)) if beside is not None else ()
+    )
+    return any(_is_called_in(name, _CONSUMING, region) for name in (*names_of(container), *items))
+
+
+_CONSUMING = frozenset({"pop", "popleft", "get", "get_nowait"})
+_EMPTYING = _CONSUMING | {"clear"}
+
+
+def _is_called_in(name: Value, methods: frozenset[str], region: Region) -> bool:
+    """Whether ``region`` calls one of ``methods`` of the container ``name``."""
+    return any(
+        isinstance(use, Attribute)
+        and use.name in methods
+        and use.region.within(region)
+        and any(isinstance(user, Call) and user.callee is use for user in use.uses)
+        for use in name.uses
     )
 
 

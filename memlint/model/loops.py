@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import libcst as cst
 
 from memlint.findings import Confidence
 from memlint.model.aliases import qualified_names, sources
+from memlint.model.containers import names_of
 from memlint.model.destinations import destinations
 from memlint.model.devices import moves_to_accelerator
 from memlint.model.effects import Effect, region_effects
 from memlint.model.kinds import Role, is_known_other, role
 from memlint.model.memo import query
 from memlint.model.scopes import Function
-from memlint.model.values import Attribute, Call, Constant, Display, Loop, Value
+from memlint.model.values import Attribute, Call, Constant, Display, External, Item, Loop, Value
 
 _WRAPPERS = frozenset({"enumerate", "zip", "tqdm", "trange", "track", "iter", "reversed", "sorted", "list", "islice"})
 """Functions that hand on the elements of what they are given, whichever library has them."""
@@ -40,24 +43,31 @@ def iterates_over_loader(loop: Loop) -> bool:
         return False
     if found is Confidence.CERTAIN or role(loop.element, Role.BATCH) is not None or _moves_elements(loop):
         return True
-    return loop.iterable is not None and any(map(_counts_container, sources(loop.iterable)))
+    return loop.iterable is not None and any(_is_sliced_in(loop, counted) for counted in _counted(loop.iterable))
 
 
-def _counts_container(iterable: Value) -> bool:
-    """Whether ``iterable`` goes through the positions of something that is known to be no tensor."""
-    if not isinstance(iterable, Call):
+def _counted(iterable: Value) -> Iterator[Value]:
+    """The collections whose length bounds ``iterable``: ``xs`` in ``range(0, len(xs), size)``."""
+    for source in sources(iterable):
+        for bound in source.positional() if isinstance(source, Call) else ():
+            yield from _counted(bound) if source.name not in {"range", "trange"} else _measured(bound)
+
+
+def _measured(bound: Value) -> Iterator[Value]:
+    for source in sources(bound) if _is_length(bound) else ():
+        if isinstance(source, Call):
+            yield from source.positional()
+
+
+def _is_sliced_in(loop: Loop, collection: Value) -> bool:
+    """Whether each iteration takes a slice of ``collection``, which is known to be no tensor: some of a list."""
+    if not is_known_other(collection, Role.TENSOR, Role.OUTPUT, Role.BATCH):
         return False
-    if iterable.name not in {"range", "trange"}:
-        return any(_counts_container(source) for given in iterable.positional() for source in sources(given))
-    lengths = [bound for bound in iterable.positional() if _is_length(bound)]
-    counted = [
-        given
-        for bound in lengths
-        for source in sources(bound)
-        if isinstance(source, Call)
-        for given in source.positional()
-    ]
-    return bool(counted) and all(is_known_other(given, Role.TENSOR, Role.OUTPUT, Role.BATCH) for given in counted)
+    return any(
+        isinstance(use, Item) and use.index == (None,) and use.region.within(loop)
+        for name in names_of(collection)
+        for use in name.uses
+    )
 
 
 def _moves_elements(loop: Loop) -> bool:
@@ -123,14 +133,17 @@ def iterates_over_parts(loop: Loop) -> bool:
 
 
 def _counts_to_constant(iterable: Value) -> bool:
-    """Whether ``iterable`` is ``range`` with constant bounds."""
+    """Whether ``iterable`` is ``range`` with bounds that are constants, here or in a module out of sight."""
     made = sources(iterable)
-    return bool(made) and all(
-        isinstance(call, Call)
-        and "builtins.range" in qualified_names(call.callee)
-        and all(isinstance(bound, Constant) for given in call.positional() for bound in sources(given))
-        for call in made
-    )
+    return bool(made) and all(isinstance(call, Call) and _is_constant_range(call) for call in made)
+
+
+def _is_constant_range(call: Call) -> bool:
+    names = qualified_names(call.callee)
+    if names & {"builtins.list", "builtins.tuple"}:
+        return any(map(_counts_to_constant, call.positional()))
+    bounds = [bound for given in call.positional() for bound in sources(given)]
+    return "builtins.range" in names and all(isinstance(bound, (Constant, External)) for bound in bounds)
 
 
 def _is_made_of_parts(iterable: Value) -> bool:

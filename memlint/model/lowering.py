@@ -494,13 +494,13 @@ class _Lowering:
             self.narrow(node, then if then.leaves is None else other)
 
     def narrow_names(self, test: Value, *, passed: bool) -> None:
-        """What a test shows of a name: that it is None, or that it is no tensor."""
+        """What a test shows of a name: that it is None, or that it is no tensor and no module."""
         if isinstance(test, Unary) and test.operator == "not":
             test, passed = test.operand, not passed
         none = _none_test(test, passed=passed)
         if none is not None:
             self.rebind(*none, self.none(none[0]))
-        tensor = None if passed else _tensor_test(test)
+        tensor = None if passed else _kind_test(test)
         if tensor is not None:
             node, value = tensor
             self.rebind(node, value, Narrowed(node, self.region, self.tick(), value))
@@ -1015,8 +1015,12 @@ def _none_test(test: Value, *, passed: bool) -> tuple[cst.CSTNode, Value] | None
     return None
 
 
-def _tensor_test(test: Value) -> tuple[cst.CSTNode, Value] | None:
-    """The expression and value that ``test`` holds to be a tensor: ``torch.is_tensor(x)`` and its like."""
+_TOLD_APART = ("Tensor", ".Module", ".PreTrainedModel")
+"""Endings of classes whose instances a failed ``isinstance`` shows a value not to be."""
+
+
+def _kind_test(test: Value) -> tuple[cst.CSTNode, Value] | None:
+    """The expression and value that ``test`` holds to be a tensor or a module: ``torch.is_tensor(x)`` and its like."""
     if not isinstance(test, Call) or not isinstance(test.callee, External) or not test.arguments:
         return None
     name = test.callee.qualified_name
@@ -1030,8 +1034,8 @@ def _tensor_test(test: Value) -> tuple[cst.CSTNode, Value] | None:
         return tested if against.constant in {"item", "detach", "cpu", "backward", "requires_grad"} else None
     if name == "builtins.isinstance":
         classes = against.elements if isinstance(against, Display) else (against,)
-        tensor = any(isinstance(c, External) and c.qualified_name.endswith("Tensor") for c in classes)
-        return tested if tensor else None
+        told = any(isinstance(c, External) and c.qualified_name.endswith(_TOLD_APART) for c in classes)
+        return tested if told else None
     return None
 
 

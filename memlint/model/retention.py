@@ -926,6 +926,22 @@ def is_reset_in_loop(accumulation: Accumulation) -> bool:
     )
 
 
+def starts_anew(accumulation: Accumulation) -> bool:
+    """Whether each call sets the holder to something of its own before the loop that adds to it."""
+    loop = accumulation.loop
+    if loop is None or accumulation.span is not Span.ITERATION:
+        return False
+    heads = [phi for phi in loop.phis.values() if any(value is accumulation.value for value in _joined(phi.carried))]
+    return bool(heads) and not any(isinstance(_first(head), (Attribute, Parameter, Free)) for head in heads)
+
+
+def _first(value: Value) -> Value:
+    """What a name is before the loops around it begin."""
+    while isinstance(value, Phi) and value.loop is not None:
+        value = value.inputs[0]
+    return value
+
+
 def _joined(values: Iterable[Value]) -> Iterator[Value]:
     """The values behind joins of branches, heads of loops left alone."""
     pending = list(values)

@@ -9,6 +9,7 @@ from memlint.model.downstream import Reach, reaches_gradient
 from memlint.model.footprint import (
     Footprint,
     footprint,
+    host_footprint,
     is_compared_on_device,
     is_moved_to_host,
     is_partly_on_host,
@@ -407,6 +408,8 @@ def _confidence(hoard: Hoard) -> Confidence | None:
     if reach is Reach.YES:
         return None
     unsure = keeps_graph(hoard.kept.value) and reach is Reach.UNKNOWN
+    # What a forward pass collects are parts of one batch; and who moves it on a condition leaves the choice to others.
+    unsure = unsure or hoard.region.function.name == "forward" or host_footprint(hoard.kept.value) > Footprint.NONE
     if unsure or not may_use_accelerator(hoard.region.function):
         return Confidence.POSSIBLE
     if is_moved_to_host(hoard.container):

@@ -20,6 +20,7 @@ from memlint.model.retention import (
     depends_on_input,
     detach_fixes,
     is_module_state,
+    starts_anew,
 )
 from memlint.model.scopes import Function
 from memlint.model.source_text import code
@@ -212,6 +213,8 @@ class Counter(nn.Module):
                     yield from self._carried(function, accumulation)
 
     def _is_state(self, accumulation: Accumulation) -> bool:
+        if starts_anew(accumulation):
+            return False
         return is_module_state(accumulation.function, accumulation) or concatenates(accumulation)
 
     def _carried(self, function: Function, accumulation: Accumulation) -> Iterator[Finding]:

@@ -162,6 +162,11 @@ PASSING_BUILTINS = frozenset(
 )
 """Functions whose result holds or combines their arguments."""
 
+GRAPHLESS_WORDS = frozenset(
+    "detach detached accuracy accuracies acc correct iou miou auc psnr wer cer bleu numpy item tolist list".split()
+)
+"""Words in names of functions, in default of their code, for results that carry no graph."""
+
 OUT_OF_MEMORY_ERRORS = frozenset(
     {
         "torch.OutOfMemoryError",
