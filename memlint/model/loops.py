@@ -48,9 +48,10 @@ def iterates_over_loader(loop: Loop) -> bool:
 
 def _counted(iterable: Value) -> Iterator[Value]:
     """The collections whose length bounds ``iterable``: ``xs`` in ``range(0, len(xs), size)``."""
-    for source in sources(iterable):
-        for bound in source.positional() if isinstance(source, Call) else ():
-            yield from _counted(bound) if source.name not in {"range", "trange"} else _measured(bound)
+    calls = (source for source in sources(iterable) if isinstance(source, Call))
+    for call in calls:
+        for bound in call.positional():
+            yield from _measured(bound) if call.name in {"range", "trange"} else _counted(bound)
 
 
 def _measured(bound: Value) -> Iterator[Value]:
