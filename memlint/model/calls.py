@@ -75,11 +75,17 @@ def _calling_method(owner: Class) -> Function | None:
 
 def _method_callees(callee: Attribute, owner: Class | None) -> Iterator[Function]:
     if owner is None:
-        owner = _super_class(callee.base)
+        owner = _super_class(callee.base) or _named_class(callee.base)
     if owner is not None:
         method = find_method(owner, callee.name)
         if method is not None:
             yield method.lower()
+
+
+def _named_class(base: Value) -> Class | None:
+    """The class of the project that ``Class.method(...)`` names."""
+    found = [source.target for source in sources(base) if isinstance(source, ClassValue)]
+    return found[0] if len(found) == 1 else None
 
 
 def _super_class(base: Value) -> Class | None:
@@ -96,7 +102,7 @@ def bound_arguments(call: Call, function: Function) -> dict[str, Value]:
     """Parameters of ``function`` by name, with the values that ``call`` passes for them."""
     bound: dict[str, Value] = {}
     parameters = [p for p in function.parameters if not p.star and not p.keyword_only]
-    offset = 1 if function.is_method and not _called_on_class(call, function) else 0
+    offset = 1 if function.is_method and (function.is_class_method or not _called_on_class(call, function)) else 0
     if offset and call.receiver is not None:
         bound[parameters[0].name] = call.receiver
     place = offset
@@ -117,7 +123,7 @@ def bound_arguments(call: Call, function: Function) -> dict[str, Value]:
 def _called_on_class(call: Call, function: Function) -> bool:
     receiver = call.receiver
     return receiver is not None and any(
-        isinstance(source, ClassValue) and source.target is function.owner for source in sources(receiver)
+        isinstance(source, ClassValue) and function.owner in mro(source.target) for source in sources(receiver)
     )
 
 

@@ -21,6 +21,7 @@ from memlint.model.values import (
     Attribute,
     Binary,
     Call,
+    Comparison,
     Comprehension,
     Constant,
     Display,
@@ -142,7 +143,7 @@ def sample_containers(owner: Class) -> Iterator[SampleContainer]:
                 break
 
 
-_READING = frozenset({"__getitem__", "__iter__", "__len__", "__getitems__"})
+_READING = frozenset({"__getitem__", "__iter__", "__next__", "__len__", "__getitems__"})
 """Methods that run in the workers."""
 
 
@@ -166,6 +167,8 @@ def _has_entry_for_each_sample(owner: Class, name: str) -> bool:
     length = find_method(owner, "__len__")
     if length is not None and any(_is_length_of(exit.value, name) for exit in length.lower().returns):
         return True
+    if is_iterable_dataset(owner) and _is_counted_through(owner, name):
+        return True
     getter = find_method(owner, "__getitem__")
     if getter is None or len(getter.lower().parameters) < 2:
         return False
@@ -176,6 +179,18 @@ def _has_entry_for_each_sample(owner: Class, name: str) -> bool:
         if load.name == name and instance_class(load.base) is not None
         for use in load.uses
     )
+
+
+def _is_counted_through(owner: Class, name: str) -> bool:
+    """Whether iterating compares a position with the length of the attribute, or goes over the attribute itself."""
+    for function in reading_functions(owner):
+        mine = {load for load in function.attributes if load.name == name and instance_class(load.base) is not None}
+        if any(set(sources(loop.iterable)) & mine or loop.iterable in mine for loop in function.loops if loop.iterable):
+            return True
+        lengths = (call for call in function.calls if "builtins.len" in qualified_names(call.callee))
+        if any(isinstance(use, Comparison) for call in lengths if set(call.positional()) & mine for use in call.uses):
+            return True
+    return False
 
 
 def _is_length_of(value: Value, name: str) -> bool:

@@ -143,6 +143,26 @@ class Masks(Images):
             self.paths.append((path, path.with_suffix(".mask")))
 """,
         """
+from torch.utils.data import IterableDataset
+class Slices(IterableDataset):
+    @staticmethod
+    def __number(paths):
+        numbers = {i: {j: None for j in range(depth(path))} for i, path in enumerate(paths)}  # MEM901: 19
+        return numbers
+    def __init__(self, paths):
+        self.paths, self.at = paths, 0
+        self.numbers = (
+            Slices.__number(paths)
+        )
+    def __iter__(self):
+        return self
+    def __next__(self):
+        if self.at >= len(self.numbers):
+            raise StopIteration
+        self.at += 1
+        return self.paths[self.at]
+""",
+        """
 import numpy as np
 from torch.utils.data import IterableDataset
 class Shuffled(IterableDataset):

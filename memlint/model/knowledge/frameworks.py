@@ -214,6 +214,12 @@ PROCESS_GROUPS = (
     | frozenset(
         {
             "torch.distributed.init_process_group",
+            "torch.distributed.barrier",
+            "torch.distributed.all_reduce",
+            "torch.distributed.all_gather",
+            "torch.distributed.all_gather_object",
+            "torch.distributed.broadcast",
+            "torch.distributed.broadcast_object_list",
             "torch.multiprocessing.spawn",
             "torch.nn.parallel.DistributedDataParallel",
             "torch.nn.parallel.distributed.DistributedDataParallel",
