@@ -185,7 +185,7 @@ def elements(container: Value) -> tuple[Value, ...]:
 
 def is_emptied_in(container: Value, region: Region) -> bool:
     """Whether the container is cleared, or drained by ``pop``, in each run of ``region``."""
-    if any(_is_called_in(name, _EMPTYING, region) for name in names_of(container)):
+    if any(_calls_one_of(name, _EMPTYING, region) for name in names_of(container)):
         return True
     return any(
         isinstance(deletion.node.target, cst.Subscript)
@@ -195,25 +195,23 @@ def is_emptied_in(container: Value, region: Region) -> bool:
     )
 
 
-def is_consumed_in(container: Value, region: Region) -> bool:
-    """Whether ``region`` takes out again what is put into the container, or others beside it: ``queues[i].pop(0)``."""
-    beside = container.base if isinstance(container, Item) else None
-    items = (
-        (use for name in names_of(beside) for use in name.uses if isinstance(use, Item)) if beside is not None else ()
-    )
-    return any(_is_called_in(name, _CONSUMING, region) for name in (*names_of(container), *items))
+def is_consumed(container: Value) -> bool:
+    """Whether what is put into the container, or into others beside it, is taken out again: ``queues[i].pop(0)``."""
+    beside = names_of(container.base) if isinstance(container, Item) else ()
+    items = (use for name in beside for use in name.uses if isinstance(use, Item))
+    return any(_calls_one_of(name, _CONSUMING, None) for name in (*names_of(container), *items))
 
 
 _CONSUMING = frozenset({"pop", "popleft", "get", "get_nowait"})
 _EMPTYING = _CONSUMING | {"clear"}
 
 
-def _is_called_in(name: Value, methods: frozenset[str], region: Region) -> bool:
-    """Whether ``region`` calls one of ``methods`` of the container ``name``."""
+def _calls_one_of(name: Value, methods: frozenset[str], region: Region | None) -> bool:
+    """Whether one of ``methods`` of the container ``name`` is called: in ``region``, or anywhere."""
     return any(
         isinstance(use, Attribute)
         and use.name in methods
-        and use.region.within(region)
+        and (region is None or use.region.within(region))
         and any(isinstance(user, Call) and user.callee is use for user in use.uses)
         for use in name.uses
     )

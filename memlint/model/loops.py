@@ -153,6 +153,8 @@ def _is_made_of_parts(iterable: Value) -> bool:
     for source in sources(iterable):
         if isinstance(source, Display) and source.elements:
             return True
+        if isinstance(source, Attribute) and source.name == "_fields":
+            return True  # The names in a named tuple.
         if isinstance(source, Call) and source.name in _PAIRING and any(map(_is_made_of_parts, source.positional())):
             return True
     return False

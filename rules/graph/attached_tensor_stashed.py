@@ -8,7 +8,7 @@ import libcst as cst
 
 from memlint.findings import Claim, Confidence, Finding, Severity
 from memlint.model.attachment import certainty, keeps_graph
-from memlint.model.containers import is_consumed_in, is_emptied_in, length_limit
+from memlint.model.containers import is_consumed, is_emptied_in, length_limit
 from memlint.model.downstream import Reach, reaches_gradient
 from memlint.model.holding import holding
 from memlint.model.knowledge.torch import GRAPH_WORDS
@@ -496,8 +496,8 @@ def train(loader, opt, window):
                 continue
             confidence = retention_confidence(container, member.value, stash.span, stash.loop)
             if confidence is not None:
-                consumed = is_consumed_in(container, stash.insertion.event.function.body)
-                confidence = Confidence.POSSIBLE if consumed or is_built_for_callers(stash) else confidence
+                unsure = is_consumed(container) or is_built_for_callers(stash)
+                confidence = Confidence.POSSIBLE if unsure else confidence
                 yield self._finding(stash.insertion.holder, container, member, confidence)
 
     def _concatenated(self, accumulation: Accumulation) -> Iterator[Finding]:
