@@ -38,7 +38,8 @@ _MACHINERY = ("torch/_compile.py", "torch/_dynamo/eval_frame.py", "torch/utils/_
 class CpuRecorder:
     """A context manager; what happens inside is recorded, and :meth:`recording` returns it.
 
-    ``step`` and ``phase`` are attached to each event as they are at that time; whoever knows them sets them.
+    ``step`` and ``phase`` are attached to each event as they are at that time; whoever knows them says so by
+    :meth:`place`.
     """
 
     def __init__(self, max_events: int = MAX_EVENTS, *, accelerators: bool = False) -> None:
@@ -62,6 +63,11 @@ class CpuRecorder:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._mode.__exit__(kind, error, traceback)
+
+    def place(self, step: int | None, phase: Phase | None) -> None:
+        """Say where the program is from now on."""
+        self.step = step
+        self.phase = phase
 
     def classify(self, tensors: Iterable[torch.Tensor], category: Category) -> None:
         """Say what these tensors, if they are live on the host and were recorded, are for."""

@@ -59,6 +59,15 @@ def read_snapshot(path: Path) -> Recording:
         raise TraceError(f"{path}: not a memory snapshot of PyTorch ({error})") from error
 
 
+def recording_of(snapshot: object) -> Recording:
+    """The recording in what ``torch.cuda.memory._snapshot()`` returns, which is taken apart. Raises TraceError."""
+    try:
+        with paused_collection():
+            return _SnapshotReader().read(snapshot)
+    except _Malformed as error:
+        raise TraceError(f"not a memory snapshot of PyTorch ({error})") from error
+
+
 class _Malformed(Exception):
     """The data is not what a snapshot holds; the message says where."""
 

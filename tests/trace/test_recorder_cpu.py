@@ -142,9 +142,9 @@ def test_step_phase_and_category_are_attached() -> None:
     with CpuRecorder() as recorder:
         parameter = torch.zeros(10)
         recorder.classify([parameter], Category.PARAMETER)
-        recorder.step, recorder.phase = 3, Phase.FORWARD
+        recorder.place(3, Phase.FORWARD)
         activation = torch.zeros(20)
-        recorder.step, recorder.phase = 4, None
+        recorder.place(4, None)
         del activation, parameter
     events = recorder.recording().events
     assert [(event.action.name, event.size, event.step, event.phase, event.category) for event in events] == [

@@ -38,8 +38,12 @@ class EnoughSeen(BaseException):
 class Recorder(Protocol):
     """What records memory, and wants to know where the script is."""
 
-    step: int | None
-    phase: Phase | None
+    @property
+    def phase(self) -> Phase | None:
+        """The part of the step that the script is in."""
+
+    def place(self, step: int | None, phase: Phase | None) -> None:
+        """Say where the script is from now on."""
 
     def classify(self, tensors: Any, category: Category) -> None:
         """Say what these tensors are for."""
@@ -203,7 +207,7 @@ class Progress:
         self.step_seconds.append(now - self._last_time)
         self._last_time = now
         self.step += 1
-        self._recorder.step = self.step
+        self._recorder.place(self.step, self._recorder.phase)
 
     # ---------------------------------------------------------------------------------------------- modules
 
@@ -345,7 +349,7 @@ class Progress:
         return waited > self._budget.patience or (trained and self._listener.is_satisfied)
 
     def _set_phase(self, phase: Phase | None) -> None:
-        self._recorder.phase = phase
+        self._recorder.place(self.step, phase)
 
 
 @dataclass

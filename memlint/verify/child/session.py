@@ -10,14 +10,49 @@ from contextlib import suppress
 
 import torch
 
+from memlint.trace.errors import TraceError
 from memlint.trace.events import Action, Category, MemoryEvent, Phase, Recording
+from memlint.trace.joined import joined
 from memlint.trace.recorder_cpu import CpuRecorder
+from memlint.trace.recorder_cuda import CudaRecorder
 from memlint.trace.snapshot_writer import write_snapshot
 from memlint.verify.child.lines import Lines, Situation
 from memlint.verify.child.progress import Progress
 from memlint.verify.child.tracer import Tracer
 from memlint.verify.observations import Observations
 from memlint.verify.plan import Plan
+
+
+class _Recorder(CpuRecorder):
+    """Records what operators return, and on a GPU what the allocator does for them."""
+
+    def __init__(self, *, accelerators: bool) -> None:
+        super().__init__(accelerators=accelerators)
+        self._cuda = CudaRecorder()
+        self._history: Recording | None = None
+        self._complaint: str | None = None
+
+    def __enter__(self) -> CpuRecorder:
+        self._cuda.start()
+        return super().__enter__()
+
+    def place(self, step: int | None, phase: Phase | None) -> None:
+        super().place(step, phase)
+        self._cuda.tag(step, phase)
+
+    def end_history(self) -> None:
+        """Ask the allocator, while what the script holds is still there."""
+        try:
+            self._history = self._history or self._cuda.stop()
+        except TraceError as error:
+            self._complaint = str(error)
+
+    def recording(self) -> Recording:
+        self.end_history()
+        recording = super().recording()
+        if self._complaint is not None:
+            recording.notes.append(self._complaint)
+        return recording if self._history is None else joined(recording, self._history)
 
 
 class Session:
@@ -27,8 +62,8 @@ class Session:
         self._plan = plan
         self._seen = seen
         self._lines = Lines(plan.lines, plan.budget)
-        self._recorder = CpuRecorder(accelerators=True)
-        self._recorder.step = 0
+        self._recorder = _Recorder(accelerators=True)
+        self._recorder.place(0, None)
         self.progress = Progress(plan.budget, self._recorder, self._lines)
         self._lines.situation = Situation(self.progress, self._recorder, plan.budget)
         self._tracer = Tracer(self._lines.observers, self._failed)
@@ -60,6 +95,8 @@ class Session:
         if self._is_running:
             self._is_running = False
             self._recorder.__exit__(None, None, None)
+            if not self._is_forked:
+                self._recorder.end_history()
             if self._profiler is not None and not self._is_forked:
                 self._profiler.stop()
 

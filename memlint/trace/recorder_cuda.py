@@ -1,0 +1,73 @@
+"""Records what CUDA's caching allocator does, through the history that it keeps of itself. Needs torch.
+
+This is all of the device's memory that goes through the allocator: blocks as they are rounded, segments, workspaces of
+libraries and what kernels allocate for themselves, none of which an operator's results show. The names of the functions
+are those of ``torch/cuda/memory.py``; what differs between releases of PyTorch is asked for here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from memlint.trace.errors import TraceError
+from memlint.trace.events import Phase, Recording
+from memlint.trace.labels import format_metadata
+from memlint.trace.snapshot import recording_of
+
+MAX_ENTRIES = 1_000_000
+"""Entries of the allocator's ring buffer; an entry with its Python frames takes about 1 kB of the host's memory."""
+
+
+class CudaRecorder:
+    """Begins as soon as the program uses CUDA, and not if it does not: nothing here initializes a device."""
+
+    def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
+        self._max_entries = max_entries
+        self._memory: Any = torch.cuda.memory
+        self._tag: str | None = None
+        self._is_recording = False
+        self._is_wanted = False
+
+    def start(self) -> None:
+        """Record from the moment when CUDA is initialized, or from now."""
+        self._is_wanted = True
+        # In a build without CUDA the call waits for ever.
+        torch.cuda._lazy_call(self._begin)
+
+    def tag(self, step: int | None, phase: Phase | None) -> None:
+        """Attach step and phase to every allocation from now on, if this PyTorch (2.9 and later) knows how."""
+        text = format_metadata(step, phase)
+        if self._is_recording and text != self._tag and hasattr(self._memory, "_set_memory_metadata"):
+            self._memory._set_memory_metadata(text)
+        self._tag = text
+
+    def stop(self) -> Recording | None:
+        """Record no more. Everything since :meth:`start`; None if the program has not used CUDA. Raises TraceError."""
+        self._is_wanted = False
+        if not self._is_recording:
+            return None
+        self._is_recording = False
+        try:
+            snapshot = self._memory._snapshot()
+        except RuntimeError as error:
+            # After an asynchronous error of a kernel CUDA answers nothing any more.
+            raise TraceError(f"the allocator does not tell its history: {error}") from error
+        with suppress(RuntimeError):
+            self._memory._record_memory_history(enabled=None)
+        return recording_of(snapshot)
+
+    def _begin(self) -> None:
+        if not self._is_wanted:
+            return
+        # Frames of C++ would double the time of each allocation.
+        self._memory._record_memory_history(
+            enabled="all", context="alloc", stacks="python", max_entries=self._max_entries
+        )
+        self._is_recording = True
+        tag, self._tag = self._tag, None
+        if tag and hasattr(self._memory, "_set_memory_metadata"):
+            self._memory._set_memory_metadata(tag)
+            self._tag = tag

@@ -1,0 +1,117 @@
+"""The recorder of CUDA's own history, before an allocator that answers as PyTorch's does on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+
+from memlint.trace.errors import TraceError
+from memlint.trace.events import Action, Phase
+from memlint.trace.recorder_cuda import CudaRecorder
+from memlint.trace.safe_pickle import load_plain
+
+
+class Cuda:
+    """A device that is initialized when the program first uses it."""
+
+    def __init__(self, snapshot: Callable[[], object]) -> None:
+        self.calls: list[object] = []
+        self.snapshot = snapshot
+        self._waiting: list[Callable[[], None]] = []
+        self._is_initialized = False
+
+    def lazy_call(self, function: Callable[[], None]) -> None:
+        if self._is_initialized:
+            function()
+        else:
+            self._waiting.append(function)
+
+    def initialize(self) -> None:
+        self._is_initialized = True
+        for function in self._waiting:
+            function()
+
+    def _record_memory_history(self, **options: Any) -> None:
+        self.calls.append((options["enabled"], options.get("stacks"), options.get("max_entries")))
+
+    def _set_memory_metadata(self, text: str) -> None:
+        self.calls.append(text)
+
+    def _snapshot(self) -> object:
+        self.calls.append("snapshot")
+        return self.snapshot()
+
+
+EMPTY = {"segments": [], "device_traces": [[]]}
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    device = Cuda(lambda: EMPTY)
+    monkeypatch.setattr(torch.cuda, "memory", device)
+    monkeypatch.setattr(torch.cuda, "_lazy_call", device.lazy_call)
+    return device
+
+
+def test_recording_begins_when_the_program_uses_cuda_with_the_place_that_it_has_reached(cuda: Cuda) -> None:
+    recorder = CudaRecorder(max_entries=9)
+    recorder.start()
+    recorder.tag(0, None)
+    recorder.tag(0, Phase.FORWARD)
+    assert cuda.calls == []
+    cuda.initialize()
+    recorder.tag(0, Phase.FORWARD)
+    recorder.tag(1, Phase.BACKWARD)
+    assert cuda.calls == [("all", "python", 9), "step=0;phase=forward", "step=1;phase=backward"]
+    assert recorder.stop() is not None
+    assert cuda.calls[3:] == ["snapshot", (None, None, None)]
+    assert recorder.stop() is None
+
+
+def test_a_program_without_cuda_has_no_history(cuda: Cuda) -> None:
+    recorder = CudaRecorder()
+    recorder.start()
+    recorder.tag(3, Phase.FORWARD)
+    assert recorder.stop() is None
+    cuda.initialize()
+    assert cuda.calls == []
+
+
+def test_a_release_without_metadata_records_all_the_same(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Cuda, "_set_memory_metadata")
+    recorder = CudaRecorder()
+    cuda.initialize()
+    recorder.start()
+    recorder.tag(1, Phase.FORWARD)
+    assert recorder.stop() is not None
+
+
+def test_a_device_that_has_failed_is_said_to_have(cuda: Cuda) -> None:
+    def failed() -> object:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    cuda.snapshot = failed
+    recorder = CudaRecorder()
+    cuda.initialize()
+    recorder.start()
+    with pytest.raises(TraceError, match="does not tell its history: CUDA error: an illegal memory access"):
+        recorder.stop()
+
+
+def test_the_history_of_a_real_gpu_becomes_events(cuda: Cuda, recorded: Callable[[str], Path]) -> None:
+    cuda.snapshot = lambda: load_plain(recorded("forward_with_grad.pickle"))
+    recorder = CudaRecorder()
+    cuda.initialize()
+    recorder.start()
+    recording = recorder.stop()
+    assert recording is not None
+    allocations = [event for event in recording.events if event.action is Action.ALLOCATE]
+    assert max(event.size for event in allocations) >= 1 << 30
+    assert recording.devices() == ["cuda:0"]
