@@ -5,57 +5,28 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from memlint.check.engine import FileResult
-from memlint.config import Configuration, Options
-from memlint.registry import all_rules
-from memlint.verify.decide import decide
-from memlint.verify.launch import Program, run_program
-from memlint.verify.plan import Budget
-from memlint.verify.report import failure_of
-from memlint.verify.static import Static, check_program, watched_lines
 from memlint.verify.verdicts import Judged
-from tests.verify.expectations import SCENARIOS, Expected, expectations, forced
+from tests.verify.expectations import Expected, expectations
+from tests.verify.scenarios import SCRIPTS, identity, judged_run, missing_framework, moved
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch"),
 ]
 
-FRAMEWORKS = ("lightning", "transformers", "accelerate")
-SCRIPTS = sorted([*SCENARIOS.glob("*.py"), *SCENARIOS.glob("*/train.py")])
 TOLERANCE = 0.05
 
 
-def identity(script: Path) -> str:
-    return script.relative_to(SCENARIOS).as_posix().removesuffix(".py").removesuffix("/train")
-
-
 def judge(script: Path) -> list[Judged]:
-    """The verdicts of a script's lines, those included that only its comments want to be watched."""
-    rules = all_rules()
-    configuration = Configuration(frozenset(rule.code for rule in rules), Options(select=("ALL",)), isolated=True)
-    static = with_forced(check_program(script, configuration, rules), script)
-    lines = watched_lines(static)
-    outcome = run_program(Program(str(script), False, ()), lines, Budget(), silent=True)
-    assert failure_of(script.name, outcome.seen) is None
-    assert not outcome.seen.notes
-    return decide(static.diagnostics, lines, outcome.seen, outcome.recording)
-
-
-def with_forced(static: Static, script: Path) -> Static:
-    known = {(each.code, each.location.row) for each in static.diagnostics}
-    missing = [each for each in expectations(script) if (each.code, each.row) not in known]
-    for each in missing:
-        # A hazard is found by the rules, unless the scenario says what to watch because they miss it.
-        assert each.verdict == "REFUTED" or each.root, each
-    result = next(each for each in static.results if each.path == script)
-    more = FileResult(result.path, [*result.diagnostics, *map(forced, missing)], None, script.read_text("utf-8"))
-    return replace(static, results=tuple(more if each is result else each for each in static.results))
+    """The verdicts of a script's lines."""
+    run = judged_run(script)
+    assert run.failure is None
+    assert not run.outcome.seen.notes
+    return run.judged
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +39,6 @@ def judged(request: pytest.FixtureRequest) -> Iterator[dict[Path, Future[list[Ju
         patch.setenv("OMP_NUM_THREADS", "1")
         yield {script: pool.submit(judge, script) for script in wanted}
         pool.shutdown(cancel_futures=True)
-
-
-def missing_framework(script: Path) -> str | None:
-    text = script.read_text("utf-8")
-    used = [name for name in FRAMEWORKS if f"import {name}" in text or f"from {name}" in text]
-    return next((name for name in used if importlib.util.find_spec(name) is None), None)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=identity)
@@ -108,3 +73,15 @@ def test_there_are_pairs() -> None:
     twins = {name.removesuffix("_twin") for name in names if name.endswith("_twin")}
     assert len(names) >= 40
     assert hazards - twins == {"loaded_checkpoint"}
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=identity)
+def test_a_scenario_moves_to_a_gpu_row_by_row(path: Path) -> None:
+    text = path.read_text("utf-8")
+    there = moved(text, "cuda")
+    assert len(there.splitlines()) == len(text.splitlines())
+    assert there.count('torch.set_default_device("cuda")') == 1
+    assert "cpu=True" not in there
+    assert 'accelerator="cpu"' not in there
+    compile(there, path.name, "exec")
+    assert moved(text, "cpu") == text
