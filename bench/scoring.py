@@ -104,7 +104,7 @@ class BugScore:
     @property
     def cross_file(self) -> bool:
         """Whether one file is not enough to decide it."""
-        return self.bug.get("needs", "single-file") != "single-file"
+        return bool(self.bug.get("needs", "single-file") != "single-file")
 
 
 def score_bugs(bugs: Iterable[Row], results: Results) -> list[BugScore]:

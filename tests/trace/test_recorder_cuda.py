@@ -49,7 +49,7 @@ class Cuda:
         return self.snapshot()
 
 
-EMPTY = {"segments": [], "device_traces": [[]]}
+EMPTY: dict[str, list[list[object]]] = {"segments": [], "device_traces": [[]]}
 
 
 @pytest.fixture
