@@ -157,6 +157,7 @@ class Origin(Enum):
     CUDA_SNAPSHOT = "CUDA memory snapshot"
     PROFILER = "profiler trace"
     CPU_RECORDER = "CPU recording"
+    SIMULATION = "simulated device"
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 from typing import Any
 
@@ -33,6 +34,9 @@ MAX_EVENTS = 5_000_000
 
 _MACHINERY = ("torch/_compile.py", "torch/_dynamo/eval_frame.py", "torch/utils/_python_dispatch.py")
 """What PyTorch may put between an operator and the recorder; elsewhere in a stack these files are of interest."""
+
+_PACKAGE = str(Path(__file__).parent.parent)
+"""Where memlint itself lies: its frames are nobody's business."""
 
 
 class CpuRecorder:
@@ -51,7 +55,7 @@ class CpuRecorder:
         self._live: dict[int, _Storage] = {}
         """By the address of the C++ storage, which is its identity as long as it lives."""
         self._left_out = 0
-        self._stacks = _StackCache()
+        self._stacks = StackCache()
         self._names: dict[object, str] = {}
         self._mode = _Mode(self)
 
@@ -212,7 +216,7 @@ def _records_graph(arguments: Iterable[object]) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in _tensors(arguments))
 
 
-class _StackCache:
+class StackCache:
     """The stack of the running code; equal ones are told by where each frame is, without looking at lines."""
 
     def __init__(self) -> None:
@@ -239,7 +243,8 @@ class _StackCache:
         while frame is not None:
             code = frame.f_code
             codes.append(code)
-            if frames or not (code.co_filename == __file__ or code.co_filename.endswith(_MACHINERY)):
+            is_own = code.co_filename.startswith(_PACKAGE)
+            if not is_own and (frames or not code.co_filename.endswith(_MACHINERY)):
                 frames.append(self._table.frame(code.co_filename, frame.f_lineno or 0, code.co_name))
             frame = frame.f_back
         return tuple(codes), self._table.stack(tuple(frames))

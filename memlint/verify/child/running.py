@@ -82,7 +82,7 @@ class Run:
         self._stop_watching()
         own = traceback.TracebackException.from_exception(error)
         self._seen.error = "".join(own.format_exception_only()).strip().partition("\n")[0]
-        self._seen.error_place = _place_of(frame for frame, _ in traceback.walk_tb(error.__traceback__))
+        self._seen.error_place = place_of(frame for frame, _ in traceback.walk_tb(error.__traceback__))
         self._seen.ending = Ending.OUT_OF_MEMORY if _is_out_of_memory(error) else Ending.RAISED
         self._seen.exit_code = 1
         inner = _without_runner(error.__traceback__)
@@ -110,7 +110,7 @@ class Run:
             time.sleep(self._plan.budget.seconds)
             frame = sys._current_frames().get(main)
             stack = [] if frame is None else [each for each, _ in traceback.walk_stack(frame)]
-            self._seen.error_place = _place_of(reversed(stack))
+            self._seen.error_place = place_of(reversed(stack))
             self._seen.ending, self._seen.exit_code = Ending.TIMED_OUT, _EXIT_TIMED_OUT
             self._finish(stopped=True)
             _flush()
@@ -132,7 +132,7 @@ class Run:
                 session.complete()
                 self._seen.has_recording = _attempt(session.write_recording, self._seen)
             self._seen.files = sorted(_loaded_files(self._directory))
-            _replace(self._plan.results, dumped(self._seen).encode())
+            replace(self._plan.results, dumped(self._seen).encode())
 
 
 def _attempt(action: Callable[[], None], seen: Observations) -> bool:
@@ -144,7 +144,7 @@ def _attempt(action: Callable[[], None], seen: Observations) -> bool:
     return True
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes) -> None:
     """Write ``path`` whole or not at all."""
     temporary = path.with_name(f"{path.name}.tmp")
     with io.open(temporary, "wb") as file:  # noqa: UP020 - the script may have replaced the builtin
@@ -173,7 +173,7 @@ def _without_runner(trace: types.TracebackType | None) -> types.TracebackType | 
     return trace
 
 
-def _place_of(frames: Iterable[types.FrameType]) -> str:
+def place_of(frames: Iterable[types.FrameType]) -> str:
     """The innermost of the user's lines among ``frames``, outermost first."""
     own = str(Path(__file__).parent)
     place = ""

@@ -1,0 +1,79 @@
+"""GPUs and how much of their memory a process can use."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_TABLE = Path(__file__).parent / "devices.json"
+
+
+class UnknownDevice(ValueError):
+    """No such device is known; the message names the nearest ones."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One kind of GPU."""
+
+    key: str
+    """What it is called on the command line: ``A100-80GB``."""
+    name: str
+    """As the driver names it."""
+    memory: int
+    """Bytes on the card, as the maker states them (GiB for GB)."""
+    usable: int
+    """Bytes that the driver says there are in all (``torch.cuda.get_device_properties(0).total_memory``)."""
+    capability: tuple[int, int]
+    """CUDA compute capability."""
+    processors: int
+    """Streaming multiprocessors."""
+    source: str
+    """Where ``usable`` was read."""
+    aliases: tuple[str, ...] = ()
+    """Other names, cloud instances among them; an instance stands for one of its GPUs."""
+
+
+@cache
+def devices() -> tuple[Device, ...]:
+    """Every known device, by memory."""
+    entries = json.loads(_TABLE.read_text("utf-8"))["devices"]
+    found = [
+        Device(**{**entry, "capability": tuple(entry["capability"]), "aliases": tuple(entry["aliases"])})
+        for entry in entries
+    ]
+    return tuple(sorted(found, key=lambda each: (each.memory, each.key)))
+
+
+def device(name: str) -> Device:
+    """The device of this name or alias, whatever its case and punctuation. Raises :class:`UnknownDevice`.
+
+    A size such as ``24GB`` or ``23.5GiB`` is a device of the newest generation that has just that much.
+    """
+    wanted = _plain(name)
+    for each in devices():
+        if wanted in {_plain(other) for other in (each.key, each.name, *each.aliases)}:
+            return each
+    size = _size(name)
+    if size is not None:
+        return Device(name, name, size, size, (8, 0), 108, "as given")
+    near = [each.key for each in devices() if wanted and wanted in _plain(each.key)]
+    known = ", ".join(near or [each.key for each in devices()])
+    raise UnknownDevice(f"no device is called {name!r}; known are {known}")
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum() or letter == ".")
+
+
+def _size(text: str) -> int | None:
+    lower = text.lower().strip()
+    for suffix, unit in (("gib", 1 << 30), ("gb", 1 << 30), ("mib", 1 << 20)):
+        if lower.endswith(suffix):
+            try:
+                return int(float(lower.removesuffix(suffix)) * unit)
+            except ValueError:
+                return None
+    return None
