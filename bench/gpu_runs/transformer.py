@@ -1,0 +1,88 @@
+"""Trains a transformer for a few steps, as the runs in gpu_truth/README.md were made.
+
+    transformer.py MODEL OPTIMIZER BATCH [ZERO_GRAD_POSITION]
+
+The configurations are those that the models' authors published; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+
+# Some builds of torchvision do not import beside every build of torch; only its architectures are wanted, if anything.
+sys.modules["torchvision._meta_registrations"] = types.ModuleType("torchvision._meta_registrations")
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+LENGTH = 128
+STEPS = 4
+
+
+def configuration(name: str) -> object:
+    """The published configuration of a checkpoint."""
+    make = transformers
+    gpt2 = dict(vocab_size=50257, n_positions=1024, n_embd=768, n_head=12)
+    return {
+        "distilbert/distilgpt2": lambda: make.GPT2Config(**gpt2, n_layer=6),
+        "cerebras/Cerebras-GPT-111M": lambda: make.GPT2Config(
+            **{**gpt2, "n_positions": 2048}, n_layer=10, n_inner=3072, activation_function="gelu",
+            attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0, scale_attn_weights=True,
+        ),
+        "EleutherAI/gpt-neo-125M": lambda: make.GPTNeoConfig(
+            vocab_size=50257, hidden_size=768, num_layers=12, num_heads=12, max_position_embeddings=2048,
+            attention_types=[[["global", "local"], 6]], window_size=256, attention_dropout=0, embed_dropout=0,
+            resid_dropout=0,
+        ),
+        "facebook/opt-125m": lambda: make.OPTConfig(),
+        "T5-small": lambda: make.T5Config(),
+        "t5-base": lambda: make.T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12),
+        "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": lambda: make.Qwen2Config(
+            vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28,
+            num_attention_heads=12, num_key_value_heads=2, max_position_embeddings=131072, use_sliding_window=False,
+            rope_theta=10000, rms_norm_eps=1e-6, tie_word_embeddings=False,
+        ),
+        "meta-llama/Llama-3.2-3B-Instruct": lambda: make.LlamaConfig(
+            vocab_size=128256, hidden_size=3072, intermediate_size=8192, num_hidden_layers=28,
+            num_attention_heads=24, num_key_value_heads=8, head_dim=128, max_position_embeddings=131072,
+            rope_theta=500000.0, rms_norm_eps=1e-5, tie_word_embeddings=True,
+            rope_scaling=dict(
+                factor=32.0, high_freq_factor=4.0, low_freq_factor=1.0, original_max_position_embeddings=8192,
+                rope_type="llama3",
+            ),
+        ),
+        "google/gemma-2-2b-it": lambda: make.Gemma2Config(
+            vocab_size=256000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=26,
+            num_attention_heads=8, num_key_value_heads=4, head_dim=256, max_position_embeddings=8192,
+            sliding_window=4096, query_pre_attn_scalar=256,
+        ),
+    }[name]()
+
+
+def main() -> None:
+    name, optimizer_name, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    position = sys.argv[4] if len(sys.argv) > 4 else "0"
+    config = configuration(name)
+    auto = AutoModelForSeq2SeqLM if isinstance(config, transformers.T5Config) else AutoModelForCausalLM
+    model = auto.from_config(config, torch_dtype=torch.float32)
+    optimizer = getattr(torch.optim, optimizer_name)(model.parameters(), lr=0.001)
+    device = torch.device("cuda")
+    model.to(device)
+    model.train()
+    words = torch.randint(5, config.vocab_size, (batch, LENGTH))
+    data = {"input_ids": words, "attention_mask": torch.ones_like(words), "labels": words.clone()}
+    for _ in range(STEPS):
+        if position == "0":
+            optimizer.zero_grad()
+        inputs = {key: value.to(device) for key, value in data.items()}
+        outputs = model(**inputs)
+        loss = outputs.loss
+        if position == "1":
+            optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+main()

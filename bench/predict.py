@@ -1,0 +1,135 @@
+"""Re-creates measured training runs on a GPU that is not there, and compares the predicted peak with the measured one.
+
+    PYTHONPATH=... python bench/predict.py gpu_truth/runs.jsonl [--only TEXT] [--json FILE]
+
+Each line of the file is one real run: what it trained, what the driver measured, and what published estimators said of
+it. The runs need torchvision and transformers; with transformers 4.51.3 they are the models that were measured.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from memlint.capacity.devices import device
+from memlint.capacity.simulate.run import simulate
+from memlint.capacity.simulate.settings import Settings
+
+SCRIPTS = Path(__file__).parent / "gpu_runs"
+OTHERS = ("xmem", "dnnmem", "schedtune", "llmem")
+UNDER = -0.05
+WIDTH = 150
+
+
+@dataclass
+class Compared:
+    """One run. Sizes are bytes, errors parts of the truth."""
+
+    name: str
+    optimizer: str
+    batch: int
+    gpu: str
+    truth: int
+    is_peak: bool
+    predicted: int
+    allocated: int
+    fits: bool | None
+    seconds: float
+    others: dict[str, float | None]
+    failure: str = ""
+
+    @property
+    def error(self) -> float:
+        """Signed; negative is under the truth."""
+        return self.predicted / self.truth - 1
+
+
+def compare(run: dict[str, Any]) -> Compared:
+    """Simulate one measured run."""
+    script = SCRIPTS / ("cnn.py" if run["family"] == "cnn" else "transformer.py")
+    position = "1" if "POS1" in run["zero_grad_position"] else "0"
+    settings = Settings(device=device(run["gpu"]), steps=3, torch="2.6")
+    begin = time.perf_counter()
+    prediction = simulate(str(script), (run["model"], run["optimizer"], str(run["batch"]), position), settings)
+    seconds = time.perf_counter() - begin
+    outcome = prediction.outcome
+    truth = run["truth_bytes"]
+    return Compared(
+        name=run["model"].rpartition("/")[2],
+        optimizer=run["optimizer"],
+        batch=run["batch"],
+        gpu=run["gpu"].replace("NVIDIA ", "").replace("GeForce ", ""),
+        truth=truth,
+        is_peak=run["truth_is_peak"],
+        predicted=prediction.peak_reserved,
+        allocated=prediction.peak_allocated,
+        fits=prediction.fits,
+        seconds=seconds,
+        others={each: (run[f"{each}_bytes"] or 0) / truth - 1 if run[f"{each}_bytes"] else None for each in OTHERS},
+        failure=outcome.error if outcome.ending != "stopped" else "",
+    )
+
+
+def table_of(results: Iterable[Compared]) -> Table:
+    """Truth and every prediction side by side."""
+    table = Table("model", "optimizer", "batch", "GPU", "truth MiB", "memlint MiB", "allocated", "memlint", *OTHERS, "s")
+    for each in results:
+        mine = each.failure[:20] or (f"{each.error:+.1%}" if each.is_peak else f"fits: {each.fits}")
+        others = [f"{error:+.1%}" if error is not None else "" for error in each.others.values()]
+        truth = f"{each.truth >> 20}" + ("" if each.is_peak else " OOM")
+        sizes = truth, f"{each.predicted >> 20}", f"{each.allocated >> 20}"
+        table.add_row(
+            each.name, each.optimizer, str(each.batch), each.gpu, *sizes, mine, *others, f"{each.seconds:.0f}"
+        )
+    return table
+
+
+def summary(results: list[Compared]) -> Table:
+    """Median of the absolute errors and how many runs were predicted too low, for runs that ended."""
+    table = Table("estimator", "runs", "median |error|", "90 %", "under by > 5 %", "mean", title="summary")
+    ended = [each for each in results if each.is_peak]
+    columns = {"memlint": [each.error for each in ended if not each.failure]}
+    columns |= {other: [e for each in ended if (e := each.others[other]) is not None] for other in OTHERS}
+    for name, errors in columns.items():
+        if errors:
+            sizes = sorted(abs(error) for error in errors)
+            under = sum(error < UNDER for error in errors) / len(errors)
+            worst = sizes[min(int(len(sizes) * 0.9), len(sizes) - 1)]
+            median = statistics.median(sizes)
+            mean = statistics.fmean(errors)
+            table.add_row(name, str(len(errors)), f"{median:.1%}", f"{worst:.1%}", f"{under:.1%}", f"{mean:+.1%}")
+    return table
+
+
+@click.command()
+@click.argument("runs", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--only", default="", help="Only runs whose model has this in its name.")
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Write every run there, too.")
+def main(runs: Path, only: str, output: Path | None) -> None:
+    """Predict every run of RUNS and print how far off the prediction is."""
+    console = Console(width=WIDTH)
+    entries = [json.loads(line) for line in runs.read_text("utf-8").splitlines() if line.strip()]
+    results = []
+    for number, run in enumerate(entries):
+        if only.lower() in run["model"].lower():
+            results.append(compare(run))
+            done = results[-1]
+            print(f"{number + 1}/{len(entries)} {done.name} {done.error:+.1%} {done.failure}", file=sys.stderr)
+    console.print(table_of(results))
+    console.print(summary(results))
+    if output is not None:
+        output.write_text(json.dumps([asdict(each) for each in results], indent=1), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
