@@ -82,7 +82,9 @@ def compare(run: dict[str, Any]) -> Compared:
 
 def table_of(results: Iterable[Compared]) -> Table:
     """Truth and every prediction side by side."""
-    table = Table("model", "optimizer", "batch", "GPU", "truth MiB", "memlint MiB", "allocated", "memlint", *OTHERS, "s")
+    table = Table(
+        "model", "optimizer", "batch", "GPU", "truth MiB", "memlint MiB", "allocated", "memlint", *OTHERS, "s"
+    )
     for each in results:
         mine = each.failure[:20] or (f"{each.error:+.1%}" if each.is_peak else f"fits: {each.fits}")
         others = [f"{error:+.1%}" if error is not None else "" for error in each.others.values()]

@@ -1,6 +1,6 @@
 """Trains an image classifier for a few steps, as the runs in gpu_truth/README.md were made.
 
-    cnn.py MODEL OPTIMIZER BATCH [ZERO_GRAD_POSITION]
+cnn.py MODEL OPTIMIZER BATCH [ZERO_GRAD_POSITION]
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import types
 # Some builds of torchvision do not import beside every build of torch; only its architectures are wanted.
 sys.modules["torchvision._meta_registrations"] = types.ModuleType("torchvision._meta_registrations")
 
-import torch
-from torchvision import models
+import torch  # noqa: E402
+from torchvision import models  # noqa: E402
 
 ARCHITECTURES = {
     "VGG16": "vgg16",
@@ -33,6 +33,7 @@ STEPS = 4
 
 
 def main() -> None:
+    """One run."""
     name, optimizer_name, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
     position = sys.argv[4] if len(sys.argv) > 4 else "0"
     classes = 10 if name in TEN_CLASSES else 1000
@@ -52,7 +53,7 @@ def main() -> None:
             optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        _, predicted = torch.max(outputs, 1)
+        _ = torch.max(outputs, 1)
 
 
 main()

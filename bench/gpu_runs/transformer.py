@@ -9,59 +9,100 @@ from __future__ import annotations
 
 import sys
 import types
+from typing import Any
 
 # Some builds of torchvision do not import beside every build of torch; only its architectures are wanted, if anything.
 sys.modules["torchvision._meta_registrations"] = types.ModuleType("torchvision._meta_registrations")
 
-import torch
-import transformers
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM  # noqa: E402
 
 LENGTH = 128
 STEPS = 4
 
 
-def configuration(name: str) -> object:
+def configuration(name: str) -> Any:
     """The published configuration of a checkpoint."""
     make = transformers
-    gpt2 = dict(vocab_size=50257, n_positions=1024, n_embd=768, n_head=12)
+    gpt2 = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_head": 12}
     return {
         "distilbert/distilgpt2": lambda: make.GPT2Config(**gpt2, n_layer=6),
         "cerebras/Cerebras-GPT-111M": lambda: make.GPT2Config(
-            **{**gpt2, "n_positions": 2048}, n_layer=10, n_inner=3072, activation_function="gelu",
-            attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0, scale_attn_weights=True,
+            **{**gpt2, "n_positions": 2048},
+            n_layer=10,
+            n_inner=3072,
+            activation_function="gelu",
+            attn_pdrop=0.0,
+            embd_pdrop=0.0,
+            resid_pdrop=0.0,
+            scale_attn_weights=True,
         ),
         "EleutherAI/gpt-neo-125M": lambda: make.GPTNeoConfig(
-            vocab_size=50257, hidden_size=768, num_layers=12, num_heads=12, max_position_embeddings=2048,
-            attention_types=[[["global", "local"], 6]], window_size=256, attention_dropout=0, embed_dropout=0,
+            vocab_size=50257,
+            hidden_size=768,
+            num_layers=12,
+            num_heads=12,
+            max_position_embeddings=2048,
+            attention_types=[[["global", "local"], 6]],
+            window_size=256,
+            attention_dropout=0,
+            embed_dropout=0,
             resid_dropout=0,
         ),
-        "facebook/opt-125m": lambda: make.OPTConfig(),
-        "T5-small": lambda: make.T5Config(),
+        "facebook/opt-125m": make.OPTConfig,
+        "T5-small": make.T5Config,
         "t5-base": lambda: make.T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12),
         "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": lambda: make.Qwen2Config(
-            vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28,
-            num_attention_heads=12, num_key_value_heads=2, max_position_embeddings=131072, use_sliding_window=False,
-            rope_theta=10000, rms_norm_eps=1e-6, tie_word_embeddings=False,
+            vocab_size=151936,
+            hidden_size=1536,
+            intermediate_size=8960,
+            num_hidden_layers=28,
+            num_attention_heads=12,
+            num_key_value_heads=2,
+            max_position_embeddings=131072,
+            use_sliding_window=False,
+            rope_theta=10000,
+            rms_norm_eps=1e-6,
+            tie_word_embeddings=False,
         ),
         "meta-llama/Llama-3.2-3B-Instruct": lambda: make.LlamaConfig(
-            vocab_size=128256, hidden_size=3072, intermediate_size=8192, num_hidden_layers=28,
-            num_attention_heads=24, num_key_value_heads=8, head_dim=128, max_position_embeddings=131072,
-            rope_theta=500000.0, rms_norm_eps=1e-5, tie_word_embeddings=True,
-            rope_scaling=dict(
-                factor=32.0, high_freq_factor=4.0, low_freq_factor=1.0, original_max_position_embeddings=8192,
-                rope_type="llama3",
-            ),
+            vocab_size=128256,
+            hidden_size=3072,
+            intermediate_size=8192,
+            num_hidden_layers=28,
+            num_attention_heads=24,
+            num_key_value_heads=8,
+            head_dim=128,
+            max_position_embeddings=131072,
+            rope_theta=500000.0,
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=True,
+            rope_scaling={
+                "factor": 32.0,
+                "high_freq_factor": 4.0,
+                "low_freq_factor": 1.0,
+                "original_max_position_embeddings": 8192,
+                "rope_type": "llama3",
+            },
         ),
         "google/gemma-2-2b-it": lambda: make.Gemma2Config(
-            vocab_size=256000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=26,
-            num_attention_heads=8, num_key_value_heads=4, head_dim=256, max_position_embeddings=8192,
-            sliding_window=4096, query_pre_attn_scalar=256,
+            vocab_size=256000,
+            hidden_size=2304,
+            intermediate_size=9216,
+            num_hidden_layers=26,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            head_dim=256,
+            max_position_embeddings=8192,
+            sliding_window=4096,
+            query_pre_attn_scalar=256,
         ),
     }[name]()
 
 
 def main() -> None:
+    """One run."""
     name, optimizer_name, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
     position = sys.argv[4] if len(sys.argv) > 4 else "0"
     config = configuration(name)

@@ -52,9 +52,10 @@ def device(name: str) -> Device:
 
     A size such as ``24GB`` or ``23.5GiB`` is a device of the newest generation that has just that much.
     """
-    wanted = _plain(name)
+    # An instance of a cloud is named family.size: all sizes of a family have the same GPUs.
+    wanted, family = _plain(name), _plain(name.partition(".")[0])
     for each in devices():
-        if wanted in {_plain(other) for other in (each.key, each.name, *each.aliases)}:
+        if {wanted, family} & {_plain(other) for other in (each.key, each.name, *each.aliases)}:
             return each
     size = _size(name)
     if size is not None:

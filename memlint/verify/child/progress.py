@@ -170,7 +170,7 @@ class Progress:
             for each in tracked.parameters()
             if each.grad is not None
         }
-        state = [each for values in optimizer.state.values() for each in tensors_of(values)]
+        state = [each for values in optimizer.state.values() for each in _tensors_of(values)]
         tracked.seen.state_bytes = sum(each.untyped_storage().nbytes() for each in state)
         self._recorder.classify(state, Category.OPTIMIZER_STATE)
         self._listener.step_done()
@@ -299,7 +299,7 @@ class Progress:
         loader.batches += 1
         total.batches += 1
         total.current += 1
-        self._recorder.classify(tensors_of(batch), Category.INPUT)
+        self._recorder.classify(_tensors_of(batch), Category.INPUT)
         return batch
 
     def _length(self, original: Callable[..., int], loader: Any) -> int:
@@ -367,15 +367,15 @@ def _wrapped(original: Callable[..., Any], wrapper: Callable[..., Any]) -> Any:
     return call
 
 
-def tensors_of(value: object, depth: int = 4) -> Iterator[torch.Tensor]:
+def _tensors_of(value: object, depth: int = 4) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
     elif depth and isinstance(value, (list, tuple)):
         for each in value:
-            yield from tensors_of(each, depth - 1)
+            yield from _tensors_of(each, depth - 1)
     elif depth and isinstance(value, dict):
         for each in value.values():
-            yield from tensors_of(each, depth - 1)
+            yield from _tensors_of(each, depth - 1)
 
 
 _NEXT_IN_LOOP = frozenset({"FOR_ITER"})

@@ -161,9 +161,7 @@ class SimulatedDevice(TorchDispatchMode):  # type: ignore[misc,unused-ignore]
     def _guessed(self, func: Any, args: Any, tensors: list[torch.Tensor]) -> Any:
         """The results of an operator that nobody has described: those that it writes to, or one like its input."""
         schema = func._schema
-        written = [
-            value for value, argument in zip(args, schema.arguments, strict=False) if _is_written(argument)
-        ]
+        written = [value for value, argument in zip(args, schema.arguments, strict=False) if _is_written(argument)]
         if not schema.returns:
             return None
         if written:
@@ -204,9 +202,7 @@ def _real_device(tensor: torch.Tensor) -> torch.device:
 _DEVICE = torch._C.TensorBase.device
 
 
-def _copy(
-    tensor: torch.Tensor, dtype: torch.dtype | None = None, memory_format: Any = None, **_: Any
-) -> torch.Tensor:
+def _copy(tensor: torch.Tensor, dtype: torch.dtype | None = None, memory_format: Any = None, **_: Any) -> torch.Tensor:
     result: torch.Tensor = aten.empty_like.default(
         tensor, dtype=dtype or tensor.dtype, memory_format=memory_format or torch.preserve_format
     )

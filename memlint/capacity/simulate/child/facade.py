@@ -61,7 +61,7 @@ class Facade:
         FakeTensor.__reduce_ex__ = _refuse_to_pickle
         original = torch.Tensor.to
         torch.Tensor.to = lambda tensor, *args, **kwargs: self._to(original, tensor, *args, **kwargs)
-        torch.Tensor.cuda = self._to_cuda
+        torch.Tensor.cuda = lambda tensor, device=None, **_: self._moved(tensor, _cuda_device(device))
         torch.Tensor.cpu = lambda tensor, **_: self._moved(tensor, torch.device("cpu"))
         torch.Tensor.pin_memory = lambda tensor, *_, **__: tensor
         torch.Tensor.is_pinned = lambda *_, **__: False
@@ -75,9 +75,6 @@ class Facade:
             return original(tensor, *args, **kwargs)
         options = {name: value for name, value in rest.items() if name == "memory_format"}
         return self._device.move(tensor, device, dtype, **options)
-
-    def _to_cuda(self, tensor: torch.Tensor, device: Any = None, **_: Any) -> torch.Tensor:
-        return self._moved(tensor, _cuda_device(device))
 
     def _moved(self, tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
         moved: torch.Tensor = tensor.to(device)
@@ -322,7 +319,7 @@ class _Event:
 
 
 def _generator(base: type) -> type:
-    class Generator(base):  # type: ignore[misc,valid-type]
+    class Generator(base):
         def __new__(cls, device: Any = "cpu") -> Any:
             return super().__new__(cls, "cpu" if torch.device(device).type == CUDA else device)
 

@@ -59,21 +59,18 @@ class Kernels:
         *,
         scale: float | None = None,
         enable_gqa: bool = False,
-    ) -> torch.Tensor:
+    ) -> Any:
         needs_grad = torch.is_grad_enabled() and any(each.requires_grad for each in (query, key, value))
         if self._is_flash(query, key, value, attn_mask):
             return _flash(query, key, value, dropout_p, is_causal, scale)
         if self._is_efficient(query, key, value, attn_mask, enable_gqa):
             bias = _bias(attn_mask, query, key)
-            out = aten._scaled_dot_product_efficient_attention(
+            return aten._scaled_dot_product_efficient_attention(
                 query, key, value, bias, needs_grad, dropout_p, is_causal, scale=scale
-            )
-            result: torch.Tensor = out[0]
-            return result
-        result = aten._scaled_dot_product_attention_math(
+            )[0]
+        return aten._scaled_dot_product_attention_math(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )[0]
-        return result
 
     def _is_flash(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any) -> bool:
         return (

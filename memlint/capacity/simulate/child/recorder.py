@@ -94,9 +94,7 @@ class DeviceRecorder:
         found = self._allocators.get(index)
         if found is None:
             observe = partial(self._segment_changed, index)
-            found = self._allocators[index] = CachingAllocator(
-                self._settings, capacity=self._capacity, observe=observe
-            )
+            found = self._allocators[index] = CachingAllocator(self._settings, capacity=self._capacity, observe=observe)
         return found
 
     @property
@@ -149,6 +147,4 @@ class DeviceRecorder:
 
     def _event(self, action: Action, index: int, address: int, requested: int, block: int) -> MemoryEvent:
         now = time.time_ns() / 1000
-        return MemoryEvent(
-            action, f"cuda:{index}", address, requested, block, now, step=self.step, phase=self.phase
-        )
+        return MemoryEvent(action, f"cuda:{index}", address, requested, block, now, step=self.step, phase=self.phase)

@@ -77,7 +77,7 @@ class Session:
         seen.has_recording = True
 
     def _leave(self) -> None:
-        if self._device is not None and torch.utils._python_dispatch._get_current_dispatch_mode() is self._device:
+        if torch.utils._python_dispatch._get_current_dispatch_mode() is self._device:
             self._device.__exit__(None, None, None)
 
     def _notes(self) -> list[str]:

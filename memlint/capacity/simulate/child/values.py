@@ -140,7 +140,7 @@ def _plainly(func: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _is_small(tensor: torch.Tensor) -> bool:
     limit = _LARGEST_FLOAT if tensor.dtype.is_floating_point or tensor.dtype.is_complex else _LARGEST_WHOLE
-    return tensor.numel() * tensor.element_size() <= limit
+    return bool(tensor.numel() * tensor.element_size() <= limit)
 
 
 def _is_view(func: Any) -> bool:
@@ -157,7 +157,7 @@ def _copies(real: Any) -> tuple[Any, Any, Any]:
     """A call without data that makes tensors like ``real``."""
     if isinstance(real, torch.Tensor):
         return (real,), {}, aten.clone.default
-    return ([each for each in real],), {}, _clones
+    return (list(real),), {}, _clones
 
 
 def _clones(tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -180,4 +180,4 @@ _SHAPED_BY_DATA: dict[Any, Any] = {
     aten.nonzero.default: _all_of,
     aten.masked_select.default: _every_element,
 }
-"""Operators whose results are as large as their values say, and what stands for them: the largest that they could be."""
+"""Operators whose results are as large as their values say, and what stands for them: the largest there could be."""

@@ -52,12 +52,14 @@ class Workspaces:
             self._recorder.release(self._handles.pop(key))
 
     def _multiply(self, name: str, args: Any, index: int) -> None:
-        if name == "aten::addmm" and args[0].dim() == 1:
-            self._transient(index, "cublasLt", _LT)
+        adds_bias = name == "aten::addmm" and args[0].dim() == 1
+        lt = self._recorder.hold(index, _LT, "cublasLt") if adds_bias else None
         # A handle belongs to a thread, and the backward pass has one of its own.
         key = (index, self._recorder.phase is Phase.BACKWARD)
         if self._cublas and key not in self._handles:
             self._handles[key] = self._recorder.hold(index, self._cublas, "cublas")
+        if lt is not None:
+            self._recorder.release(lt)
 
     def _transient(self, index: int, name: str, size: int) -> None:
         if size:
