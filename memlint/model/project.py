@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import libcst as cst
 
@@ -16,6 +17,9 @@ from memlint.model.program import Program
 from memlint.model.scopes import Function, Module
 from memlint.model.values import ClassValue, External, FunctionValue, ModuleValue, Value
 from memlint.parsing import parse, source_encoding
+
+if TYPE_CHECKING:
+    from memlint.model.pins import Range
 
 _MAX_CALLER_FILES = 40
 """Files that mention a function's name and are read in search of its callers; more than this and it is taken as
@@ -47,6 +51,8 @@ class Project:
         self._resolved: dict[tuple[Path, str], Value | None] = {}
         self._documents: dict[Path, Entry | None] = {}
         self._index: Mentions | None = None
+        self.pins: dict[Path, Mapping[str, tuple[Range, ...]]] = {}
+        """What the metadata of a folder says of versions, kept by :mod:`memlint.model.pins`."""
         self._import_roots: dict[Path, tuple[str, ...]] = {}
         self.memo = Memo()
         """Answers of the analyses, dropped when a file changes."""
@@ -80,6 +86,7 @@ class Project:
         self._mentions.clear()
         self._modules.clear()
         self._documents.clear()
+        self.pins.clear()
 
     def program(self, path: Path, text: str) -> Program:
         """What the rules see of ``text``; see :meth:`module`."""
