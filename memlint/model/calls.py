@@ -121,10 +121,10 @@ def bound_arguments(call: Call, function: Function) -> dict[str, Value]:
 
 
 def _called_on_class(call: Call, function: Function) -> bool:
-    receiver = call.receiver
-    return receiver is not None and any(
-        isinstance(source, ClassValue) and function.owner in mro(source.target) for source in sources(receiver)
-    )
+    receiver, owner = call.receiver, function.owner
+    if receiver is None or owner is None:
+        return False
+    return any(isinstance(source, ClassValue) and owner in mro(source.target) for source in sources(receiver))
 
 
 def argument_parameters(call: Call, argument: Argument) -> tuple[Parameter, ...]:

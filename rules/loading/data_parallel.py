@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity
 from memlint.model.aliases import base_names, qualified_names
-from memlint.model.devices import files_involved
+from memlint.model.calls import proven_call_sites
 from memlint.model.effects import Effect, region_effects
 from memlint.model.gradmode import is_lightning_class
 from memlint.model.kinds import Role, role
 from memlint.model.program import Program
-from memlint.model.scopes import Module
+from memlint.model.scopes import Function, Module
 from memlint.model.values import Call
 from memlint.rule import Rule
 
@@ -125,6 +125,14 @@ import torch
 from torch import nn
 def unwrap(model):
     return model.module if isinstance(model, nn.DataParallel) else model
+def embed(net, loader, optimizer):
+    net = nn.DataParallel(net.eval())
+    return [net(x) for x in loader]
+def train(net, loader, optimizer):
+    for x in loader:
+        optimizer.zero_grad()
+        net(x).sum().backward()
+        optimizer.step()
 @torch.no_grad()
 def evaluate(model, loader):
     model = nn.DataParallel(model).eval()
@@ -134,7 +142,7 @@ def evaluate(model, loader):
 
     def check(self, program: Program) -> Iterator[Finding]:
         for call in program.calls():
-            if call.arguments and qualified_names(call.callee) & _NAMES:
+            if call.arguments and qualified_names(call.callee) & _NAMES and not program.module.is_test:
                 yield self.finding(
                     call.node,
                     "`DataParallel` gathers the outputs, gradients and optimizer states of all GPUs on the first one",
@@ -163,12 +171,19 @@ _NAMES = frozenset(
 
 def _confidence(call: Call) -> Confidence:
     """Likely in code that trains; the model may be wrapped for inference elsewhere."""
-    trains = any(_trains(module) for module in files_involved(call.function))
-    return Confidence.LIKELY if trains else Confidence.POSSIBLE
+    function = call.function
+    callers = (site.function.module for site in proven_call_sites(function))
+    trains = any(_trains(module) for module in dict.fromkeys((function.module, *callers)))
+    evaluates = any(other.method == "eval" for other in function.calls) and not _steps(function)
+    return Confidence.LIKELY if trains and not evaluates else Confidence.POSSIBLE
+
+
+def _steps(function: Function) -> bool:
+    return bool(region_effects(function.body) & (Effect.BACKWARD | Effect.STEP))
 
 
 def _trains(module: Module) -> bool:
-    if any(region_effects(function.body) & (Effect.BACKWARD | Effect.STEP) for function in module.functions):
+    if any(map(_steps, module.functions)):
         return True
     makes = (call for function in module.functions for call in function.calls if call.name[:1].isupper())
     if any(role(call, Role.OPTIMIZER) for call in makes):

@@ -129,7 +129,11 @@ def gather(model, state):
     return get_model_state_dict(model, options=options), get_model_state_dict(model)
 """,
         """
-from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP, StateDictType
+def resume(model, optimizer, state):
+    with FSDP.state_dict_type(model, StateDictType.FULL_STATE_DICT):
+        state = FSDP.optim_state_dict_to_load(model, optimizer, state)
+    optimizer.load_state_dict(state)
 def sample(model, prompt):
     with FSDP.summon_full_params(model, writeback=False, recurse=False):
         return model.generate(prompt)
@@ -148,6 +152,8 @@ def main(model, save):
     )
 
     def check(self, program: Program) -> Iterator[Finding]:
+        if program.module.is_test:
+            return
         yield from self._contexts(program)
         for call in program.calls("StateDictOptions"):
             confidence = _options_gather(call)
@@ -212,8 +218,11 @@ def _configuration(call: Call) -> str | None:
 def _context_gathers(call: Call) -> Confidence | None:
     """How sure it is that a context asks for a full state dict on the device."""
     kind = call.argument("state_dict_type", 1)
-    if kind is None or not any(name.endswith("FULL_STATE_DICT") for name in qualified_names(kind)):
+    names = qualified_names(kind) if kind is not None else frozenset()
+    if not any(name.endswith("FULL_STATE_DICT") for name in names) or _only_loads(call):
         return None
+    if not all(name.endswith("FULL_STATE_DICT") for name in names):
+        return Confidence.POSSIBLE
     config = call.argument("state_dict_config", 2)
     if config is None:
         return Confidence.POSSIBLE if call.is_open else Confidence.LIKELY
@@ -224,6 +233,16 @@ def _context_gathers(call: Call) -> Confidence | None:
     if any(each.is_on() is not False for each in found):
         return None
     return Confidence.LIKELY
+
+
+def _only_loads(call: Call) -> bool:
+    """Whether the context is entered to load a state dict, for which nothing is gathered."""
+    names = {each.name for region in _regions_of(call) for each in calls_in(region)}
+    return bool(names & _LOADING) and not names & _GATHERING_METHODS
+
+
+_LOADING = frozenset({"load_state_dict", "optim_state_dict_to_load"})
+_GATHERING_METHODS = frozenset({"state_dict", "optim_state_dict", "full_optim_state_dict"})
 
 
 def _options_gather(call: Call) -> Confidence | None:

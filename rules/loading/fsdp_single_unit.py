@@ -159,6 +159,8 @@ def wrap(model):
     )
 
     def check(self, program: Program) -> Iterator[Finding]:
+        if program.module.is_test:
+            return
         for call in sharding_calls(program.module):
             confidence = _confidence(call, program.module)
             if confidence is not None:
