@@ -10,7 +10,7 @@ from memlint.model.definitions import definitions
 from memlint.model.effects import calls_in
 from memlint.model.program import Program
 from memlint.model.settings import option
-from memlint.model.sharding import fsdp_methods, wrapped_by_fsdp
+from memlint.model.sharding import fsdp_methods, gathered_and_kept, wrapped_by_fsdp
 from memlint.model.values import Call, Region, Value, With
 from memlint.rule import Rule
 
@@ -21,8 +21,9 @@ class FsdpFullStateDictOnDevice(Rule):
     ## What it does
     Finds what gathers a full state dict without moving it to host memory: `FSDP.state_dict_type(model,
     StateDictType.FULL_STATE_DICT)` without `FullStateDictConfig(offload_to_cpu=True, ...)`, `state_dict()` of an
-    FSDP-wrapped model outside of any such context, `StateDictOptions(full_state_dict=True)` without `cpu_offload`, and
-    `FSDP.summon_full_params(model)` around code that saves.
+    FSDP-wrapped model outside of any such context, a dict or list of `full_tensor()` of every parameter,
+    `StateDictOptions(full_state_dict=True)` without `cpu_offload`, and `FSDP.summon_full_params(model)` around code
+    that saves.
 
     ## Why is this bad?
     The weights that training keeps sharded are then all on each GPU at once, for the time of the save: `P - P / world`
@@ -62,8 +63,10 @@ class FsdpFullStateDictOnDevice(Rule):
     code = "MEM810"
     name = "fsdp-full-state-dict-on-device"
     severity = Severity.WARNING
-    gate = frozenset({"state_dict_type", "StateDictOptions", "summon_full_params", "FullyShardedDataParallel"})
-    fixers = ("add_argument",)
+    gate = frozenset(
+        {"state_dict_type", "StateDictOptions", "summon_full_params", "FullyShardedDataParallel", "full_tensor"}
+    )
+    fixers = ("add_argument", "call_method")
     positive = (
         """
 import torch
@@ -98,6 +101,14 @@ def main(net, policy, path):
     model = FSDP(net, auto_wrap_policy=policy)
     train(model)
     torch.save(model.state_dict(), path)  # MEM810: 16
+""",
+        """
+def gather(model):
+    weights = {k: v.full_tensor() for k, v in model.state_dict().items()}  # MEM810: 19
+    gradients = {}
+    for name, parameter in model.named_parameters():
+        gradients[name] = parameter.full_tensor().detach()  # MEM810: 27
+    return weights, gradients
 """,
         """
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP, StateDictType
@@ -142,6 +153,16 @@ def show(model):
         print(model.module)
 """,
         """
+def gather(model, norms):
+    weights = {k: v.full_tensor().cpu() for k, v in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        full = parameter.full_tensor().detach()
+        weights[name] = full.to("cpu")
+        print(name, parameter.full_tensor().norm())
+    total = [norm.full_tensor() for norm in norms]
+    return weights, total
+""",
+        """
 from torch.distributed.fsdp import fully_shard
 def main(model, save):
     for block in model.blocks:
@@ -162,6 +183,8 @@ def main(model, save):
         for call in program.calls("summon_full_params"):
             if fsdp_methods(call, "summon_full_params") and _summons_for_saving(call):
                 yield self._finding(call, Confidence.LIKELY)
+        for call in gathered_and_kept(program.module):
+            yield self._finding(call, Confidence.LIKELY, fix=_move(call))
         if not any(call.arguments for name in _CONTEXTS for call in program.calls(name)):
             yield from self._plain(program)
 
@@ -179,20 +202,14 @@ def main(model, save):
             if call.receiver is not None and any(wrapped_by_fsdp(call.receiver)):
                 yield self._finding(call, Confidence.LIKELY)
 
-    def _finding(self, call: Call, confidence: Confidence, code: str | None = None) -> Finding:
-        fix = Fix(
-            "add_argument",
-            "Move each parameter to the host as soon as it is gathered",
-            Applicability.UNSAFE,
-            {"call": call.node},
-            {"code": code or "", **({"import": _IMPORT} if code and "FullStateDictConfig" in code else {})},
-        )
+    def _finding(self, call: Call, confidence: Confidence, code: str | None = None, fix: Fix | None = None) -> Finding:
+        fix = fix or (_add(call, code) if code is not None else None)
         return self.finding(
             call.node,
             "All weights of the sharded model are gathered on every GPU",
             holds="the weights that are sharded otherwise, on each GPU until they are saved",
             confidence=confidence,
-            fixes=(fix,) if code is not None else (),
+            fixes=(fix,) if fix is not None else (),
             claim=Claim(
                 ClaimShape.SPIKE,
                 "device",
@@ -201,6 +218,18 @@ def main(model, save):
                 unobservable="on one process there is nothing to gather",
             ),
         )
+
+
+_OFFLOADED = "Move each parameter to the host as soon as it is gathered"
+
+
+def _add(call: Call, code: str) -> Fix:
+    imported = {"import": _IMPORT} if "FullStateDictConfig" in code else {}
+    return Fix("add_argument", _OFFLOADED, Applicability.UNSAFE, {"call": call.node}, {"code": code, **imported})
+
+
+def _move(call: Call) -> Fix:
+    return Fix("call_method", _OFFLOADED, Applicability.UNSAFE, {"expression": call.node}, {"method": "cpu"})
 
 
 _CONTEXTS = ("state_dict_type", "set_state_dict_type")
