@@ -13,7 +13,7 @@ from memlint.model.calls import argument_parameters, callees, passed_arguments, 
 from memlint.model.containers import container_origins, is_container, is_emptied_in, length_limit
 from memlint.model.effects import Effect, region_effects
 from memlint.model.gradmode import evaluates_a_batch
-from memlint.model.kinds import class_of
+from memlint.model.kinds import Role, class_of, role
 from memlint.model.knowledge import frameworks
 from memlint.model.loops import iterates_over_data, iterates_over_loader
 from memlint.model.memo import query
@@ -23,6 +23,7 @@ from memlint.model.retention import (
     Stash,
     accumulations,
     concatenates,
+    insertions_in,
     is_reset_in_loop,
     stashes,
     written_members,
@@ -73,8 +74,25 @@ def _stashed(stash: Stash) -> Iterator[Hoard]:
         from_loader = loop is None or iterates_over_loader(loop)
         for member in written_members(stash.occurrence):
             # What a method is given is told where it is called.
-            if not any(passed_arguments(parameter) for parameter in _unchanged(member.value)):
-                yield Hoard(member, insertion.container, insertion.holder, region, over_data, from_loader)
+            if any(passed_arguments(parameter) for parameter in _unchanged(member.value)):
+                continue
+            for kept in _put_in_beforehand(member) or (member,):
+                yield Hoard(kept, insertion.container, insertion.holder, region, over_data, from_loader)
+
+
+def _put_in_beforehand(kept: Occurrence) -> tuple[Occurrence, ...]:
+    """What a function of the same file puts into the list or dict that it returns and that is ``kept``."""
+    found: list[Occurrence] = []
+    for call in sources(kept.value):
+        for function in callees(call) if isinstance(call, Call) and role(call, Role.CONTAINER) else ():
+            if function.module is kept.value.function.module:
+                returned = {id(source) for exit in function.returns for source in sources(exit.value)}
+                found.extend(
+                    Occurrence(insertion.value, insertion.node)
+                    for insertion in insertions_in(function)
+                    if any(id(origin) in returned for origin in container_origins(insertion.container))
+                )
+    return tuple(found)
 
 
 def _loop_over_data(stash: Stash) -> Loop | None:

@@ -15,6 +15,7 @@ from memlint.model.footprint import (
     is_partly_on_host,
 )
 from memlint.model.hoarding import Hoard, hoards
+from memlint.model.kinds import Role, role
 from memlint.model.program import Program
 from memlint.model.source_text import code
 from memlint.rule import Rule
@@ -394,7 +395,7 @@ def render(model: torch.nn.Module, rays, chunk):
             holds="the outputs for the whole data set on the device, twice while they are concatenated",
             confidence=confidence,
             severity=Severity.NOTE if small else None,
-            fixes=() if hoard.grows_in_place else (move,),
+            fixes=() if hoard.grows_in_place or role(kept.value, Role.CONTAINER) else (move,),
             claim=Claim(ClaimShape.GROWS, "device", "numel * itemsize", holder=hoard.holder, held=kept.node),
         )
 
