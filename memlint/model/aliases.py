@@ -79,6 +79,10 @@ def aliases(value: Value) -> tuple[Value, ...] | None:
 def _picked_aliases(value: Value) -> tuple[Value, ...] | None:
     """Like :func:`aliases`, for what is picked by an index or by a name."""
     match value:
+        case Element():
+            return _iterated(value, "values")
+        case Part(index=1, base=Element() as base) if _iterated(base, "items") is not None:
+            return _iterated(base, "items")
         case Part() if value.index is not None:
             return _part_aliases(value)
         case Item() if len(value.index) == 1:
@@ -173,11 +177,28 @@ def _item_aliases(value: Item) -> tuple[Value, ...] | None:
 def _registered(table: Value) -> tuple[Value, ...] | None:
     """The classes and functions of a literal table that something is picked from: ``MODELS[name]``."""
     found: list[Value] = []
-    for source in sources(table):
+    for source in (each for given in sources(table) for each in _tables(given)):
         if not isinstance(source, Display) or source.starred or not all(map(_is_definition, source.elements)):
             return None
         found.extend(source.elements)
     return tuple(found) or None
+
+
+def _tables(given: Value) -> Iterator[Value]:
+    """``given``, or what is passed for it if it is a parameter."""
+    if isinstance(given, Parameter):
+        for passed in _given_for(given):
+            yield from sources(passed)
+    else:
+        yield given
+
+
+def _iterated(element: Element, part: str) -> tuple[Value, ...] | None:
+    """The classes and functions that a loop over a table goes through: over a list, or ``part`` of a dict's methods."""
+    for source in sources(element.iterable):
+        if isinstance(source, Call):
+            return _registered(source.receiver) if source.method == part and source.receiver is not None else None
+    return _registered(element.iterable) if part == "values" else None
 
 
 def _is_definition(value: Value) -> bool:
