@@ -99,7 +99,7 @@ def _made_anew(store: Store) -> Iterator[AverageUpdate]:
 def _is_old(averages: Value | None, store: Store) -> bool:
     """Whether ``averages`` is what the store replaces."""
     if isinstance(averages, Phi):
-        return averages.key is not None and averages.key == store.key
+        return bool(store.key) and averages.key == store.key
     if not isinstance(averages, Attribute) or store.base is None or averages.name != store.attribute:
         return False
     owner = instance_class(store.base)

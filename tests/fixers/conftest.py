@@ -24,6 +24,7 @@ KINDS: dict[str, tuple[type[libcst.CSTNode], ...]] = {
     "backward": (libcst.FunctionDef,),
     "reads": (libcst.Attribute,),
     "unpacking": (libcst.Assign,),
+    "attribute": (libcst.Attribute,),
 }
 
 

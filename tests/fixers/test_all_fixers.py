@@ -26,6 +26,7 @@ REQUESTS: Mapping[str, tuple[Mapping[str, tuple[type[libcst.CSTNode], ...]], Map
     "add_decorator": ({"function": (libcst.FunctionDef,)}, {"code": "new()"}),
     "backward_in_loop": ({"expression": EXPRESSION, "call": (libcst.Call,)}, {"name": "new", "total": "loss"}),
     "call_method": ({"expression": EXPRESSION}, {"method": "new"}),
+    "drop_attribute": ({"attribute": (libcst.Attribute,)}, {}),
     "call_parentheses": ({"expression": EXPRESSION}, {}),
     "hoist_from_handler": ({"statement": STATEMENT}, {"name": "new"}),
     "insert_at_end": ({"function": (libcst.FunctionDef,)}, {"code": "new()", "import": "new"}),

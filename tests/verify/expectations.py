@@ -28,9 +28,12 @@ _WATCHES = {
     "MEM601": Watch.FORWARD_GRAPH,
     "MEM602": Watch.LATER_GRAPHS,
     "MEM603": Watch.FORWARD_GRAPH,
+    "MEM704": Watch.ALLOCATED,
+    "MEM706": Watch.ALLOCATED,
     "MEM805": Watch.GRADIENT_BUCKETS,
     "MEM806": Watch.OUTPUT_COPIES,
 }
+_SHAPES = {Watch.REACHABLE: ClaimShape.GROWS, Watch.ALLOCATED: ClaimShape.PLATEAU}
 _ARITHMETIC = re.compile(r"[\d\s*+()/-]+|NODE")
 
 
@@ -83,7 +86,7 @@ def forced(expected: Expected) -> Diagnostic:
     end = Location(expected.row, len(line.partition("  # ")[0]) + 1)
     watch = _WATCHES.get(expected.code, Watch.REACHABLE)
     claim = LocatedClaim(
-        shape=(ClaimShape.GROWS if watch is Watch.REACHABLE else ClaimShape.PRESENT).value,
+        shape=_SHAPES.get(watch, ClaimShape.PRESENT).value,
         memory="device",
         size="",
         holder=expected.root,
