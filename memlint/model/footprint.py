@@ -196,7 +196,12 @@ def moves_to_host(call: Call) -> bool:
     if call.method in _TO_HOST:
         return True
     device = call.argument("device", 0) if call.method == "to" else None
-    return device is not None and any(_is_cpu(source) for source in sources(device))
+    return device is not None and is_host_device(device)
+
+
+def is_host_device(device: Value) -> bool:
+    """Whether ``device`` may be the CPU, by name."""
+    return any(_is_cpu(source) for source in sources(device))
 
 
 def host_footprint(value: Value) -> Footprint:

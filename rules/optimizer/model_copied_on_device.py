@@ -25,9 +25,10 @@ class ModelCopiedOnDevice(Rule):
 
     ## Why is this bad?
     The copy has the size of the parameters and buffers, `P`, and stays on the GPU through the rest of training, though
-    nothing computes with it; while a better copy replaces it there are two. Host memory does as well. Without `deepcopy` there is no second copy, and nothing is kept:
-    the tensors of `state_dict()` share their storage with the parameters, so that what is loaded in the end are the
-    weights of the last step and not the best ones.
+    nothing computes with it; while a better copy replaces it there are two. Host memory does as well.
+
+    Without `deepcopy` there is no second copy, and nothing is kept: the tensors of `state_dict()` share their storage
+    with the parameters, so that what is loaded in the end are the weights of the last step and not the best ones.
 
     ## Example
     ```python

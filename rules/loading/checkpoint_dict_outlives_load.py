@@ -1,0 +1,265 @@
+"""MEM802."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.model.aliases import qualified_names
+from memlint.model.destinations import destinations
+from memlint.model.devices import may_use_accelerator
+from memlint.model.effects import Effect, effects
+from memlint.model.footprint import is_host_device
+from memlint.model.kinds import Role, role
+from memlint.model.program import Program
+from memlint.model.statements import held_in, statements_over
+from memlint.model.values import Call, Exit, Item, Store, Value
+from memlint.rule import Rule
+
+
+class CheckpointDictOutlivesLoad(Rule):
+    """A loaded checkpoint keeps its name while the model trains, and the weights stay in memory twice.
+
+    ## What it does
+    Finds the result of `torch.load` (or of safetensors' `load_file`) that goes into `load_state_dict` and is still
+    bound to a local name when the same function goes on to train.
+
+    ## Why is this bad?
+    `load_state_dict` copies the weights into the model's own parameters. What was loaded stays as long as the name
+    does, which is until the function returns: the size of the parameters `P`, on the device that the file was loaded
+    to. Optimizer states do not count: the optimizer takes over the tensors of the file where the device is the same
+    (measured with torch 2.13).
+
+    ## Example
+    ```python
+    checkpoint = torch.load(path)
+    model.load_state_dict(checkpoint["model"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    train(model, optimizer)
+    ```
+
+    ## Use instead
+    ```python
+    checkpoint = torch.load(path)
+    model.load_state_dict(checkpoint["model"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    del checkpoint
+    train(model, optimizer)
+    ```
+
+    ## Fix safety
+    `del` after the last use is safe. Where the name is read again after training has begun, there is no fix.
+
+    ## When to ignore
+    When the file is small, or was loaded to host memory of which there is plenty; such a finding is a note.
+
+    ## References
+    - [torch.load](https://docs.pytorch.org/docs/stable/generated/torch.load.html)
+    - [Module.load_state_dict](https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.load_state_dict)
+    """
+
+    code = "MEM802"
+    name = "checkpoint-dict-outlives-load"
+    severity = Severity.WARNING
+    gate = frozenset({"load", "load_file"})
+    fixers = ("insert_statement",)
+    positive = (
+        """
+import torch
+def main(model: torch.nn.Module, optimizer, path, loader):
+    model.cuda()
+    checkpoint = torch.load(path)  # MEM802: 18
+    model.load_state_dict(checkpoint["model"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    epoch = checkpoint["epoch"]
+    for x in loader:
+        optimizer.zero_grad()
+        model(x).mean().backward()
+        optimizer.step()
+    return epoch
+""",
+        """
+import torch
+def fit(model, optimizer, loader):
+    for x in loader:
+        optimizer.zero_grad()
+        model(x).mean().backward()
+        optimizer.step()
+def main(args, build, loader):
+    model = build().cuda()
+    optimizer = torch.optim.Adam(model.parameters())
+    if args.resume:
+        state = torch.load(args.resume, map_location="cpu")  # MEM802: 17
+        model.load_state_dict(state)
+    fit(model, optimizer, loader)
+""",
+        """
+from safetensors.torch import load_file
+def main(model, optimizer, loader, path):
+    weights = load_file(path)  # MEM802
+    model.load_state_dict({name.removeprefix("module."): value for name, value in weights.items()})
+    for x in loader:
+        optimizer.zero_grad()
+        model(x).mean().backward()
+        optimizer.step()
+    print(len(weights))
+""",
+    )
+    negative = (
+        """
+import torch
+def main(model: torch.nn.Module, optimizer, path, loader):
+    model.cuda()
+    checkpoint = torch.load(path, map_location="cpu")
+    model.load_state_dict(checkpoint["model"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    del checkpoint
+    for x in loader:
+        optimizer.zero_grad()
+        model(x).mean().backward()
+        optimizer.step()
+""",
+        """
+import torch
+def resume(model, optimizer, path):
+    checkpoint = torch.load(path, map_location="cpu")
+    model.load_state_dict(checkpoint["model"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    return checkpoint["epoch"]
+def main(model: torch.nn.Module, optimizer, path, loader):
+    resume(model, optimizer, path)
+    model.load_state_dict(torch.load(path, map_location="cpu")["model"])
+    for x in loader:
+        optimizer.zero_grad()
+        model(x).mean().backward()
+        optimizer.step()
+""",
+        """
+import torch
+def main(model: torch.nn.Module, optimizer, path, loader):
+    checkpoint = torch.load(path, map_location="cpu")
+    model.load_state_dict(checkpoint, assign=True)
+    checkpoint = torch.load(path, map_location="cpu")
+    model.load_state_dict(checkpoint)
+    checkpoint = None
+    for x in loader:
+        optimizer.zero_grad()
+        model(x).mean().backward()
+        optimizer.step()
+    model.eval()
+    best = torch.load("best.pt", map_location="cpu")
+    model.load_state_dict(best)
+    return model
+""",
+        """
+import torch
+def main(model, optimizer, path, loader):
+    table = torch.load(path)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10)
+    scheduler.load_state_dict(torch.load("scheduler.pt"))
+    for index, x in enumerate(loader):
+        optimizer.zero_grad()
+        (model(x) * table[index]).mean().backward()
+        optimizer.step()
+""",
+    )
+
+    def check(self, program: Program) -> Iterator[Finding]:
+        for call in program.calls("load", "load_file"):
+            if not qualified_names(call.callee) & _LOADERS or call.region.loop is not None:
+                continue
+            store = next((use for use in _bound(call) if isinstance(use, Store) and use.base is None), None)
+            if store is None or call.function.module.is_test or call.argument("mmap") is not None:
+                continue
+            begin = _training_after(store)
+            if begin is not None and _is_copied(call) and not _is_released(store, begin):
+                yield self._finding(call, store, begin)
+
+    def _finding(self, call: Call, store: Store, begin: Call) -> Finding:
+        on_host = _is_on_host(call)
+        where = "host memory" if on_host else "the device that they were loaded to"
+        fix = _deletion(store, begin)
+        return self.finding(
+            call.node,
+            f"`{store.key}` is still bound while the model trains: its weights are in memory twice",
+            holds=f"the weights of the file, in {where}, until the function returns",
+            severity=Severity.NOTE if on_host else Severity.WARNING,
+            confidence=Confidence.LIKELY,
+            fixes=(fix,) if fix is not None else (),
+            claim=Claim(ClaimShape.PLATEAU, "host" if on_host else "device", "P", held=call.node),
+        )
+
+
+_LOADERS = frozenset({"torch.load", "safetensors.torch.load_file"})
+
+
+def _is_on_host(call: Call) -> bool:
+    """Whether the file is known to be loaded to host memory."""
+    if "torch.load" not in qualified_names(call.callee):
+        device = call.argument("device", 1)
+        return device is None or is_host_device(device)
+    device = call.argument("map_location", 1)
+    return is_host_device(device) if device is not None else not may_use_accelerator(call.function)
+
+
+def _bound(call: Call) -> Iterator[Value | Store | Exit]:
+    """What uses the result, or an entry of it that is picked at once: ``torch.load(path)["model"]``."""
+    for use in call.uses:
+        if isinstance(use, Item) and use.base is call:
+            yield from use.uses
+        yield use
+
+
+def _training_after(store: Store) -> Call | None:
+    """The first call after ``store`` in its function that trains."""
+    return next(
+        (call for call in store.function.calls if call.order > store.order and effects(call) & Effect.STEP), None
+    )
+
+
+def _is_copied(loaded: Call) -> bool:
+    """Whether a module copies from what was loaded, and nothing takes the tensors over or hands them on."""
+    found = False
+    for use in destinations(loaded):
+        if isinstance(use.user, Call) and use.user.name == "load_state_dict" and use.user.callee is not use.value:
+            if use.user.argument("assign") is not None:
+                return False
+            receiver = use.user.receiver
+            small = receiver is not None and role(receiver, Role.OPTIMIZER, Role.SCHEDULER, Role.SCALER)
+            found = found or not small
+    return found
+
+
+def _is_released(store: Store, begin: Call) -> bool:
+    """Whether the name is deleted or bound to something else before training begins, or goes out of sight."""
+    function = store.function
+    if any(deletion.key == store.key and store.order < deletion.order for deletion in function.deletions):
+        return True
+    return any(
+        other.key == store.key
+        and store.order < other.order < begin.order
+        and (other.region.within(store.region) or store.region.within(other.region))
+        for other in function.stores
+    )
+
+
+def _deletion(store: Store, begin: Call) -> Fix | None:
+    """``del`` after the last use, if each stands before training and in the block in which the name is bound."""
+    scope = store.function.node
+    names = [node for node in held_in([scope]) if isinstance(node, cst.Name) and node.value == store.key]
+    statements = statements_over(scope, names)
+    if not statements or begin.node in held_in(statements) or store.function.captures.get(store.key or ""):
+        return None
+    # Bound in each run, so that there is something to delete.
+    first = statements[0]
+    if store.target not in held_in([first]) or not isinstance(first, (cst.BaseSmallStatement, cst.With)):
+        return None
+    return Fix(
+        "insert_statement",
+        f"Release it with `del {store.key}` after its last use",
+        Applicability.SAFE,
+        {"statement": statements[-1]},
+        {"code": f"del {store.key}"},
+    )
