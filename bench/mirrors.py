@@ -5,12 +5,28 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 OFFLINE = {**os.environ, "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
 """A mirror may be a partial clone: an object that it lacks is absent, not to be fetched."""
+
+
+METADATA = (
+    "pyproject.toml",
+    "poetry.lock",
+    "uv.lock",
+    "Pipfile",
+    "Pipfile.lock",
+    "requirements*.txt",
+    "constraints*.txt",
+    "requirements/*.txt",
+    "setup.cfg",
+    "setup.py",
+    "environment.yml",
+)
+"""Files in which a project says which versions it runs with."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +50,19 @@ class Mirrors:
 
     def python_files(self, repo: str, commit: str) -> Iterator[tuple[Path, bytes]]:
         """Every Python file of ``commit`` that the mirror has, with its path in the tree."""
+        yield from self._files(repo, commit, lambda path: path.suffix == ".py")
+
+    def metadata(self, repo: str, commit: str) -> Iterator[tuple[Path, bytes]]:
+        """The files of ``commit`` that say which versions of libraries it needs, with their paths in the tree."""
+        yield from self._files(repo, commit, lambda path: any(path.match(name) for name in METADATA))
+
+    def _files(self, repo: str, commit: str, wants: Callable[[Path], bool]) -> Iterator[tuple[Path, bytes]]:
         git_dir = self.git_dir(repo)
         if git_dir is None:
             return
         listing = _git(git_dir, "ls-tree", "-r", "-z", commit).stdout
         entries = [_entry(line) for line in listing.split(b"\0") if line]
-        wanted = {path: blob for mode, blob, path in entries if mode.startswith("100") and path.suffix == ".py"}
+        wanted = {path: blob for mode, blob, path in entries if mode.startswith("100") and wants(path)}
         for path, data in zip(wanted, _blobs(git_dir, wanted.values()), strict=True):
             if data is not None:
                 yield path, data

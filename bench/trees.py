@@ -104,7 +104,7 @@ class Workshop:
     mirrors: Mirrors
     folder: Path
     alone: bool
-    """Whether each file stands alone, without the rest of its repository."""
+    """Whether each file stands alone, with the metadata of its project and without the rest of its repository."""
     select: str = ""
     """Rules to turn on instead of the default ones: ``ALL``, or codes with commas."""
 
@@ -132,7 +132,9 @@ class Workshop:
     def lay_out(self, site: Site) -> Path | None:
         """The root of the project in which the file now lies; None when no mirror has it."""
         root = self._root(site)
-        if not self.alone:
+        if self.alone:
+            self._lay_out_metadata(site, root)
+        else:
             self._lay_out_tree(site, root)
         return root if self._lay_out_file(site, root) else None
 
@@ -149,9 +151,17 @@ class Workshop:
         part = root.with_name(root.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        for path, data in self.mirrors.python_files(site.repo, site.commit):
-            _write(part / path, data)
+        for files in (self.mirrors.python_files, self.mirrors.metadata):
+            for path, data in files(site.repo, site.commit):
+                _write(part / path, data)
         part.rename(root)
+
+    def _lay_out_metadata(self, site: Site, root: Path) -> None:
+        """A file alone still runs with the versions that its project asks for, in its folder or above it."""
+        folders = {*Path(site.path).parents}
+        for path, data in self.mirrors.metadata(site.repo, site.commit) if not root.exists() else ():
+            if path.parent in folders or path.parent.parent in folders:
+                _write(root / path, data)
 
     def _lay_out_file(self, site: Site, root: Path) -> bool:
         target = root / site.path

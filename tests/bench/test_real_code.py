@@ -179,6 +179,17 @@ def test_trees_are_kept_for_the_next_run(mirror: Mirror, tmp_path: Path) -> None
     assert score(mirror, corpus, "--trees", str(trees)) == first
 
 
+def test_a_file_alone_has_the_metadata_of_its_project(mirror: Mirror, tmp_path: Path) -> None:
+    (mirror.repo / "requirements.txt").write_text("torch<2\n")
+    (mirror.repo / "other.py").write_text("import torch\n")
+    mirror._git("add", "requirements.txt", "other.py")
+    row = bug(mirror, buggy_commit=mirror.commit(BUGGY + "\n"))
+    trees = tmp_path / "trees"
+    score(mirror, write_corpus(tmp_path / "corpus", bugs_a=[row]), "--trees", str(trees), "--alone")
+    laid_out = trees / "someone+project" / f"{row['buggy_commit'][:12]}-alone" / "train_py"
+    assert sorted(path.name for path in laid_out.iterdir()) == ["pyproject.toml", "requirements.txt", "train.py"]
+
+
 def test_a_file_that_memlint_cannot_check_is_not_scored_as_silence(mirror: Mirror, tmp_path: Path) -> None:
     broken = bug(mirror, id="broken", fix_commit=mirror.commit("def train(:\n"))
     corpus = write_corpus(tmp_path / "corpus", bugs_a=[broken])
