@@ -189,6 +189,30 @@ def verify(rules: Sequence[Rule] | None, /, words: tuple[str, ...], **options: A
     return run_verify(words, rules, Arguments(**options))
 
 
+@_cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARG...]")
+@click.option("--device", metavar="NAME", help="A GPU, a cloud instance or a size, such as t4, a100-80gb or 24GB.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Set batch, length, image, precision or a command-line argument, as in --set batch=16.",
+)
+@click.option("--output-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--output-file", type=click.Path(path_type=Path), metavar="FILE", help="Write there, not to the output.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page, too.")
+def estimate(words: tuple[str, ...], **options: Any) -> int:
+    """Estimates the memory of a training step from the script, without running it.
+
+    Exits with 1 if the step does not fit the device, with 2 if that cannot be told.
+    """
+    from memlint.commands.estimate import Arguments
+    from memlint.commands.estimate import estimate as run_estimate
+
+    return run_estimate(words, Arguments(**options))
+
+
 @_cli.command()
 @click.argument("code", required=False)
 @click.option("--all", "every", is_flag=True, help="All rules.")

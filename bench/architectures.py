@@ -1,0 +1,184 @@
+"""Writes memlint/model/sizes/architectures.json: what well-known architectures have, as the installed libraries say.
+
+    python bench/architectures.py [OUT]
+
+Needs torch, transformers, timm, torchvision and diffusers. Nothing is downloaded and no weight is allocated: models are made
+on the meta device from the libraries' own configurations. For image models, one training forward of one sample of the
+default size is run there, and what autograd saves of it is counted (unique storages, parameters left out).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+OUT = Path(__file__).parents[1] / "memlint" / "model" / "sizes" / "architectures.json"
+_MOST_PARTS = 2
+"""Underscores in the names of timm that are taken."""
+_CHECKPOINT = re.compile(r"""checkpoint=["']([\w.-]+/[\w.-]+)["']""")
+_FIELDS = {
+    "layers": ("num_hidden_layers", "n_layer", "num_layers", "encoder_layers"),
+    "width": ("hidden_size", "n_embd", "d_model", "dim"),
+    "heads": ("num_attention_heads", "n_head", "num_heads", "encoder_attention_heads"),
+    "kv_heads": ("num_key_value_heads",),
+    "vocabulary": ("vocab_size",),
+    "inner": ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "encoder_ffn_dim"),
+    "positions": ("max_position_embeddings", "n_positions"),
+}
+
+
+def count(model: torch.nn.Module) -> int:
+    """Elements of the parameters, shared ones once."""
+    return sum(each.numel() for each in model.parameters())
+
+
+def saved_bytes(model: torch.nn.Module, sample: torch.Tensor) -> int:
+    """Bytes that autograd saves in one forward of ``sample`` in training, parameters and buffers left out."""
+    own = {id(each.untyped_storage()._cdata) for each in [*model.parameters(), *model.buffers()]}
+    kept = {each.untyped_storage()._cdata for each in [*model.parameters(), *model.buffers()]}
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in kept and id(storage) not in own:
+            storages[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(sample)
+    return sum(each.nbytes() for each in storages.values())
+
+
+def image_entry(model: torch.nn.Module, size: int) -> dict[str, Any]:
+    """Parameters, the classifier, and what is saved for one image of ``size`` by ``size``."""
+    entry: dict[str, Any] = {"params": count(model), "image": size}
+    heads = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module.out_features == 1000
+    ]
+    if len(heads) == 1:
+        name, module = heads[0]
+        entry["head"] = [name, module.in_features, module.out_features]
+    with suppress(Exception):
+        entry["saved"] = saved_bytes(model.train(), torch.empty(2, 3, size, size, device="meta")) // 2
+    return entry
+
+
+def torchvision_entries() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Classification models of torchvision."""
+    models = _torchvision_models()
+    for name in models.list_models(module=models):
+        builder = models.get_model_builder(name)
+        extra = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
+        try:
+            with torch.device("meta"):
+                model = builder(**extra)
+        except NotImplementedError:  # RegNet computes its widths with tensors.
+            model = builder(**extra).to("meta")
+        yield f"torchvision.models.{name}", image_entry(model, 299 if name.startswith("inception") else 224)
+
+
+def _torchvision_models() -> Any:
+    """``torchvision.models``, also where torchvision's operators were built for another torch: no model here needs them."""
+    register = torch.library.register_fake
+    torch.library.register_fake = lambda *_given, **_named: lambda function: function
+    try:
+        return importlib.import_module("torchvision.models")
+    finally:
+        torch.library.register_fake = register
+
+
+def timm_entries() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Image models of timm that have weights for the 1000 classes of ImageNet."""
+    timm = importlib.import_module("timm")
+    names = dict.fromkeys(name.partition(".")[0] for name in timm.list_models(pretrained=True))
+    # Longer names are variants of these; with all of them the table would be three times as large.
+    for plain in (name for name in names if name.count("_") <= _MOST_PARTS):
+        with suppress(Exception), torch.device("meta"):
+            model = timm.create_model(plain)
+            if model.num_classes != 1000 or count(model) > 2_000_000_000:
+                continue
+            yield f"timm.{plain}", image_entry(model, model.default_cfg["input_size"][-1])
+
+
+def transformers_entries() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The default configuration of each model type, and the checkpoint that its documentation names for it."""
+    transformers = importlib.import_module("transformers")
+    mapping = transformers.models.auto.configuration_auto.CONFIG_MAPPING
+    for kind in mapping:
+        with suppress(Exception):
+            config_class = mapping[kind]
+            config = config_class()
+            entry = _transformers_entry(transformers, config)
+            entry["config"] = config_class.__name__
+            source = inspect.getsource(config_class)
+            found = _CHECKPOINT.search(source)
+            if found:
+                entry["checkpoint"] = found[1]
+            yield f"transformers.{kind}", entry
+
+
+def _transformers_entry(transformers: Any, config: Any) -> dict[str, Any]:
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    entry: dict[str, Any] = {}
+    for field, names in _FIELDS.items():
+        value = next((getattr(text, name) for name in names if isinstance(getattr(text, name, None), int)), None)
+        if value is not None:
+            entry[field] = value
+    with torch.device("meta"):
+        base = transformers.AutoModel.from_config(config)
+        entry["params"] = count(base)
+        entry["class"] = type(base).__name__
+        heads = {}
+        for auto in ("CausalLM", "MaskedLM", "Seq2SeqLM", "SequenceClassification", "ImageClassification"):
+            with suppress(Exception):
+                model = getattr(transformers, f"AutoModelFor{auto}").from_config(config)
+                heads[auto] = [type(model).__name__, count(model)]
+        if heads:
+            entry["heads_of"] = heads
+    return entry
+
+
+def diffusers_entries() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Models of diffusers in their default configuration."""
+    diffusers = importlib.import_module("diffusers")
+    base = diffusers.ModelMixin
+    for name in sorted(dir(diffusers)):
+        with suppress(Exception):
+            found = getattr(diffusers, name)
+            if isinstance(found, type) and issubclass(found, base) and found is not base:
+                with torch.device("meta"):
+                    yield f"diffusers.{name}", {"params": count(found())}
+
+
+def main() -> None:
+    """Writes the table, a line for each architecture."""
+    warnings.simplefilter("ignore")
+    table: dict[str, Any] = {}
+    versions = {}
+    families = (("torchvision", torchvision_entries), ("timm", timm_entries))
+    families += (("transformers", transformers_entries), ("diffusers", diffusers_entries))
+    for library, entries in families:
+        found = dict(entries())
+        table.update(found)
+        versions[library] = importlib.import_module(library).__version__
+        print(f"{library} {versions[library]}: {len(found)} architectures", flush=True)
+    lines = [f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(table.items())]
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else OUT
+    head = f'"versions": {json.dumps({"torch": torch.__version__.partition("+")[0], **versions})}'
+    out.write_text("{\n" + ",\n".join([head, *lines]) + "\n}\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""``memlint estimate``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memlint.capacity.estimate import Estimate, estimate_script
+from memlint.capacity.report import as_data, as_html, as_text
+from memlint.commands.check import print_text, write_output
+from memlint.config import shown
+from memlint.messages import CLEAN, FAILED, FOUND, UserError
+from memlint.source import deep_recursion
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The options of ``memlint estimate``."""
+
+    device: str | None
+    settings: tuple[str, ...]
+    output_format: str
+    output_file: Path | None
+    html: Path | None
+
+
+def estimate(words: Sequence[str], arguments: Arguments) -> int:
+    """Runs the command and returns its exit code: 1 if the step does not fit, 0 if it does, 2 if that is unknown.
+
+    Without a device the code is 0 if the peak could be estimated.
+
+    Raises UserError and click.UsageError.
+    """
+    if not words:
+        raise click.UsageError('which script? Use "memlint estimate SCRIPT"')
+    script = Path(words[0])
+    if not script.is_file():
+        raise UserError(f"{shown(script)}: no such file")
+    with deep_recursion():
+        result = estimate_script(script, arguments.device, overrides(arguments.settings, words[1:]))
+    _print(result, arguments)
+    if result.fits is None:
+        return FAILED if result.device is not None or not result.is_complete else CLEAN
+    return CLEAN if result.fits else FOUND
+
+
+def overrides(settings: Sequence[str], words: Sequence[str] = ()) -> Mapping[str, Any]:
+    """``batch=16`` and ``--batch-size 16`` by name. Raises UserError for what is neither."""
+    given: dict[str, Any] = {}
+    for text in settings:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise UserError(f'--set {text}: say NAME=VALUE, such as "--set batch=16"')
+        given[name.strip().replace("-", "_")] = _plain(value.strip())
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            name, sign, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            given[name] = _plain(value) if sign else True
+        elif name:
+            given[name] = _plain(word)
+            name = ""
+    return given
+
+
+def _plain(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _print(result: Estimate, arguments: Arguments) -> None:
+    is_json = arguments.output_format == "json"
+    text = json.dumps(as_data(result), indent=2) + "\n" if is_json else as_text(result)
+    if arguments.output_file is not None:
+        write_output(arguments.output_file, text)
+    else:
+        print_text(text)
+        sys.stdout.flush()
+    if arguments.html is not None:
+        write_output(arguments.html, as_html(result))

@@ -1,0 +1,951 @@
+"""Abstract evaluation of a program: what its objects are, as far as the source determines it.
+
+Everything runs once, in order, on values that are known or unknown. Where a condition is unknown both branches run and
+what they leave different is unknown afterwards; a loop over something unknown runs once. Nothing is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from memlint.model.sizes import natives
+from memlint.model.sizes.calls import Calls
+from memlint.model.sizes.marks import marked
+from memlint.model.sizes.natives import Items, Missing
+from memlint.model.sizes.objects import (
+    PLAIN,
+    ClassObject,
+    External,
+    FunctionObject,
+    Instance,
+    Method,
+    ModuleObject,
+    Namespace,
+    Native,
+    Parameter,
+    Place,
+    Scope,
+    SuperObject,
+    Tensor,
+    Unknown,
+    may_hold_module,
+)
+
+_MAX_STEPS = 400_000
+"""Nodes that are evaluated before the evaluation gives up."""
+_MAX_DEPTH = 30
+_MAX_ROUNDS = 2_000
+"""Rounds of one loop that are run."""
+
+
+class TooMuch(Exception):
+    """The program is too large to be evaluated."""
+
+
+class Stopped(Exception):
+    """Control leaves a function or a loop in some other way than at its end."""
+
+
+class _Return(Stopped):
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class _Break(Stopped):
+    pass
+
+
+class _Continue(Stopped):
+    pass
+
+
+class _Raised(Stopped):
+    """The program raises here."""
+
+
+class Evaluator(Calls):
+    """Evaluates programs of one project.
+
+    ``locate(path, name)`` is the file of the module ``name`` as imported in the file ``path``, or None; ``read(path)``
+    its text. ``watch(name, arguments, keywords, place)`` is told of each call of something outside the project, by
+    qualified name or, for a method, as ``.method`` with the receiver first.
+    """
+
+    def __init__(
+        self,
+        locate: Callable[[Path, str], Path | None],
+        read: Callable[[Path], str | None],
+        watch: Callable[[str, list[Any], dict[str, Any], Place], Any] | None = None,
+        steps: int = _MAX_STEPS,
+    ) -> None:
+        super().__init__()
+        self.locate = locate
+        self.read = read
+        self.watch = watch
+        self.steps_left = steps
+        self.depth = 0
+        self.uncertain = 0
+        """How many conditions of unknown outcome stand around what is evaluated now."""
+        self.files: dict[Path, Namespace | None] = {}
+        self.place = Place(Path(), 0)
+        self.applied: set[int] = set()
+        """Functions that have run, by identity."""
+        self.entered: list[Any] = []
+        """Values of the ``with`` statements around what is evaluated now."""
+
+    # ------------------------------------------------------------------------------------------------- files
+
+    def file(self, path: Path, name: str = "") -> Namespace | None:
+        """The module at ``path``, its top level evaluated; None if it cannot be read."""
+        if path in self.files:
+            return self.files[path]
+        self.files[path] = None
+        text = self.read(path)
+        if text is None:
+            return None
+        try:
+            tree = ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError):
+            return None
+        scope = Scope({"__name__": name or path.stem}, None, path)
+        self.files[path] = namespace = Namespace(name, path, scope)
+        with self._certain():
+            self._tolerant(tree.body, scope)
+        return namespace
+
+    @contextmanager
+    def _certain(self) -> Iterator[None]:
+        """What an import defines does not depend on the conditions around the import."""
+        before, place = self.uncertain, self.place
+        self.uncertain = 0
+        try:
+            yield
+        finally:
+            self.uncertain, self.place = before, place
+
+    def _tolerant(self, body: Sequence[ast.stmt], scope: Scope) -> None:
+        """Runs the statements of a file; one that raises does not stop the others."""
+        for statement in body:
+            try:
+                self.run(statement, scope)
+            except (Stopped, Missing):
+                continue
+
+    def member(self, namespace: Namespace, name: str) -> Any:
+        """A variable or a submodule of a module of the project."""
+        if name in namespace.scope.variables:
+            return namespace.scope.variables[name]
+        path = self.locate(namespace.path, f"{namespace.name}.{name}") if namespace.name else None
+        if path is not None:
+            return self.file(path, f"{namespace.name}.{name}") or Unknown(f"module {name}")
+        if "__getattr__" in namespace.scope.variables or "*" in namespace.scope.variables:
+            return Unknown(f"{namespace.name}.{name}")
+        return External(f"{namespace.name}.{name}")
+
+    def imported(self, name: str, scope: Scope) -> Any:
+        """What ``import name`` gives, for the last part of the name."""
+        path = self.locate(scope.path, name)
+        if path is None or name.split(".", maxsplit=1)[0] in {"torch", "numpy"}:
+            return External(name)
+        return self.file(path, name) or External(name)
+
+    # -------------------------------------------------------------------------------------------- statements
+
+    def body(self, statements: Sequence[ast.stmt], scope: Scope) -> None:
+        """Runs statements in order."""
+        for statement in statements:
+            self.run(statement, scope)
+
+    def run(self, node: ast.stmt, scope: Scope) -> None:
+        """Runs one statement."""
+        self._count(node, scope)
+        method = _STATEMENTS.get(type(node))
+        if method is not None:
+            method(self, node, scope)
+
+    def _count(self, node: ast.stmt | ast.expr, scope: Scope) -> None:
+        self.steps_left -= 1
+        if self.steps_left < 0:
+            raise TooMuch
+        self.place = Place(scope.path, node.lineno)
+
+    def _expression(self, node: ast.Expr, scope: Scope) -> None:
+        self.value(node.value, scope)
+
+    def _assign(self, node: ast.Assign, scope: Scope) -> None:
+        value = self.value(node.value, scope)
+        for target in node.targets:
+            self.store(target, value, scope)
+
+    def _annotated(self, node: ast.AnnAssign, scope: Scope) -> None:
+        if node.value is not None:
+            self.store(node.target, self.value(node.value, scope), scope)
+
+    def _augmented(self, node: ast.AugAssign, scope: Scope) -> None:
+        old = self.value(node.target, scope)
+        added = self.value(node.value, scope)
+        if isinstance(old, ModuleObject) and isinstance(node.op, ast.Add):
+            self.call(Method(old, "extend"), [added], {})
+            return
+        self.store(node.target, natives.binary(type(node.op).__name__, old, added), scope)
+
+    def store(self, target: ast.expr, value: Any, scope: Scope) -> None:
+        """Binds ``target``."""
+        if isinstance(target, ast.Name):
+            self._bind(scope.home(target.id).variables, target.id, value)
+        elif isinstance(target, ast.Attribute):
+            self.set_attribute(self.value(target.value, scope), target.attr, value)
+        elif isinstance(target, ast.Subscript):
+            self._set_item(self.value(target.value, scope), self.value(target.slice, scope), value)
+        elif isinstance(target, ast.Starred):
+            self.store(target.value, value, scope)
+        elif isinstance(target, (ast.Tuple, ast.List)):
+            self._unpack(target.elts, value, scope)
+
+    @staticmethod
+    def _bind(variables: dict[str, Any], name: str, value: Any) -> None:
+        variables[name] = value
+
+    def _unpack(self, targets: list[ast.expr], value: Any, scope: Scope) -> None:
+        try:
+            values: list[Any] = natives.sequence(value)
+        except Missing:
+            values = [self.part(value)] * len(targets)
+        starred = [index for index, each in enumerate(targets) if isinstance(each, ast.Starred)]
+        if starred:
+            first, after = starred[0], len(targets) - starred[0] - 1
+            middle = values[first : len(values) - after]
+            values = [*values[:first], Items(middle), *values[len(values) - after :]]
+        if len(values) != len(targets):
+            values = [Unknown("unpacking")] * len(targets)
+        for target, each in zip(targets, values):
+            self.store(target, each, scope)
+
+    @staticmethod
+    def part(value: Any) -> Any:
+        """An element of something whose elements are not known."""
+        if isinstance(value, Unknown):
+            return value
+        if isinstance(value, (Tensor, External)):
+            return Tensor(None)
+        known = isinstance(value, (list, tuple)) and all(isinstance(each, (int, float, str)) for each in value)
+        return PLAIN if known else Unknown("an element")
+
+    def set_attribute(self, receiver: Any, name: str, value: Any) -> None:
+        """``receiver.name = value``."""
+        if isinstance(receiver, (ClassObject, Parameter)):
+            receiver.attributes[name] = value
+        elif isinstance(receiver, Namespace):
+            receiver.scope.variables[name] = value
+        elif isinstance(receiver, Instance):
+            setter = receiver.cls.find(name) if isinstance(receiver.cls, ClassObject) else None
+            if isinstance(setter, FunctionObject) and setter.kind == "property":
+                return
+            before = receiver.attributes.get(name)
+            if self.uncertain and before is not value and isinstance(receiver, ModuleObject):
+                value = self._either(before, value)
+            self.replace_head(receiver, name, value)
+            receiver.attributes[name] = value
+
+    @staticmethod
+    def _either(before: Any, value: Any) -> Any:
+        if before == value and not isinstance(value, (ModuleObject, Parameter)):
+            return value
+        doubtful = may_hold_module(before) or may_hold_module(value)
+        return Unknown("depends on a condition of unknown outcome", plain=not doubtful)
+
+    def _set_item(self, receiver: Any, key: Any, value: Any) -> None:
+        if (isinstance(receiver, dict) and not isinstance(key, Unknown) and _is_hashable(key)) or (
+            isinstance(receiver, list) and isinstance(key, int) and -len(receiver) <= key < len(receiver)
+        ):
+            receiver[key] = value
+        elif isinstance(receiver, ModuleObject):
+            self._set_member(receiver, key, value)
+        elif isinstance(receiver, Items):
+            receiver.doubt = "an item of unknown position was replaced"
+
+    @staticmethod
+    def _set_member(receiver: ModuleObject, key: Any, value: Any) -> None:
+        if isinstance(key, str):
+            if key in receiver.keys:
+                receiver.items[receiver.keys.index(key)] = value
+            else:
+                receiver.keys.append(key)
+                receiver.items.append(value)
+        elif isinstance(key, int) and -len(receiver.items) <= key < len(receiver.items):
+            receiver.items[key] = value
+        else:
+            receiver.doubt = "a member of unknown position was replaced"
+
+    def _if(self, node: ast.If, scope: Scope) -> None:
+        condition = self.truth(self.value(node.test, scope))
+        if condition is None:
+            self._both(node, scope)
+        else:
+            self.body(node.body if condition else node.orelse, scope)
+
+    def _both(self, node: ast.If, scope: Scope) -> None:
+        """Runs both branches of a condition that is not known, unless one of them ends the program."""
+        branches = [branch for branch in (node.body, node.orelse) if not _only_complains(branch)]
+        if len(branches) == 1 and not node.orelse and branches[0] is node.orelse:
+            return
+        before = dict(scope.variables)
+        results, returned = [], []
+        self.uncertain += 1
+        try:
+            for branch in branches:
+                scope.variables.clear()
+                scope.variables.update(before)
+                try:
+                    self.body(branch, scope)
+                except _Return as end:
+                    returned.append(end.value)
+                    continue
+                except (Stopped, Missing):
+                    pass
+                results.append(dict(scope.variables))
+        finally:
+            self.uncertain -= 1
+        scope.variables.clear()
+        scope.variables.update(self._joined(results) if results else before)
+        if returned:
+            self.returned.append((id(scope), returned))
+            if not results:
+                raise _Return(self.join(returned))
+
+    def _joined(self, results: list[dict[str, Any]]) -> dict[str, Any]:
+        names = dict.fromkeys(name for each in results for name in each)
+        joined = {}
+        for name in names:
+            values = [each[name] for each in results if name in each]
+            joined[name] = self.join(values)
+        return joined
+
+    def join(self, values: list[Any]) -> Any:
+        """What is one of ``values``, nobody knows which."""
+        first = values[0]
+        if all(_is_same(first, each) for each in values[1:]):
+            return first
+        if all(_has_no_parameters(each) for each in values):
+            return next((each for each in values if isinstance(each, ModuleObject)), PLAIN)
+        doubtful = any(may_hold_module(each) or isinstance(each, (list, tuple, dict, Instance)) for each in values)
+        callables = any(not isinstance(each, (int, float, str, Unknown, Tensor, type(None))) for each in values)
+        return Unknown("depends on a condition of unknown outcome", plain=not doubtful and not callables)
+
+    def truth(self, value: Any) -> bool | None:
+        """Whether ``value`` counts as true; None if that is not known."""
+        if isinstance(value, (Unknown, Tensor, External)):
+            return None
+        if isinstance(value, Items) and value.doubt:
+            return None
+        if isinstance(value, ModuleObject) and isinstance(value.cls, External):
+            return bool(value.items) if value.cls.name.endswith(("List", "Dict", "Sequential")) else True
+        if isinstance(value, Instance):
+            return True
+        return bool(value)
+
+    def _for(self, node: ast.For, scope: Scope) -> None:
+        iterated = self.value(node.iter, scope)
+        if _only_trains(node):
+            self._tell("for", [iterated], {})
+        try:
+            values: list[Any] | None = natives.sequence(iterated)
+        except Missing:
+            values = None
+        if values is not None and len(values) <= _MAX_ROUNDS and not self._is_training(node, values):
+            self._rounds(node, values, scope)
+            return
+        uncertain = values is None and not _only_trains(node)
+        before = dict(scope.variables)
+        self.uncertain += uncertain
+        try:
+            self._rounds(node, [self.part(iterated) if values is None else values[0]], scope)
+        finally:
+            self.uncertain -= uncertain
+        self._forget_rounds(before, scope)
+
+    def _forget_rounds(self, before: dict[str, Any], scope: Scope) -> None:
+        """What a loop changes that has not run to its end is unknown after it."""
+        scope.variables.update(self._joined([before, dict(scope.variables)]))
+
+    @staticmethod
+    def _is_training(node: ast.For, values: list[Any]) -> bool:
+        """A loop over many numbers that runs a backward need not be run more than once."""
+        return len(values) > 1 and _only_trains(node)
+
+    def _rounds(self, node: ast.For, values: list[Any], scope: Scope) -> None:
+        for each in values:
+            self.store(node.target, each, scope)
+            try:
+                self.body(node.body, scope)
+            except _Break:
+                return
+            except _Continue:
+                continue
+        self.body(node.orelse, scope)
+
+    def _while(self, node: ast.While, scope: Scope) -> None:
+        before = dict(scope.variables)
+        for _ in range(_MAX_ROUNDS):
+            condition = self.truth(self.value(node.test, scope))
+            if condition is False:
+                self.body(node.orelse, scope)
+                return
+            endless = condition is None or isinstance(node.test, ast.Constant)
+            self.uncertain += condition is None
+            try:
+                self.body(node.body, scope)
+            except _Break:
+                return
+            except _Continue:
+                pass
+            finally:
+                self.uncertain -= condition is None
+            if endless and (condition is None or _only_trains(node)):
+                self._forget_rounds(before, scope)
+                return
+
+    def _with(self, node: ast.With, scope: Scope) -> None:
+        count = len(self.entered)
+        for item in node.items:
+            value = self.value(item.context_expr, scope)
+            self.entered.append(value)
+            if item.optional_vars is not None:
+                self.store(item.optional_vars, value, scope)
+        try:
+            self.body(node.body, scope)
+        finally:
+            del self.entered[count:]
+
+    def _try(self, node: ast.Try, scope: Scope) -> None:
+        try:
+            self.body(node.body, scope)
+            self.body(node.orelse, scope)
+        except (_Raised, Missing):
+            if node.handlers:
+                self.body(node.handlers[0].body, scope)
+        finally:
+            self.body(node.finalbody, scope)
+
+    def _return(self, node: ast.Return, scope: Scope) -> None:
+        raise _Return(self.value(node.value, scope) if node.value is not None else None)
+
+    def _raise(self, _node: ast.Raise, _scope: Scope) -> None:
+        raise _Raised
+
+    def _break(self, _node: ast.Break, _scope: Scope) -> None:
+        raise _Break
+
+    def _continue(self, _node: ast.Continue, _scope: Scope) -> None:
+        raise _Continue
+
+    def _delete(self, node: ast.Delete, scope: Scope) -> None:
+        for target in node.targets:
+            if isinstance(target, ast.Name):
+                scope.variables.pop(target.id, None)
+            elif isinstance(target, ast.Attribute):
+                receiver = self.value(target.value, scope)
+                if isinstance(receiver, Instance):
+                    self.replace_head(receiver, target.attr, None)
+                    receiver.attributes.pop(target.attr, None)
+            elif isinstance(target, ast.Subscript):
+                receiver = self.value(target.value, scope)
+                if isinstance(receiver, ModuleObject):
+                    receiver.doubt = "a member is deleted"
+                elif isinstance(receiver, Items):
+                    receiver.doubt = "an item is deleted"
+
+    def _outward(self, node: ast.Global | ast.Nonlocal, scope: Scope) -> None:
+        scope.outward.update(node.names)
+
+    def _import(self, node: ast.Import, scope: Scope) -> None:
+        for alias in node.names:
+            if alias.asname is not None:
+                scope.variables[alias.asname] = self.imported(alias.name, scope)
+                continue
+            top = alias.name.split(".")[0]
+            scope.variables[top] = self.imported(top, scope)
+            if top != alias.name:
+                self.imported(alias.name, scope)
+
+    def _import_from(self, node: ast.ImportFrom, scope: Scope) -> None:
+        origin = self._origin(node, scope)
+        for alias in node.names:
+            if alias.name == "*":
+                self._star(origin, scope)
+                continue
+            value = self._from(origin, alias.name, scope)
+            scope.variables[alias.asname or alias.name] = value
+
+    def _origin(self, node: ast.ImportFrom, scope: Scope) -> str:
+        if not node.level:
+            return node.module or ""
+        namespace = self.files.get(scope.file.path)
+        name = namespace.name if namespace is not None else ""
+        parts = name.split(".") if name else []
+        is_package = scope.path.name == "__init__.py"
+        kept = parts[: len(parts) - node.level + is_package]
+        return ".".join([*kept, *([node.module] if node.module else [])])
+
+    def _from(self, origin: str, name: str, scope: Scope) -> Any:
+        namespace = self.imported(origin, scope) if origin else None
+        if isinstance(namespace, Namespace):
+            return self.member(namespace, name)
+        return External(f"{origin}.{name}")
+
+    def _star(self, origin: str, scope: Scope) -> None:
+        namespace = self.imported(origin, scope)
+        if isinstance(namespace, Namespace):
+            hidden = {"__name__"}
+            values = namespace.scope.variables
+            names = values.get("__all__") if isinstance(values.get("__all__"), list) else None
+            wanted = names if names is not None else [name for name in values if not name.startswith("_")]
+            scope.variables.update({name: values[name] for name in wanted if name in values and name not in hidden})
+
+    def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef, scope: Scope) -> None:
+        function = self._closure(node, scope)
+        value: Any = function
+        for decorator in reversed(node.decorator_list):
+            value = self._decorated(value, decorator, scope)
+        scope.variables[node.name] = value
+
+    def _closure(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, scope: Scope) -> FunctionObject:
+        defaults = [self.value(each, scope) for each in node.args.defaults]
+        keywords = {
+            argument.arg: self.value(default, scope)
+            for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults)
+            if default is not None
+        }
+        return FunctionObject(node, scope, defaults, keywords)
+
+    def _decorated(self, value: Any, decorator: ast.expr, scope: Scope) -> Any:
+        """The function under a decorator; one from outside is taken to leave it as it is."""
+        name = decorator.id if isinstance(decorator, ast.Name) else getattr(decorator, "attr", "")
+        kind = {"staticmethod": "static", "classmethod": "class", "property": "property", "cached_property": "property"}
+        if name in kind and isinstance(value, FunctionObject):
+            value.kind = kind[name]
+            return value
+        if name == "setter":
+            return scope.variables.get(value.name, value) if isinstance(value, FunctionObject) else value
+        return value
+
+    def _class(self, node: ast.ClassDef, scope: Scope) -> None:
+        bases = [self.value(base, scope) for base in node.bases]
+        inner = Scope({}, scope, scope.path)
+        created = ClassObject(node.name, node, scope, [each for each in bases if each != External("object")])
+        self._tolerant(node.body, inner)
+        created.attributes = inner.variables
+        for each in inner.variables.values():
+            if isinstance(each, FunctionObject) and each.owner is None:
+                each.owner = created
+                each.scope = scope
+        created.fields = [
+            each.target.id
+            for each in node.body
+            if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+        ]
+        text = " ".join(ast.unparse(each) for each in node.decorator_list)
+        named_tuple = any(isinstance(each, External) and each.name.endswith("NamedTuple") for each in bases)
+        inherited = any(isinstance(each, ClassObject) and each.is_dataclass for each in created.mro())
+        created.is_dataclass = "dataclass" in text or "define" in text or "attr.s" in text or named_tuple or inherited
+        scope.variables[node.name] = created
+
+    # ------------------------------------------------------------------------------------------- expressions
+
+    def value(self, node: ast.expr, scope: Scope) -> Any:
+        """The value of an expression."""
+        self._count(node, scope)
+        method = _EXPRESSIONS.get(type(node))
+        if method is None:
+            return Unknown(f"{type(node).__name__} at line {node.lineno}")
+        return method(self, node, scope)
+
+    def _constant(self, node: ast.Constant, _scope: Scope) -> Any:
+        return marked(node.value, self.place)
+
+    def _name(self, node: ast.Name, scope: Scope) -> Any:
+        try:
+            return scope.lookup(node.id)
+        except KeyError:
+            pass
+        if node.id in natives.BUILTINS or node.id in self.special:
+            return External(f"builtins.{node.id}")
+        if node.id in {"object", "Exception", "NotImplemented", "Ellipsis", "type", "print", "open", "input"}:
+            return External("object") if node.id == "object" else External(f"builtins.{node.id}")
+        return Unknown(f"name {node.id}")
+
+    def _attribute(self, node: ast.Attribute, scope: Scope) -> Any:
+        return self.attribute(self.value(node.value, scope), node.attr)
+
+    def _elements(self, nodes: Sequence[ast.expr], scope: Scope) -> Items:
+        result = Items()
+        for node in nodes:
+            if not isinstance(node, ast.Starred):
+                result.append(self.value(node, scope))
+                continue
+            try:
+                result.extend(natives.sequence(self.value(node.value, scope)))
+            except Missing:
+                result.doubt = "elements of unknown number"
+        return result
+
+    def _list(self, node: ast.List, scope: Scope) -> Any:
+        return self._elements(node.elts, scope)
+
+    def _tuple(self, node: ast.Tuple, scope: Scope) -> Any:
+        items = self._elements(node.elts, scope)
+        return Unknown(items.doubt) if items.doubt else tuple(items)
+
+    def _set(self, node: ast.Set, scope: Scope) -> Any:
+        items = self._elements(node.elts, scope)
+        return {each for each in items if _is_hashable(each)}
+
+    def _dict(self, node: ast.Dict, scope: Scope) -> Any:
+        result: dict[Any, Any] = {}
+        for key, item in zip(node.keys, node.values):
+            value = self.value(item, scope)
+            if key is None:
+                if not isinstance(value, dict):
+                    return Unknown("a dict that is partly unknown")
+                result.update(value)
+                continue
+            name = self.value(key, scope)
+            if isinstance(name, Unknown) or not _is_hashable(name):
+                return Unknown("a dict with unknown keys")
+            result[name] = value
+        return result
+
+    def _binary(self, node: ast.BinOp, scope: Scope) -> Any:
+        left, right = self.value(node.left, scope), self.value(node.right, scope)
+        return natives.binary(type(node.op).__name__, left, right)
+
+    def _unary(self, node: ast.UnaryOp, scope: Scope) -> Any:
+        value = self.value(node.operand, scope)
+        if isinstance(node.op, ast.Not):
+            truth = self.truth(value)
+            return PLAIN if truth is None else not truth
+        if isinstance(value, Tensor):
+            return value
+        if not isinstance(value, (int, float)):
+            return PLAIN
+        return -value if isinstance(node.op, ast.USub) else value
+
+    def _compare(self, node: ast.Compare, scope: Scope) -> Any:
+        left = self.value(node.left, scope)
+        result: Any = True
+        for operation, right_node in zip(node.ops, node.comparators):
+            right = self.value(right_node, scope)
+            part = natives.comparison(type(operation).__name__, left, right)
+            if part is False:
+                return False
+            if isinstance(part, Unknown):
+                result = PLAIN
+            left = right
+        return result
+
+    def _boolean(self, node: ast.BoolOp, scope: Scope) -> Any:
+        is_or = isinstance(node.op, ast.Or)
+        value: Any = None
+        unknown = False
+        seen = []
+        for each in node.values:
+            value = self.value(each, scope)
+            seen.append(value)
+            truth = self.truth(value)
+            if truth is None:
+                unknown = True
+            elif truth == is_or:
+                break
+        else:
+            return self.join(seen) if unknown else value
+        return self.join(seen) if unknown and is_or else (PLAIN if unknown and truth is None else value)
+
+    def _conditional(self, node: ast.IfExp, scope: Scope) -> Any:
+        condition = self.truth(self.value(node.test, scope))
+        if condition is None:
+            self.uncertain += 1
+            try:
+                return self.join([self.value(node.body, scope), self.value(node.orelse, scope)])
+            finally:
+                self.uncertain -= 1
+        return self.value(node.body if condition else node.orelse, scope)
+
+    def _subscript(self, node: ast.Subscript, scope: Scope) -> Any:
+        return self.item(self.value(node.value, scope), self.value(node.slice, scope))
+
+    def _slice(self, node: ast.Slice, scope: Scope) -> Any:
+        parts = [None if each is None else self.value(each, scope) for each in (node.lower, node.upper, node.step)]
+        return slice(*parts) if all(each is None or isinstance(each, int) for each in parts) else PLAIN
+
+    def _text(self, node: ast.JoinedStr, scope: Scope) -> Any:
+        parts = []
+        for each in node.values:
+            if isinstance(each, ast.Constant):
+                parts.append(str(each.value))
+                continue
+            value = self.value(each.value, scope) if isinstance(each, ast.FormattedValue) else PLAIN
+            if not isinstance(value, (str, int, float)) or getattr(each, "format_spec", None):
+                return PLAIN
+            parts.append(str(value))
+        return "".join(parts)
+
+    def _lambda(self, node: ast.Lambda, scope: Scope) -> Any:
+        return self._closure(node, scope)
+
+    def _comprehension(self, node: ast.ListComp | ast.GeneratorExp | ast.SetComp, scope: Scope) -> Any:
+        result = Items()
+        inner = Scope({}, scope, scope.path, scope.owner, scope.receiver)
+        self._generate(node.generators, inner, lambda: result.append(self.value(node.elt, inner)), result)
+        return result
+
+    def _dict_comprehension(self, node: ast.DictComp, scope: Scope) -> Any:
+        result: dict[Any, Any] = {}
+        doubts = Items()
+        inner = Scope({}, scope, scope.path, scope.owner, scope.receiver)
+
+        def add() -> None:
+            key = self.value(node.key, inner)
+            if isinstance(key, Unknown) or not _is_hashable(key):
+                doubts.doubt = "a dict with unknown keys"
+                return
+            result[key] = self.value(node.value, inner)
+
+        self._generate(node.generators, inner, add, doubts)
+        return Unknown(doubts.doubt) if doubts.doubt else result
+
+    def _generate(
+        self, generators: list[ast.comprehension], scope: Scope, add: Callable[[], None], result: Items
+    ) -> None:
+        if not generators:
+            add()
+            return
+        first, rest = generators[0], generators[1:]
+        iterated = self.value(first.iter, scope)
+        try:
+            values = natives.sequence(iterated)
+        except Missing:
+            result.doubt = "elements of unknown number"
+            values = [self.part(iterated)]
+        for each in values[:_MAX_ROUNDS]:
+            self.store(first.target, each, scope)
+            truths = [self.truth(self.value(test, scope)) for test in first.ifs]
+            if False in truths:
+                continue
+            if None in truths:
+                result.doubt = "elements of unknown number"
+            self._generate(rest, scope, add, result)
+
+    def _named(self, node: ast.NamedExpr, scope: Scope) -> Any:
+        value = self.value(node.value, scope)
+        self.store(node.target, value, scope)
+        return value
+
+    def _starred(self, node: ast.Starred, scope: Scope) -> Any:
+        return self.value(node.value, scope)
+
+    def _awaited(self, node: ast.Await | ast.YieldFrom, scope: Scope) -> Any:
+        return self.value(node.value, scope)
+
+    def _yield(self, node: ast.Yield, scope: Scope) -> Any:
+        if node.value is not None:
+            self.value(node.value, scope)
+        return Unknown("a generator")
+
+    # -------------------------------------------------------------------------------------------------- calls
+
+    def _call(self, node: ast.Call, scope: Scope) -> Any:
+        callee = self._callee(node, scope)
+        arguments = self._elements(node.args, scope)
+        keywords: dict[str, Any] = {}
+        doubt = arguments.doubt
+        for keyword in node.keywords:
+            value = self.value(keyword.value, scope)
+            if keyword.arg is not None:
+                keywords[keyword.arg] = value
+            elif isinstance(value, dict):
+                keywords.update({str(name): each for name, each in value.items()})
+            elif isinstance(value, Instance):
+                doubt = "arguments of unknown value"
+            else:
+                doubt = "arguments of unknown value"
+        self.place = Place(scope.path, node.lineno)
+        if isinstance(callee, Unknown) and isinstance(node.func, ast.Attribute):
+            self._tell(f".{node.func.attr}", [callee, *arguments], keywords)
+        return self.call(callee, list(arguments), keywords, doubt=doubt)
+
+    def _callee(self, node: ast.Call, scope: Scope) -> Any:
+        if isinstance(node.func, ast.Name) and node.func.id == "super":
+            return Native("super", lambda *given: self._super(list(given), scope))
+        if isinstance(node.func, ast.Name) and node.func.id in {"locals", "vars"}:
+            return Native("locals", lambda *_given: Unknown("local variables"))
+        return self.value(node.func, scope)
+
+    @staticmethod
+    def _super(given: list[Any], scope: Scope) -> Any:
+        around: Scope | None = scope
+        while around is not None and around.owner is None:
+            around = around.parent
+        if len(given) == 2 and isinstance(given[0], ClassObject):
+            return SuperObject(given[0], given[1])
+        if around is None or around.owner is None:
+            return Unknown("super")
+        return SuperObject(around.owner, around.receiver)
+
+    def apply(self, function: FunctionObject, arguments: list[Any], keywords: dict[str, Any], receiver: Any) -> Any:
+        """Runs a function of the project and gives what it returns."""
+        if self.depth >= _MAX_DEPTH:
+            return Unknown("calls nested too deeply")
+        scope = Scope({}, function.scope, function.scope.path, function.owner, receiver)
+        self.bind(function, arguments, keywords, scope)
+        if isinstance(function.node, ast.Lambda):
+            return self.value(function.node.body, scope)
+        if _is_generator(function.node):
+            return Unknown("a generator")
+        self.depth += 1
+        self.applied.add(id(function))
+        mark = len(self.returned)
+        place = self.place
+        try:
+            self.body(function.node.body, scope)
+            result: Any = None
+        except _Return as end:
+            result = end.value
+        except RecursionError:
+            result = Unknown("calls nested too deeply")
+        finally:
+            self.depth -= 1
+            self.place = place
+        earlier = [value for owner, values in self.returned[mark:] if owner == id(scope) for value in values]
+        del self.returned[mark:]
+        return self.join([*earlier, result]) if earlier else result
+
+    def bind(self, function: FunctionObject, arguments: list[Any], keywords: dict[str, Any], scope: Scope) -> None:
+        """Binds parameters to arguments and defaults."""
+        given = dict(keywords)
+        parameters = function.node.args
+        positional = [*parameters.posonlyargs, *parameters.args]
+        variables = scope.variables
+        for parameter, default in zip(reversed(positional), reversed(function.defaults)):
+            variables[parameter.arg] = default
+        variables.update(function.keyword_defaults)
+        for parameter, value in zip(positional, arguments):
+            variables[parameter.arg] = value
+        if parameters.vararg is not None:
+            variables[parameters.vararg.arg] = tuple(arguments[len(positional) :])
+        for parameter in [*positional, *parameters.kwonlyargs]:
+            if parameter.arg in given:
+                variables[parameter.arg] = given.pop(parameter.arg)
+            variables.setdefault(parameter.arg, Unknown(f"argument {parameter.arg}"))
+        if parameters.kwarg is not None:
+            variables[parameters.kwarg.arg] = given
+
+
+def _is_generator(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    stack: list[ast.AST] = list(node.body)
+    while stack:
+        each = stack.pop()
+        if isinstance(each, (ast.Yield, ast.YieldFrom)):
+            return True
+        if not isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)):
+            stack.extend(ast.iter_child_nodes(each))
+    return False
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_same(first: Any, other: Any) -> bool:
+    if first is other:
+        return True
+    simple = (int, float, str, type(None), External, tuple, Unknown)
+    return isinstance(first, simple) and type(first) is type(other) and bool(first == other)
+
+
+def _has_no_parameters(value: Any) -> bool:
+    """Whether it is certain that ``value`` brings no parameters along, and is not called to make a module either."""
+    if isinstance(value, ModuleObject):
+        return not value.parameters() and not value.doubts() and not value.shared
+    return value is None or isinstance(value, (int, float, str))
+
+
+def _only_complains(body: Sequence[ast.stmt]) -> bool:
+    """Whether a branch raises, or only prints."""
+    if not body:
+        return False
+    if isinstance(body[-1], ast.Raise):
+        return True
+    last = body[-1]
+    if not (isinstance(last, ast.Expr) and isinstance(last.value, ast.Call)):
+        return False
+    return ast.unparse(last.value.func) in {"sys.exit", "exit", "quit", "parser.error"}
+
+
+def _only_trains(node: ast.For | ast.While) -> bool:
+    """Whether the loop trains: it computes no network, it runs one."""
+    return any(
+        isinstance(each, ast.Attribute) and each.attr in {"backward", "zero_grad", "step", "no_grad"}
+        for statement in node.body
+        for each in ast.walk(statement)
+    )
+
+
+_STATEMENTS: dict[type[ast.stmt], Callable[[Evaluator, Any, Scope], None]] = {
+    ast.Expr: Evaluator._expression,
+    ast.Assign: Evaluator._assign,
+    ast.AnnAssign: Evaluator._annotated,
+    ast.AugAssign: Evaluator._augmented,
+    ast.If: Evaluator._if,
+    ast.For: Evaluator._for,
+    ast.While: Evaluator._while,
+    ast.With: Evaluator._with,
+    ast.Try: Evaluator._try,
+    ast.Return: Evaluator._return,
+    ast.Raise: Evaluator._raise,
+    ast.Break: Evaluator._break,
+    ast.Continue: Evaluator._continue,
+    ast.Delete: Evaluator._delete,
+    ast.Global: Evaluator._outward,
+    ast.Nonlocal: Evaluator._outward,
+    ast.Import: Evaluator._import,
+    ast.ImportFrom: Evaluator._import_from,
+    ast.FunctionDef: Evaluator._function,
+    ast.AsyncFunctionDef: Evaluator._function,
+    ast.ClassDef: Evaluator._class,
+}
+_EXPRESSIONS: dict[type[ast.expr], Callable[[Evaluator, Any, Scope], Any]] = {
+    ast.Constant: Evaluator._constant,
+    ast.Name: Evaluator._name,
+    ast.Attribute: Evaluator._attribute,
+    ast.List: Evaluator._list,
+    ast.Tuple: Evaluator._tuple,
+    ast.Set: Evaluator._set,
+    ast.Dict: Evaluator._dict,
+    ast.BinOp: Evaluator._binary,
+    ast.UnaryOp: Evaluator._unary,
+    ast.Compare: Evaluator._compare,
+    ast.BoolOp: Evaluator._boolean,
+    ast.IfExp: Evaluator._conditional,
+    ast.Subscript: Evaluator._subscript,
+    ast.Slice: Evaluator._slice,
+    ast.JoinedStr: Evaluator._text,
+    ast.Lambda: Evaluator._lambda,
+    ast.ListComp: Evaluator._comprehension,
+    ast.GeneratorExp: Evaluator._comprehension,
+    ast.SetComp: Evaluator._comprehension,
+    ast.DictComp: Evaluator._dict_comprehension,
+    ast.NamedExpr: Evaluator._named,
+    ast.Starred: Evaluator._starred,
+    ast.Await: Evaluator._awaited,
+    ast.YieldFrom: Evaluator._awaited,
+    ast.Yield: Evaluator._yield,
+    ast.Call: Evaluator._call,
+}

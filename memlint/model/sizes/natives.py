@@ -1,0 +1,315 @@
+"""Functions of Python and its library that the evaluation runs, or knows to return something plain."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from memlint.model.sizes.objects import (
+    PLAIN,
+    External,
+    Instance,
+    ModuleObject,
+    Parameter,
+    Tensor,
+    Unknown,
+    is_known,
+)
+
+_LARGEST = 100_000
+"""Elements of the longest sequence that is built; longer ones are unknown."""
+
+
+class Items(list[Any]):
+    """A list of the program. ``doubt`` says why it may hold something else."""
+
+    doubt: str = ""
+
+
+class Missing(Exception):
+    """The evaluation has to give up on this call."""
+
+
+def _pure(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` on known values; what it makes of unknown ones is a number or a text."""
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        if not all(is_known(each) and not isinstance(each, _OBJECTS) for each in [*arguments, *keywords.values()]):
+            return PLAIN
+        return function(*arguments, **keywords)
+
+    return call
+
+
+_OBJECTS = (Instance, Parameter, Tensor, External)
+
+
+def _range(*arguments: Any) -> Any:
+    if not all(isinstance(each, int) for each in arguments):
+        raise Missing
+    result = range(*arguments)
+    if len(result) > _LARGEST:
+        raise Missing
+    return result
+
+
+def sequence(value: Any) -> list[Any]:
+    """The elements of ``value``. Raises Missing if they are not known."""
+    if isinstance(value, ModuleObject) and (value.items or _is_container(value)):
+        if value.doubt:
+            raise Missing
+        return list(value.keys) if _named(value) else list(value.items)
+    if isinstance(value, Items) and value.doubt:
+        raise Missing
+    if isinstance(value, (list, tuple, set, frozenset, dict, range, str)):
+        return list(value)
+    if isinstance(value, Tensor) and value.shape and value.shape[0] <= 1024:
+        return [Tensor(value.shape[1:])] * value.shape[0]
+    raise Missing
+
+
+def _named(module: ModuleObject) -> bool:
+    return isinstance(module.cls, External) and module.cls.name.endswith(("ModuleDict", "ParameterDict"))
+
+
+def _is_container(module: ModuleObject) -> bool:
+    return isinstance(module.cls, External) and module.cls.name.endswith(("Sequential", "List", "Dict"))
+
+
+def _zip(*arguments: Any, **_keywords: Any) -> Items:
+    return Items(zip(*(_endless(each) for each in arguments)))
+
+
+def _endless(value: Any) -> Any:
+    return value if isinstance(value, itertools.count) else sequence(value)
+
+
+def _enumerate(value: Any, start: Any = 0) -> Items:
+    return Items(enumerate(sequence(value), start))
+
+
+def _length(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.shape[0] if value.shape else PLAIN
+    try:
+        return len(sequence(value))
+    except Missing:
+        return PLAIN
+
+
+def _listed(value: Any = ()) -> Any:
+    return Items(sequence(value))
+
+
+def _tuple(value: Any = ()) -> Any:
+    return tuple(sequence(value))
+
+
+def _set(value: Any = ()) -> Any:
+    return set(sequence(value))
+
+
+def _dict(*arguments: Any, **keywords: Any) -> Any:
+    if not arguments:
+        return dict(keywords)
+    first = arguments[0]
+    if isinstance(first, dict):
+        return {**first, **keywords}
+    return {**dict(tuple(each) for each in sequence(first)), **keywords}
+
+
+def _sum(value: Any, start: Any = 0) -> Any:
+    total = start
+    for each in sequence(value):
+        if not isinstance(each, (int, float, list, tuple)):
+            return PLAIN
+        total = total + each
+    return total
+
+
+def _any(value: Any) -> Any:
+    known = sequence(value)
+    return any(known) if is_known(known) else PLAIN
+
+
+def _all(value: Any) -> Any:
+    known = sequence(value)
+    return all(known) if is_known(known) else PLAIN
+
+
+def _reversed(value: Any) -> Items:
+    return Items(reversed(sequence(value)))
+
+
+def _product(values: Any, **_: Any) -> Any:
+    known = sequence(values)
+    return math.prod(known) if all(isinstance(each, (int, float)) for each in known) else PLAIN
+
+
+def _repeat(value: Any, times: Any = None) -> Items:
+    if not isinstance(times, int) or times > _LARGEST:
+        raise Missing
+    return Items([value] * times)
+
+
+def _linspace(start: Any, end: Any, steps: Any = 100, **_: Any) -> Items:
+    if not isinstance(steps, int) or steps > _LARGEST:
+        raise Missing
+    if not all(isinstance(each, (int, float)) for each in (start, end)):
+        return Items([PLAIN] * steps)
+    return Items(start + (end - start) * index / max(steps - 1, 1) for index in range(steps))
+
+
+def _chain(*arguments: Any) -> Items:
+    return Items(each for argument in arguments for each in sequence(argument))
+
+
+def _pairwise(value: Any) -> Items:
+    known = sequence(value)
+    return Items(zip(known, known[1:]))
+
+
+BUILTINS: dict[str, Callable[..., Any]] = {
+    "abs": _pure(abs),
+    "all": _all,
+    "any": _any,
+    "bool": _pure(bool),
+    "dict": _dict,
+    "divmod": _pure(divmod),
+    "enumerate": _enumerate,
+    "float": _pure(float),
+    "frozenset": _set,
+    "int": _pure(int),
+    "iter": _listed,
+    "len": _length,
+    "list": _listed,
+    "max": _pure(max),
+    "min": _pure(min),
+    "range": _range,
+    "repr": _pure(repr),
+    "reversed": _reversed,
+    "round": _pure(round),
+    "set": _set,
+    "str": _pure(str),
+    "sum": _sum,
+    "tuple": _tuple,
+    "zip": _zip,
+}
+LIBRARY: dict[str, Callable[..., Any]] = {
+    **{f"math.{name}": _pure(getattr(math, name)) for name in "ceil floor sqrt log log2 log10 exp cos sin gcd".split()},
+    "math.prod": _product,
+    "numpy.prod": _product,
+    "numpy.ceil": _pure(math.ceil),
+    "numpy.floor": _pure(math.floor),
+    "numpy.sqrt": _pure(math.sqrt),
+    "numpy.log2": _pure(math.log2),
+    "torch.linspace": _linspace,
+    "numpy.linspace": _linspace,
+    "itertools.chain": _chain,
+    "itertools.repeat": _repeat,
+    "itertools.pairwise": _pairwise,
+    "itertools.count": itertools.count,
+    "collections.OrderedDict": _dict,
+    "collections.abc.OrderedDict": _dict,
+    **{f"operator.{name}": _pure(getattr(operator, name)) for name in "add mul sub floordiv".split()},
+}
+CONSTANTS: dict[str, Any] = {"math.pi": math.pi, "math.inf": math.inf, "sys.maxsize": 2**63 - 1}
+PLAIN_MODULES = frozenset(
+    """
+    torch math numpy os sys time random logging warnings json re pathlib copy functools itertools operator string
+    datetime platform inspect typing collections enum abc uuid hashlib shutil subprocess socket tqdm wandb einops
+    """.split()
+)
+"""What these return, where nothing better is known, is no module of a network."""
+
+
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mult": operator.mul,
+    "Div": operator.truediv,
+    "FloorDiv": operator.floordiv,
+    "Mod": operator.mod,
+    "Pow": operator.pow,
+    "BitOr": operator.or_,
+    "BitAnd": operator.and_,
+    "BitXor": operator.xor,
+    "LShift": operator.lshift,
+    "RShift": operator.rshift,
+    "MatMult": operator.matmul,
+}
+_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "Eq": operator.eq,
+    "NotEq": operator.ne,
+    "Lt": operator.lt,
+    "LtE": operator.le,
+    "Gt": operator.gt,
+    "GtE": operator.ge,
+    "In": lambda left, right: left in right,
+    "NotIn": lambda left, right: left not in right,
+}
+
+
+def binary(name: str, left: Any, right: Any) -> Any:
+    """The value of an operator of :mod:`ast`."""
+    for each, other in ((left, right), (right, left)):
+        if isinstance(each, Tensor):
+            return Tensor(each.shape if isinstance(other, (int, float, Unknown)) else None)
+        if isinstance(each, Parameter):
+            return Tensor(None)
+    if isinstance(left, Unknown) or isinstance(right, Unknown):
+        return Unknown(getattr(left, "why", "") or getattr(right, "why", ""), plain=not _holds_objects(left, right))
+    if _is_too_long(name, left, right):
+        return PLAIN
+    try:
+        result = _OPERATORS[name](left, right)
+    except Exception:  # noqa: BLE001 - whatever is wrong with the program, its value is unknown
+        return Unknown("an operation on other objects", plain=not _holds_objects(left, right))
+    if type(result) is list:
+        result = Items(result)
+        result.doubt = getattr(left, "doubt", "") or getattr(right, "doubt", "")
+    return result
+
+
+def _holds_objects(*values: Any) -> bool:
+    return any(isinstance(each, (list, tuple, dict, Instance)) for each in values)
+
+
+def _is_too_long(name: str, left: Any, right: Any) -> bool:
+    if name == "Mult":
+        for text, count in ((left, right), (right, left)):
+            if isinstance(text, (str, list, tuple)) and isinstance(count, int):
+                return len(text) * count > _LARGEST
+        return False
+    return name in {"Pow", "LShift"} and isinstance(right, (int, float)) and abs(right) > 64
+
+
+def comparison(name: str, left: Any, right: Any) -> Any:
+    """The value of a comparison of :mod:`ast`."""
+    if name in {"Is", "IsNot"}:
+        return _identity(left, right, name == "IsNot")
+    if isinstance(left, Unknown) or isinstance(right, Unknown):
+        return PLAIN
+    if name in {"In", "NotIn"} and isinstance(right, ModuleObject):
+        return (left in right.keys) == (name == "In")
+    if name in {"In", "NotIn"} and not is_known(right):
+        return PLAIN
+    if isinstance(left, (Tensor, Parameter)) or isinstance(right, (Tensor, Parameter)):
+        return PLAIN
+    if isinstance(left, External) and isinstance(right, External) and left != right and name in {"Eq", "NotEq"}:
+        return name == "NotEq"
+    try:
+        return _COMPARISONS[name](left, right)
+    except Exception:  # noqa: BLE001 - as above
+        return PLAIN
+
+
+def _identity(left: Any, right: Any, negated: bool) -> Any:
+    if isinstance(left, Unknown) or isinstance(right, Unknown):
+        return PLAIN
+    if isinstance(left, External) and isinstance(right, External):
+        return (left == right) != negated
+    return ((left is right) or (isinstance(left, bool) and left == right and isinstance(right, bool))) != negated
