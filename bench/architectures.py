@@ -2,9 +2,9 @@
 
     python bench/architectures.py [OUT]
 
-Needs torch, transformers, timm, torchvision and diffusers. Nothing is downloaded and no weight is allocated: models are made
-on the meta device from the libraries' own configurations. For image models, one training forward of one sample of the
-default size is run there, and what autograd saves of it is counted (unique storages, parameters left out).
+Needs torch, transformers, timm, torchvision and diffusers. Nothing is downloaded and no weight is allocated: models are
+made on the meta device from the libraries' own configurations. For image models, one training forward of one sample of
+the default size is run there, and what autograd saves of it is counted (unique storages, parameters left out).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def image_entry(model: torch.nn.Module, size: int) -> dict[str, Any]:
 
 def torchvision_entries() -> Iterator[tuple[str, dict[str, Any]]]:
     """Classification models of torchvision."""
-    models = _torchvision_models()
+    models = torchvision_models()
     for name in models.list_models(module=models):
         builder = models.get_model_builder(name)
         extra = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
@@ -89,8 +89,8 @@ def torchvision_entries() -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"torchvision.models.{name}", image_entry(model, 299 if name.startswith("inception") else 224)
 
 
-def _torchvision_models() -> Any:
-    """``torchvision.models``, also where torchvision's operators were built for another torch: no model here needs them."""
+def torchvision_models() -> Any:
+    """``torchvision.models``, also where torchvision was built for another torch: no model here needs its operators."""
     register = torch.library.register_fake
     torch.library.register_fake = lambda *_given, **_named: lambda function: function
     try:
@@ -167,9 +167,13 @@ def main() -> None:
     warnings.simplefilter("ignore")
     table: dict[str, Any] = {}
     versions = {}
-    families = (("torchvision", torchvision_entries), ("timm", timm_entries))
-    families += (("transformers", transformers_entries), ("diffusers", diffusers_entries))
-    for library, entries in families:
+    families = {
+        "torchvision": torchvision_entries,
+        "timm": timm_entries,
+        "transformers": transformers_entries,
+        "diffusers": diffusers_entries,
+    }
+    for library, entries in families.items():
         found = dict(entries())
         table.update(found)
         versions[library] = importlib.import_module(library).__version__

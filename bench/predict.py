@@ -21,9 +21,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from memlint.capacity.devices import device
 from memlint.capacity.simulate.run import simulate
 from memlint.capacity.simulate.settings import Settings
+from memlint.model.sizes.devices import device
 
 SCRIPTS = Path(__file__).parent / "gpu_runs"
 OTHERS = ("xmem", "dnnmem", "schedtune", "llmem")

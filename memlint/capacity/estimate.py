@@ -7,19 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from memlint.capacity.devices import Device, UnknownDevice, device
 from memlint.files import absolute
 from memlint.messages import UserError
 from memlint.model.sizes.capacity import find_module
+from memlint.model.sizes.devices import Device, UnknownDevice, device
 from memlint.model.sizes.objects import Place
-from memlint.model.sizes.peak import Peak, estimate
+from memlint.model.sizes.peak import RESERVED, Peak, estimate, smaller_batch
 from memlint.model.sizes.reading import Fact, Reader, Reading
 
 FACTS = ("batch", "length", "image", "precision", "accumulation", "checkpointing")
 """What ``--set`` can say beside the names of command-line arguments."""
-RESERVED = 1.05
-"""Reserved bytes for each allocated one at the peak: what the caching allocator rounds up and cannot reuse. The interval of
-the estimate is much wider; ``--run`` simulates the allocator."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,9 @@ def estimate_script(script: Path, device_name: str | None, overrides: Mapping[st
     except UnknownDevice as error:
         raise UserError(str(error)) from error
     path = absolute(script)
-    reading = Reader(lambda origin, name: find_module(origin, path.parent, name), _text, overrides, 3_000_000).read(path)
+    reading = Reader(lambda origin, name: find_module(origin, path.parent, name), _text, overrides, 3_000_000).read(
+        path
+    )
     for name in FACTS:
         if name in overrides:
             reading.facts[name] = Fact(overrides[name], Place(Path("--set"), 0))
@@ -119,14 +118,3 @@ def _remedies(result: Estimate) -> list[Remedy]:
         if peak is not None and peak.activations is not None and peak.total.likely < before:
             found.append(Remedy(change, peak.total.likely, peak.total.likely * RESERVED <= usable))
     return found
-
-
-def smaller_batch(reading: Reading, usable: float) -> int | None:
-    """The largest micro-batch of the form batch / 2^n that fits; None if none does."""
-    batch = reading.value("batch")
-    while isinstance(batch, int) and batch >= 1:
-        peak = estimate(reading, batch=batch)
-        if peak is not None and peak.total.likely * RESERVED <= usable:
-            return batch
-        batch //= 2
-    return None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from memlint.capacity.estimate import FACTS, RESERVED, Estimate
+from memlint.capacity.estimate import FACTS, Estimate
 from memlint.config import shown
 from memlint.model.sizes.objects import Place
-from memlint.model.sizes.peak import Span
+from memlint.model.sizes.peak import RESERVED, Span
 
 _FACTS = (*FACTS, "parameters dtype", "optimizer", "adapter", "sharding", "offload", "finder", "trainer")
 

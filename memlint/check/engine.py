@@ -90,6 +90,7 @@ class _Check:
         self.least = least
         self.noqa = noqa
         self.enabled = settings.enabled_in(path, rules)
+        self.device = settings.device
         self.crashes: dict[str, Exception] = {}
 
     def run(self, project: Project, named: bool) -> FileResult:
@@ -133,12 +134,14 @@ class _Check:
 
     def _program(self, source: Source, project: Project) -> Program:
         try:
-            return project.program(self.path, source.text)
+            program = project.program(self.path, source.text)
         except libcst.ParserSyntaxError as error:
             raise _NotPython(_syntax_error(self.path, source, error)) from error
         except Exception as error:  # A bug in one file must not end the run.
             self._crashed("the program model", error)
             raise _NotPython(self._internal_error(source)) from error
+        program.device = self.device
+        return program
 
     def _findings(self, rule: Rule, program: Program, source: Source) -> list[Diagnostic]:
         try:

@@ -71,12 +71,13 @@ def overrides(settings: Sequence[str], words: Sequence[str] = ()) -> Mapping[str
 
 
 def _plain(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return {"true": True, "false": False}.get(text.lower(), text)
+    """A number or a truth value, where ``text`` is one."""
+    if text.lower() in {"true", "false"}:
+        return text.lower() == "true"
+    try:
+        return int(text) if text.lstrip("+-").isdigit() else float(text)
+    except ValueError:
+        return text
 
 
 def _print(result: Estimate, arguments: Arguments) -> None:

@@ -19,6 +19,8 @@ class Program:
 
     def __init__(self, module: Module) -> None:
         self.module = module
+        self.device: str | None = None
+        """The GPU that it is to run on, as the configuration calls it."""
 
     @property
     def path(self) -> Path:

@@ -5,6 +5,7 @@ The table is written by ``bench/architectures.py`` from the configurations of th
 
 from __future__ import annotations
 
+import itertools
 import json
 from functools import cache
 from pathlib import Path
@@ -127,7 +128,7 @@ def _model(name: str, entry: dict[str, Any], count: int, place: Place) -> Module
 
 
 def _attach(model: ModuleObject, path: list[str], value: ModuleObject) -> None:
-    for name, after in zip(path, path[1:]):
+    for name, after in itertools.pairwise(path):
         inner = ModuleObject(External("torch.nn.Sequential" if after.isdigit() else "torch.nn.Module"))
         _put(model, name, inner)
         model = inner
@@ -188,7 +189,7 @@ def _from_configuration(cls: str, arguments: list[Any], place: Place) -> ModuleO
 def _of_class(cls: str, entry: dict[str, Any], place: Place) -> ModuleObject:
     """The model of a class of transformers, or of ``AutoModelFor...``, in that configuration."""
     heads = entry.get("heads_of", {})
-    counts = {entry["class"]: entry["params"], **{name: count for name, count in heads.values()}}
+    counts = {entry["class"]: entry["params"], **dict(heads.values())}
     if cls == "AutoModel":
         count = entry["params"]
     elif cls.startswith("AutoModelFor"):

@@ -111,7 +111,9 @@ class Calls(ABC):
 
     # ------------------------------------------------------------------------------------------------- calling
 
-    def call(self, callee: Any, arguments: list[Any], keywords: dict[str, Any], doubt: str = "") -> Any:
+    def call(  # noqa: PLR0911 - one case after the other
+        self, callee: Any, arguments: list[Any], keywords: dict[str, Any], doubt: str = ""
+    ) -> Any:
         """What a call gives. ``doubt`` says why there may be other arguments."""
         if isinstance(callee, Native):
             return callee.call(*arguments, **keywords)
@@ -194,7 +196,7 @@ class Calls(ABC):
         for each in reversed(cls.mro()):
             if isinstance(each, ClassObject):
                 fields.update({name: each.attributes.get(name, PLAIN) for name in each.fields})
-        given = {**dict(zip(fields, arguments)), **keywords}
+        given = {**dict(zip(fields, arguments, strict=False)), **keywords}
         for name, default in fields.items():
             value = given.get(name, default)
             made = isinstance(value, Instance) and value.attributes.get("__default__")
@@ -313,7 +315,7 @@ class Calls(ABC):
     def replace_head(self, receiver: Instance, name: str, value: Any) -> None:
         """Called before ``receiver.name`` becomes ``value``: parts of a well-known model may be replaced."""
         if isinstance(receiver, ModuleObject) and receiver.entry is not None and name not in receiver.attributes:
-            if value is None or (natives.is_known(value) and not isinstance(value, (ModuleObject, Parameter))):
+            if value is None or (is_known(value) and not isinstance(value, (ModuleObject, Parameter))):
                 return
             receiver.doubt = f"{name} is replaced"
 
@@ -337,7 +339,7 @@ class Calls(ABC):
             return getattr(value, name, PLAIN)
         return Method(value, name)
 
-    def item(self, value: Any, key: Any) -> Any:
+    def item(self, value: Any, key: Any) -> Any:  # noqa: C901, PLR0911 - one case after the other
         """``value[key]``."""
         if isinstance(value, ModuleObject):
             return self._member_of(value, key)
@@ -347,7 +349,7 @@ class Calls(ABC):
             return Unknown(value.doubt)
         if isinstance(value, (list, tuple, dict, str, range)) and not isinstance(key, Unknown):
             try:
-                found = value[key]  # type: ignore[index]
+                found = value[key]
             except (LookupError, TypeError):
                 return Unknown("no such item")
             return Items(found) if type(found) in (list, Items) and isinstance(key, slice) else found
@@ -383,12 +385,12 @@ class Calls(ABC):
         short = name.removeprefix("builtins.")
         if name.startswith("builtins."):
             return self._builtin(short, arguments, keywords)
-        if doubt:
-            return Unknown(doubt)
         if layers.layer_name(name):
             module = ModuleObject(External(name), place=self.place)
             layers.build(module, name, arguments, keywords)
-            return module
+            return self._doubted(module, doubt)
+        if doubt:
+            return Unknown(doubt)
         known = _KNOWN.get(name)
         if known is not None:
             return known(self, arguments, keywords)
@@ -398,7 +400,9 @@ class Calls(ABC):
             return new_parser(name, arguments)
         return self._library(name, arguments, keywords)
 
-    def _library(self, name: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+    def _library(  # noqa: C901, PLR0911 - one case after the other
+        self, name: str, arguments: list[Any], keywords: dict[str, Any]
+    ) -> Any:
         last = name.rpartition(".")[2]
         if name in _WRAPPERS and arguments:
             return arguments[0]
@@ -581,7 +585,8 @@ class Calls(ABC):
 
     def _container_method(self, module: ModuleObject, name: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
         if name in {"keys", "values", "items"}:
-            views = {"keys": module.keys, "values": module.items, "items": list(zip(module.keys, module.items))}
+            pairs = list(zip(module.keys, module.items, strict=False))
+            views = {"keys": module.keys, "values": module.items, "items": pairs}
             return Items(views[name])
         given = [*arguments, *keywords.values()]
         if name in {"add_module", "register_module", "register_parameter"} and len(given) >= 2:
@@ -665,7 +670,7 @@ _PYTHON_TYPES: dict[str, Any] = {
 }
 
 
-def _is_instance(value: Any, kind: Any) -> bool | None:
+def _is_instance(value: Any, kind: Any) -> bool | None:  # noqa: PLR0911 - one case after the other
     """Whether ``value`` is an instance of ``kind``; None if that is not known."""
     if isinstance(value, Unknown):
         return None
@@ -708,7 +713,9 @@ def _shape(arguments: list[Any], keywords: dict[str, Any]) -> tuple[int, ...] | 
     return None
 
 
-def _tensor_method(receiver: Tensor | Parameter, name: str, arguments: list[Any]) -> Any:
+def _tensor_method(  # noqa: PLR0911 - one case after the other
+    receiver: Tensor | Parameter, name: str, arguments: list[Any]
+) -> Any:
     shape = receiver.shape
     if name in {"numel", "nelement"}:
         known = receiver.numel if isinstance(receiver, Parameter) else None if shape is None else prod(shape)

@@ -3,21 +3,89 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 
+from memlint.findings import Confidence
+from memlint.model.aliases import qualified_names
 from memlint.model.memo import query
 from memlint.model.program import Program
 from memlint.model.scopes import Module
-from memlint.model.sizes.objects import Place
-from memlint.model.sizes.reading import Reader, Reading
+from memlint.model.sizes.devices import UnknownDevice, device
+from memlint.model.sizes.objects import ModuleObject, Place
+from memlint.model.sizes.reading import Fact, Reader, Reading
 
-REFERENCE = 16 << 30
-"""Bytes of the card that is assumed where none is configured: what most small GPUs have."""
 _STEPS = 120_000
 """Nodes that are evaluated for the sake of rules; ``memlint estimate`` evaluates more."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """The GPU that a program is to run on."""
+
+    name: str
+    usable: int
+    """Bytes that a process can use."""
+    is_configured: bool
+
+
+REFERENCE = Card("a GPU of 16 GB", 16 << 30, is_configured=False)
+"""The card that is assumed where none is configured."""
+
+
+def card_of(program: Program) -> Card:
+    """The card of the configuration, or the one of reference."""
+    if program.device is None:
+        return REFERENCE
+    try:
+        known = device(program.device)
+    except UnknownDevice:
+        return REFERENCE
+    return Card(known.name, known.usable, is_configured=True)
+
+
+def confidence_of(*facts: Fact | None, models: Sequence[ModuleObject] = ()) -> Confidence:
+    """Likely; possible where something is a default that the command line may change."""
+    if any(fact is not None and fact.by_command_line for fact in facts):
+        return Confidence.POSSIBLE
+    if any("named on the command line" in model.attributes for model in models):
+        return Confidence.POSSIBLE
+    return Confidence.LIKELY
+
+
+def size_of_models(reading: Reading) -> int | None:
+    """Elements of the parameters of what is trained; None if that is not known."""
+    if not reading.trained or any(model.doubts() for model in reading.trained):
+        return None
+    return sum(model.count() for model in reading.trained)
+
+
+def says(reading: Reading, words: Collection[str]) -> bool:
+    """Whether a file of the program says one of ``words``, or a longer word that begins so."""
+    return any(word.startswith(tuple(words)) for word in reading.words)
+
+
+HALF_PRECISION = frozenset("autocast GradScaler fp16 bf16 float16 bfloat16 half mixed_precision precision amp".split())
+CHECKPOINTING = frozenset(
+    "checkpoint_sequential gradient_checkpointing use_checkpoint use_reentrant set_grad_checkpointing "
+    "apply_activation_checkpointing save_on_cpu activation_memory_budget grad_checkpointing checkpoint_activations "
+    "torch.utils.checkpoint offload".split()
+)
+ACCUMULATION = frozenset("gradient_accumulation accumulat grad_accum accum_ iters_to_accumulate no_sync".split())
+AUTOMATIC_BATCH = frozenset("find_executable_batch_size auto_find_batch_size scale_batch_size".split())
+COUPLED_BATCH = frozenset("contrastive info_nce InfoNCE logit_scale triplet SupCon".split())
+SHARDED = frozenset(
+    "FullyShardedDataParallel fully_shard deepspeed fsdp cpu_offload offload LoraConfig get_peft_model load_in_8bit "
+    "load_in_4bit BitsAndBytesConfig".split()
+)
+UNOBSERVABLE = (
+    "the peak is that of the whole step on the GPU; memlint estimate --run simulates it, and "
+    "torch.cuda.max_memory_allocated() measures it"
+)
 
 
 def training_of(program: Program) -> Reading | None:
@@ -89,3 +157,18 @@ def _rows_of(module: Module) -> dict[int, tuple[int, int]] | None:
 
 def _rows(module: Module) -> dict[int, tuple[int, int]]:
     return _rows_of(module) or {}
+
+
+def configuration_call(program: Program, arguments: Mapping[str, str]) -> tuple[cst.Call | None, str]:
+    """The call that configures the training, if it is one of those of ``arguments``, and the argument for it."""
+    for name, argument in arguments.items():
+        for call in program.calls(name):
+            known = qualified_names(call.callee)
+            if any(each.split(".")[0] in _FRAMEWORKS for each in known):
+                is_transformers = any(each.startswith("transformers.") for each in known)
+                if name != "Trainer" or not is_transformers:
+                    return call.node, argument
+    return None, ""
+
+
+_FRAMEWORKS = frozenset({"transformers", "trl", "accelerate", "lightning", "pytorch_lightning"})

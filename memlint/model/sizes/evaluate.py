@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +130,8 @@ class Evaluator(Calls):
     def _tolerant(self, body: Sequence[ast.stmt], scope: Scope) -> None:
         """Runs the statements of a file; one that raises does not stop the others."""
         for statement in body:
-            try:
+            with suppress(Stopped, Missing):
                 self.run(statement, scope)
-            except (Stopped, Missing):
-                continue
 
     def member(self, namespace: Namespace, name: str) -> Any:
         """A variable or a submodule of a module of the project."""
@@ -222,7 +220,7 @@ class Evaluator(Calls):
             values = [*values[:first], Items(middle), *values[len(values) - after :]]
         if len(values) != len(targets):
             values = [Unknown("unpacking")] * len(targets)
-        for target, each in zip(targets, values):
+        for target, each in zip(targets, values, strict=False):
             self.store(target, each, scope)
 
     @staticmethod
@@ -517,7 +515,7 @@ class Evaluator(Calls):
         defaults = [self.value(each, scope) for each in node.args.defaults]
         keywords = {
             argument.arg: self.value(default, scope)
-            for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults)
+            for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=False)
             if default is not None
         }
         return FunctionObject(node, scope, defaults, keywords)
@@ -606,7 +604,7 @@ class Evaluator(Calls):
 
     def _dict(self, node: ast.Dict, scope: Scope) -> Any:
         result: dict[Any, Any] = {}
-        for key, item in zip(node.keys, node.values):
+        for key, item in zip(node.keys, node.values, strict=False):
             value = self.value(item, scope)
             if key is None:
                 if not isinstance(value, dict):
@@ -637,7 +635,7 @@ class Evaluator(Calls):
     def _compare(self, node: ast.Compare, scope: Scope) -> Any:
         left = self.value(node.left, scope)
         result: Any = True
-        for operation, right_node in zip(node.ops, node.comparators):
+        for operation, right_node in zip(node.ops, node.comparators, strict=False):
             right = self.value(right_node, scope)
             part = natives.comparison(type(operation).__name__, left, right)
             if part is False:
@@ -662,7 +660,7 @@ class Evaluator(Calls):
                 break
         else:
             return self.join(seen) if unknown else value
-        return self.join(seen) if unknown and is_or else (PLAIN if unknown and truth is None else value)
+        return self.join(seen) if unknown and is_or else value
 
     def _conditional(self, node: ast.IfExp, scope: Scope) -> Any:
         condition = self.truth(self.value(node.test, scope))
@@ -829,10 +827,10 @@ class Evaluator(Calls):
         parameters = function.node.args
         positional = [*parameters.posonlyargs, *parameters.args]
         variables = scope.variables
-        for parameter, default in zip(reversed(positional), reversed(function.defaults)):
+        for parameter, default in zip(reversed(positional), reversed(function.defaults), strict=False):
             variables[parameter.arg] = default
         variables.update(function.keyword_defaults)
-        for parameter, value in zip(positional, arguments):
+        for parameter, value in zip(positional, arguments, strict=False):
             variables[parameter.arg] = value
         if parameters.vararg is not None:
             variables[parameters.vararg.arg] = tuple(arguments[len(positional) :])

@@ -312,7 +312,7 @@ def _bind(signature: str, arguments: list[Any], keywords: Mapping[str, Any]) -> 
             given[name] = _DEFAULTS.get(default, default)
     if len(arguments) > len(names):
         arguments = arguments[: len(names)]
-    given.update(zip(names, arguments))
+    given.update(zip(names, arguments, strict=False))
     given.update({_RENAMED.get(name, name): value for name, value in keywords.items()})
     return given
 

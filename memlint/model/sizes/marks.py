@@ -23,7 +23,7 @@ class MarkedFloat(float, Mark):
     """A number with its line."""
 
 
-class MarkedText(str, Mark):
+class MarkedText(str, Mark):  # noqa: SLOT000 - it has to remember its line
     """A text with its line."""
 
 

@@ -80,7 +80,7 @@ def _is_container(module: ModuleObject) -> bool:
 
 
 def _zip(*arguments: Any, **_keywords: Any) -> Items:
-    return Items(zip(*(_endless(each) for each in arguments)))
+    return Items(zip(*(_endless(each) for each in arguments), strict=False))
 
 
 def _endless(value: Any) -> Any:
@@ -169,7 +169,7 @@ def _chain(*arguments: Any) -> Items:
 
 def _pairwise(value: Any) -> Items:
     known = sequence(value)
-    return Items(zip(known, known[1:]))
+    return Items(itertools.pairwise(known))
 
 
 BUILTINS: dict[str, Callable[..., Any]] = {

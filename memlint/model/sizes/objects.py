@@ -96,7 +96,7 @@ class ModuleObject(Instance):
         """Everything that PyTorch would register, by name."""
         yield from self.attributes.items()
         names = self.keys if len(self.keys) == len(self.items) else map(str, range(len(self.items)))
-        yield from zip(names, self.items)
+        yield from zip(names, self.items, strict=False)
 
     def modules(self) -> Iterator[ModuleObject]:
         """It and the modules in it, each once."""

@@ -1,4 +1,4 @@
-"""An estimate of the peak of a training step, from what the program says. ``memlint estimate --run`` simulates it instead.
+"""An estimate of the peak of a training step, from what the program says. ``memlint estimate --run`` simulates it.
 
 Each part is an interval: what is known exactly has two equal ends, and what is unknown widens it.
 """
@@ -15,6 +15,10 @@ _HALF = frozenset({"float16", "half", "bfloat16"})
 GIB = 1 << 30
 _WORKSPACE = 64 << 20
 """Bytes of cuBLAS workspaces and small temporaries that the estimate allows for; their share is within the interval."""
+
+RESERVED = 1.05
+"""Reserved bytes for each allocated one at the peak: what the caching allocator rounds up and cannot reuse. The
+interval of the estimate is much wider; ``--run`` simulates the allocator."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,9 @@ class Peak:
         forward = states + at_backward
         backward = states + self.gradients + at_backward.scaled(0.35)
         step = states + self.gradients + self.temporary
-        ends = [max(each) for each in zip(*((s.low, s.likely, s.high) for s in (forward, backward, step)))]
-        return Span(ends[0], ends[1] + _WORKSPACE / 2, ends[2] + _WORKSPACE)
+        moments = (forward, backward, step)
+        likely = max(each.likely for each in moments) + _WORKSPACE / 2
+        return Span(max(each.low for each in moments), likely, max(each.high for each in moments) + _WORKSPACE)
 
 
 def bytes_of_parameters(model: ModuleObject) -> int:
@@ -165,3 +170,19 @@ def _transformer_saved(shape: tuple[int, int, int, int], length: int, half: bool
     blocks = length * width * element * layers + block if checkpointing else block * layers
     saved = float(blocks + logits)
     return Span(saved * 0.75, saved, saved * 1.5)
+
+
+def smaller_batch(reading: Reading, usable: float) -> int | None:
+    """The largest micro-batch of the form batch / 2^n that fits; None if none does."""
+    batch = reading.value("batch")
+    while isinstance(batch, int) and batch >= 1:
+        peak = estimate(reading, batch=batch)
+        if peak is not None and peak.total.likely * RESERVED <= usable:
+            return batch
+        batch //= 2
+    return None
+
+
+def shown_bytes(size: float) -> str:
+    """``size`` in binary units."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / (1 << 20):.0f} MiB"

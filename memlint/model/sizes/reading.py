@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,13 +165,15 @@ class Reader:
             return special
         model = known_model(name, arguments, keywords, place)
         if model is not None:
+            if any(isinstance(each, Mark) and each.by_command_line for each in [*arguments, *keywords.values()]):
+                model.attributes["named on the command line"] = True
             return model
         config = known_configuration(name, arguments, keywords)
         return NotImplemented if config is None else config
 
     def _special(self, name: str, last: str, arguments: list[Any], keywords: dict[str, Any], place: Place) -> Any:
         """What the frameworks make, as far as it says something about the training."""
-        top = name.split(".")[0]
+        top = name.split(".", maxsplit=1)[0]
         if last == "DataLoader" and "torch" in name:
             return self._loader(name, arguments, keywords, place)
         if last in OPTIMIZERS and (".optim" in name or top in {"bitsandbytes", "apex", "transformers", "deepspeed"}):
@@ -456,3 +458,19 @@ def _may_train(node: ast.AST) -> bool:
     return any(isinstance(each, ast.Attribute) and each.attr in words for each in ast.walk(node)) or any(
         isinstance(each, ast.Name) and each.id in words for each in ast.walk(node)
     )
+
+
+def has_blocks(models: Sequence[ModuleObject]) -> bool:
+    """Whether they are transformers or convolutional networks, whose blocks can be checkpointed."""
+    for model in models:
+        if model.entry is not None and ("layers" in model.entry or "saved" in model.entry):
+            return True
+        names = [each.cls.name for each in model.modules() if isinstance(each.cls, External)]
+        if any(name.rpartition(".")[2] in _BLOCKS for name in names):
+            return True
+    return False
+
+
+_BLOCKS = frozenset(
+    "Conv1d Conv2d Conv3d MultiheadAttention TransformerEncoder TransformerDecoder Transformer LayerNorm".split()
+)

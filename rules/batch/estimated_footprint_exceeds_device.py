@@ -1,0 +1,149 @@
+"""MEM303."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from memlint.findings import Claim, ClaimShape, Finding, Severity
+from memlint.model.program import Program
+from memlint.model.sizes.capacity import (
+    AUTOMATIC_BATCH,
+    SHARDED,
+    UNOBSERVABLE,
+    call_at,
+    card_of,
+    confidence_of,
+    says,
+    training_of,
+)
+from memlint.model.sizes.peak import estimate, shown_bytes
+from memlint.rule import Rule
+
+_MARGIN = 1.15
+"""The estimate must exceed the device by this factor."""
+
+
+class EstimatedFootprintExceedsDevice(Rule):
+    """A training step is estimated to need more memory than the GPU of the configuration has.
+
+    ## What it does
+    Adds up parameters, gradients, the state of the optimizer and what autograd saves for one micro-batch, and compares
+    the sum with the device that is configured (`device = "t4"` in
+        `[tool.memlint]`; without one, 16 GB).
+
+    It speaks only where the architecture, the batch and the sequence length or image size are known, and only where
+    the estimate exceeds the device by 15 %. Sharded, offloaded, quantised and adapted models are left alone, and so
+    are programs that look for a batch that fits.
+
+    ## Why is this bad?
+    The run ends with an out-of-memory error in its first steps. Training in float32 with Adam takes 16 bytes for each
+    parameter before anything is saved for the backward: 5.6 GB for 350 million of them.
+
+    ## Example
+    ```python
+    model = torchvision.models.convnext_large()
+    loader = DataLoader(dataset, batch_size=512)
+    ```
+
+    ## Use instead
+    ```python
+    loader = DataLoader(dataset, batch_size=64)  # and accumulate the gradients of eight
+    ```
+    In this order: smaller micro-batches with accumulation, mixed precision, activation checkpointing, an optimizer
+    with less state, adapters, sharding or offloading, a larger GPU. `memlint estimate` prints the peak with each.
+
+    ## Fix safety
+    There is no fix: which of the changes suits is for you to say.
+
+    ## When to ignore
+    When the script runs on a larger GPU than the configuration says.
+
+    ## References
+    - [Model memory anatomy](https://huggingface.co/docs/transformers/model_memory_anatomy)
+    - [Reducing activation recomputation (Korthikanti et al., 2022)](https://arxiv.org/abs/2205.05198)
+    """
+
+    code = "MEM303"
+    name = "estimated-footprint-exceeds-device"
+    severity = Severity.WARNING
+    default = False
+    gate = frozenset({"backward", "manual_backward", "Trainer"})
+    positive = (
+        """
+import torch, torchvision
+from torch.utils.data import DataLoader
+def train(dataset):
+    model = torchvision.models.resnet50().cuda()
+    optimizer = torch.optim.AdamW(model.parameters())
+    crop = torchvision.transforms.RandomResizedCrop(224)
+    for x, y in DataLoader(dataset, batch_size=4096):  # MEM303
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+        """
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, Trainer, TrainingArguments
+model = AutoModelForCausalLM.from_config(GPT2Config())
+tokenizer = AutoTokenizer.from_pretrained("gpt2")
+def encode(batch):
+    return tokenizer(batch["text"], padding="max_length", max_length=1024)
+data = load("texts").map(encode)
+args = TrainingArguments("out", per_device_train_batch_size=64)  # MEM303
+Trainer(model=model, args=args, train_dataset=data).train()
+""",
+    )
+    negative = (
+        """
+import torch, torchvision
+from torch.utils.data import DataLoader
+def train(dataset):
+    model = torchvision.models.resnet18().cuda()
+    optimizer = torch.optim.AdamW(model.parameters())
+    crop = torchvision.transforms.RandomResizedCrop(224)
+    for x, y in DataLoader(dataset, batch_size=64):
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+        """
+import torch, torchvision
+from torch.utils.data import DataLoader
+def train(dataset):
+    model = torchvision.models.resnet50().cuda()
+    optimizer = torch.optim.AdamW(model.parameters())
+    for x, y in DataLoader(dataset, batch_size=4096):
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+    )
+
+    def check(self, program: Program) -> Iterator[Finding]:
+        card = card_of(program)
+        reading = training_of(program)
+        if reading is None or says(reading, AUTOMATIC_BATCH | SHARDED):
+            return
+        peak = estimate(reading)
+        batch = reading.facts.get("batch")
+        if peak is None or not peak.is_complete or batch is None or peak.total.likely <= _MARGIN * card.usable:
+            return
+        node = call_at(program, batch.place, "DataLoader", "TrainingArguments")
+        place = reading.trained[0].place
+        if node is None and place is not None:
+            node = call_at(program, place)
+        if node is not None:
+            gradients = f"{shown_bytes(peak.gradients.likely)} of gradients"
+            parts = f"{shown_bytes(peak.parameters.likely)} of parameters, {gradients}"
+            states = f"{shown_bytes(peak.optimizer.likely)} of optimizer state"
+            saved = f"{shown_bytes(peak.activations.likely if peak.activations else 0)} saved for the backward"
+            yield self.finding(
+                node,
+                f"a step is estimated to need {shown_bytes(peak.total.likely)}, {card.name} has "
+                f"{shown_bytes(card.usable)}: {parts}, {states}, {saved}",
+                holds="more than the device has at the peak of a step",
+                confidence=confidence_of(batch, models=reading.trained),
+                claim=Claim(ClaimShape.SPIKE, "device", "the estimate", unobservable=UNOBSERVABLE),
+            )

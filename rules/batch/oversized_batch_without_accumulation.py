@@ -1,0 +1,199 @@
+"""MEM311."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Severity
+from memlint.model.program import Program
+from memlint.model.sizes.capacity import (
+    ACCUMULATION,
+    AUTOMATIC_BATCH,
+    COUPLED_BATCH,
+    SHARDED,
+    UNOBSERVABLE,
+    call_at,
+    card_of,
+    confidence_of,
+    says,
+    training_of,
+)
+from memlint.model.sizes.peak import estimate, shown_bytes, smaller_batch
+from memlint.model.sizes.reading import Reading
+from memlint.rule import Rule
+
+
+class OversizedBatchWithoutAccumulation(Rule):
+    """A micro-batch is estimated not to fit the GPU, a smaller one would, and gradients are not accumulated.
+
+    ## What it does
+    Estimates the peak of a step of known architecture, batch and input size, and looks for the largest half, quarter,
+    and so on of the batch that fits the GPU of the configuration (without one: 16 GB).
+
+    Programs that accumulate gradients in any form, look for a batch that fits, shard or adapt the model, or have a loss
+    over all pairs of a batch (contrastive losses), are left alone.
+
+    ## Why is this bad?
+    What autograd saves grows in proportion to the micro-batch: a run that does not fit ends in its first step. The
+    gradients of several smaller micro-batches add up to those of the large one (but for batch normalisation).
+
+    ## Example
+    ```python
+    args = TrainingArguments(per_device_train_batch_size=256)
+    ```
+
+    ## Use instead
+    ```python
+    args = TrainingArguments(per_device_train_batch_size=32, gradient_accumulation_steps=8)
+    ```
+
+    ## Fix safety
+    Unsafe: batch normalisation and dropout see other batches, and losses that are averaged over tokens weigh them
+    otherwise. A plain loop is left to you: divide the loss, and step and clear the gradients once in so many batches.
+
+    ## When to ignore
+    When the script runs on a larger GPU; say which in `[tool.memlint] device`.
+
+    ## References
+    - [Gradient accumulation](https://huggingface.co/docs/accelerate/usage_guides/gradient_accumulation)
+    """
+
+    code = "MEM311"
+    name = "oversized-batch-without-accumulation"
+    severity = Severity.NOTE
+    gate = frozenset({"backward", "manual_backward", "Trainer"})
+    fixers = ("replace_expression",)
+    positive = (
+        """
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, Trainer, TrainingArguments
+model = AutoModelForCausalLM.from_config(GPT2Config())
+tokenizer = AutoTokenizer.from_pretrained("gpt2")
+def encode(batch):
+    return tokenizer(batch["text"], padding="max_length", max_length=1024)
+data = load("texts").map(encode)
+args = TrainingArguments("out", per_device_train_batch_size=64, learning_rate=1e-4)  # MEM311
+Trainer(model=model, args=args, train_dataset=data).train()
+""",
+        """
+import torch, torchvision
+from torch.utils.data import DataLoader
+def train(dataset):
+    model = torchvision.models.resnet50().cuda()
+    optimizer = torch.optim.AdamW(model.parameters())
+    crop = torchvision.transforms.RandomResizedCrop(224)
+    for x, y in DataLoader(dataset, batch_size=4096):  # MEM311
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+    )
+    negative = (
+        """
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, Trainer, TrainingArguments
+model = AutoModelForCausalLM.from_config(GPT2Config())
+tokenizer = AutoTokenizer.from_pretrained("gpt2")
+def encode(batch):
+    return tokenizer(batch["text"], padding="max_length", max_length=1024)
+data = load("texts").map(encode)
+args = TrainingArguments("out", per_device_train_batch_size=64, gradient_accumulation_steps=4)
+Trainer(model=model, args=args, train_dataset=data).train()
+""",
+        """
+import torch, torchvision
+from torch.utils.data import DataLoader
+def train(dataset):
+    model = torchvision.models.resnet18().cuda()
+    optimizer = torch.optim.AdamW(model.parameters())
+    crop = torchvision.transforms.RandomResizedCrop(224)
+    for x, y in DataLoader(dataset, batch_size=32):
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+        """
+import torch, torchvision
+from torch.utils.data import DataLoader
+def train(dataset, accumulation):
+    model = torchvision.models.resnet50().cuda()
+    optimizer = torch.optim.AdamW(model.parameters())
+    crop = torchvision.transforms.RandomResizedCrop(224)
+    for step, (x, y) in enumerate(DataLoader(dataset, batch_size=4096)):
+        loss = torch.nn.functional.cross_entropy(model(x), y) / accumulation
+        loss.backward()
+        if step % accumulation == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+""",
+        """
+import torch
+from torch.utils.data import DataLoader
+def train(dataset, model):
+    optimizer = torch.optim.AdamW(model.parameters())
+    for x, y in DataLoader(dataset, batch_size=4096):
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+    )
+
+    def check(self, program: Program) -> Iterator[Finding]:
+        reading = training_of(program)
+        if reading is None or _accumulates(reading) or says(reading, AUTOMATIC_BATCH | SHARDED | COUPLED_BATCH):
+            return
+        card, peak, batch = card_of(program), estimate(reading), reading.facts.get("batch")
+        if peak is None or not peak.is_complete or batch is None or peak.total.likely <= card.usable:
+            return
+        smaller = smaller_batch(reading, card.usable)
+        node = call_at(program, batch.place, "DataLoader", "TrainingArguments", "Seq2SeqTrainingArguments")
+        if smaller is None or smaller >= batch.value or node is None:
+            return
+        steps = -(-batch.value // smaller)
+        yield self.finding(
+            node,
+            f"a step with a micro-batch of {batch.value} is estimated to need {shown_bytes(peak.total.likely)}, "
+            f"{card.name} has {shown_bytes(card.usable)}; {smaller} would fit, gradients accumulated over {steps}",
+            holds="what autograd saves for the whole batch, at the peak",
+            confidence=confidence_of(batch, models=reading.trained),
+            severity=Severity.WARNING if card.is_configured else Severity.NOTE,
+            fixes=tuple(_fixes(node, smaller, steps)),
+            claim=Claim(ClaimShape.SPIKE, "device", "A", unobservable=UNOBSERVABLE),
+        )
+
+
+def _accumulates(reading: Reading) -> bool:
+    if reading.value("accumulation", 1) != 1:
+        return True
+    return "accumulation" not in reading.facts and says(reading, ACCUMULATION)
+
+
+def _fixes(node: cst.Call, smaller: int, steps: int) -> Iterator[Fix]:
+    """Both arguments of a Trainer's configuration, where the batch is written as a number."""
+    arguments = []
+    found = False
+    for each in node.args:
+        name = each.keyword.value if each.keyword is not None else ""
+        if name == "per_device_train_batch_size" and isinstance(each.value, cst.Integer):
+            arguments.append(each.with_changes(value=cst.Integer(str(smaller))))
+            extra = cst.Arg(
+                cst.Integer(str(steps)),
+                cst.Name("gradient_accumulation_steps"),
+                cst.AssignEqual(cst.SimpleWhitespace(""), cst.SimpleWhitespace("")),
+            )
+            arguments.append(extra.with_changes(comma=each.comma))
+            arguments[-2] = arguments[-2].with_changes(comma=cst.Comma(whitespace_after=cst.SimpleWhitespace(" ")))
+            found = True
+        elif name != "gradient_accumulation_steps":
+            arguments.append(each)
+    if found:
+        yield Fix(
+            "replace_expression",
+            f"Use micro-batches of {smaller} and accumulate {steps}",
+            Applicability.UNSAFE,
+            {"expression": node},
+            {"code": cst.Module([]).code_for_node(node.with_changes(args=arguments))},
+        )

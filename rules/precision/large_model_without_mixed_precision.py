@@ -1,0 +1,152 @@
+"""MEM411."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Severity
+from memlint.model.program import Program
+from memlint.model.sizes.capacity import (
+    HALF_PRECISION,
+    UNOBSERVABLE,
+    call_at,
+    card_of,
+    confidence_of,
+    configuration_call,
+    says,
+    size_of_models,
+    training_of,
+)
+from memlint.rule import Rule
+
+_LARGE = 100_000_000
+"""Parameters from which on the rule speaks."""
+
+
+class LargeModelWithoutMixedPrecision(Rule):
+    """A large model is trained in float32 throughout.
+
+    ## What it does
+    Finds training of models with at least 100 million parameters, known from their constructors or as well-known
+    architectures, in programs that say nothing of half precision: no autocast, no half-precision dtype, no
+    GradScaler, no such argument of a framework.
+
+    ## Why is this bad?
+    What autograd saves is twice as large as it has to be. Autocast to bfloat16 took it from 64.0 to 34.9 MiB
+    (measured); parameters, gradients and the state of the optimizer stay as they are. Matrix products run on tensor
+    cores, too.
+
+    ## Example
+    ```python
+    args = TrainingArguments("out")
+    ```
+
+    ## Use instead
+    ```python
+    args = TrainingArguments("out", bf16=True)
+    ```
+    In a loop of your own, run the forward and the loss, and nothing else, under
+    `torch.autocast("cuda", dtype=torch.bfloat16)`.
+
+    ## Fix safety
+    Unsafe: the numbers change. Only arguments of Trainer, Lightning and Accelerate are set; older GPUs
+    (before Ampere) compute bfloat16 slowly and want float16 with a GradScaler.
+
+    ## When to ignore
+    When the model is known to need float32, or the GPU has no fast half precision.
+
+    ## References
+    - [Automatic mixed precision](https://docs.pytorch.org/docs/stable/amp.html)
+    """
+
+    code = "MEM411"
+    name = "large-model-without-mixed-precision"
+    severity = Severity.NOTE
+    gate = frozenset({"backward", "manual_backward", "Trainer"})
+    fixers = ("add_argument",)
+    positive = (
+        """
+from transformers import AutoModelForMaskedLM, Trainer, TrainingArguments
+model = AutoModelForMaskedLM.from_pretrained("google-bert/bert-base-uncased")
+args = TrainingArguments("out", per_device_train_batch_size=8)  # MEM411
+Trainer(model=model, args=args, train_dataset=data).train()
+""",
+        """
+import torch
+from torch import nn
+class Wide(nn.Module):
+    def __init__(self, width, layers):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+def train(loader):
+    model = Wide(4096, 8).cuda()  # MEM411
+    optimizer = torch.optim.AdamW(model.parameters())
+    for x, y in loader:
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+    )
+    negative = (
+        """
+from transformers import AutoModelForMaskedLM, Trainer, TrainingArguments
+model = AutoModelForMaskedLM.from_pretrained("google-bert/bert-base-uncased")
+args = TrainingArguments("out", bf16=True)
+Trainer(model=model, args=args, train_dataset=data).train()
+""",
+        """
+import torch
+from torch import nn
+def train(loader, width):
+    model = nn.Linear(width, width).cuda()
+    optimizer = torch.optim.AdamW(model.parameters())
+    for x, y in loader:
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+    )
+
+    def check(self, program: Program) -> Iterator[Finding]:
+        reading = training_of(program)
+        if reading is None or says(reading, HALF_PRECISION) or {"precision", "parameters dtype"} & reading.facts.keys():
+            return
+        size = size_of_models(reading)
+        if (
+            size is None
+            or size < _LARGE
+            or set(reading.unknown) & {"precision", "parameters dtype", "training arguments"}
+        ):
+            return
+        call, argument = configuration_call(program, _ARGUMENTS)
+        place = reading.trained[0].place
+        node = call if call is not None else call_at(program, place) if place is not None else None
+        if node is not None:
+            yield self.finding(
+                node,
+                f"{size / 1e6:,.0f} million parameters are trained in float32; autocast to bfloat16 halves what "
+                "autograd saves",
+                holds="what autograd saves, at twice the size",
+                confidence=confidence_of(models=reading.trained),
+                severity=Severity.WARNING if card_of(program).is_configured else Severity.NOTE,
+                fixes=tuple(_fixes(call, argument)),
+                claim=Claim(ClaimShape.SPIKE, "device", "A / 2", unobservable=UNOBSERVABLE),
+            )
+
+
+_ARGUMENTS = {
+    "TrainingArguments": "bf16=True",
+    "Seq2SeqTrainingArguments": "bf16=True",
+    "Accelerator": 'mixed_precision="bf16"',
+    "Trainer": 'precision="bf16-mixed"',
+}
+
+
+def _fixes(call: cst.Call | None, argument: str) -> Iterator[Fix]:
+    if call is not None:
+        message = f"Add `{argument}`"
+        yield Fix("add_argument", message, Applicability.UNSAFE, {"call": call}, {"code": argument})
