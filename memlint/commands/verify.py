@@ -191,7 +191,7 @@ class _Verify:
             self._say("No finding has a fix that could be compared.")
             return report
         self._say("Running it twice more: as it is, and with the fixes in a copy.")
-        return replace(report, comparison=compare(self.program, files, self.budget, report.seen))
+        return replace(report, comparison=compare(self.program, static.root, files, self.budget, report.seen))
 
     # ----------------------------------------------------------------------------------------------- printing
 

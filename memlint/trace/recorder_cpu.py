@@ -13,6 +13,7 @@ without Python frames for what the backward pass allocates, which runs in a thre
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import weakref
@@ -35,8 +36,18 @@ MAX_EVENTS = 5_000_000
 _MACHINERY = ("torch/_compile.py", "torch/_dynamo/eval_frame.py", "torch/utils/_python_dispatch.py")
 """What PyTorch may put between an operator and the recorder; elsewhere in a stack these files are of interest."""
 
-_PACKAGE = str(Path(__file__).parent.parent)
+_PACKAGE = str(Path(__file__).parent.parent) + os.sep
 """Where memlint itself lies: its frames are nobody's business."""
+
+
+def is_own(filename: str) -> bool:
+    """Whether a frame is memlint's, wherever it stands in the stack."""
+    return filename.startswith(_PACKAGE)
+
+
+def is_machinery(filename: str) -> bool:
+    """Whether a frame, if it is the innermost one, is what PyTorch puts between an operator and the recorder."""
+    return filename.endswith(_MACHINERY)
 
 
 class CpuRecorder:
@@ -243,8 +254,7 @@ class StackCache:
         while frame is not None:
             code = frame.f_code
             codes.append(code)
-            is_own = code.co_filename.startswith(_PACKAGE)
-            if not is_own and (frames or not code.co_filename.endswith(_MACHINERY)):
+            if not is_own(code.co_filename) and (frames or not is_machinery(code.co_filename)):
                 frames.append(self._table.frame(code.co_filename, frame.f_lineno or 0, code.co_name))
             frame = frame.f_back
         return tuple(codes), self._table.stack(tuple(frames))

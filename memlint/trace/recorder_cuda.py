@@ -14,7 +14,9 @@ import torch
 
 from memlint.trace.errors import TraceError
 from memlint.trace.events import Phase, Recording
+from memlint.trace.frames import Stack
 from memlint.trace.labels import format_metadata
+from memlint.trace.recorder_cpu import is_machinery, is_own
 from memlint.trace.snapshot import recording_of
 
 MAX_ENTRIES = 1_000_000
@@ -30,6 +32,7 @@ class CudaRecorder:
         self._tag: str | None = None
         self._is_recording = False
         self._is_wanted = False
+        self._complaint: RuntimeError | None = None
 
     def start(self) -> None:
         """Record from the moment when CUDA is initialized, or from now."""
@@ -47,6 +50,9 @@ class CudaRecorder:
     def stop(self) -> Recording | None:
         """Record no more. Everything since :meth:`start`; None if the program has not used CUDA. Raises TraceError."""
         self._is_wanted = False
+        complaint, self._complaint = self._complaint, None
+        if complaint is not None:
+            raise TraceError(f"the allocator records no history: {complaint}") from complaint
         if not self._is_recording:
             return None
         self._is_recording = False
@@ -57,17 +63,44 @@ class CudaRecorder:
             raise TraceError(f"the allocator does not tell its history: {error}") from error
         with suppress(RuntimeError):
             self._memory._record_memory_history(enabled=None)
-        return recording_of(snapshot)
+        recording = recording_of(snapshot)
+        _leave_out_recorder(recording)
+        return recording
 
     def _begin(self) -> None:
         if not self._is_wanted:
             return
-        # Frames of C++ would double the time of each allocation.
-        self._memory._record_memory_history(
-            enabled="all", context="alloc", stacks="python", max_entries=self._max_entries
-        )
+        try:
+            # Frames of C++ would double the time of each allocation.
+            self._memory._record_memory_history(
+                enabled="all", context="alloc", stacks="python", max_entries=self._max_entries
+            )
+        except RuntimeError as error:
+            # As with PYTORCH_ALLOC_CONF=backend:cudaMallocAsync. It must not fail in the program's hands.
+            self._complaint = error
+            return
         self._is_recording = True
         tag, self._tag = self._tag, None
         if tag and hasattr(self._memory, "_set_memory_metadata"):
             self._memory._set_memory_metadata(tag)
             self._tag = tag
+
+
+def _leave_out_recorder(recording: Recording) -> None:
+    """Every operator passes through the recorder of tensors, whose frames would hide the program's innermost one."""
+    cleaned: dict[int, tuple[Stack, Stack | None]] = {}
+    for event in recording.events:
+        stack = event.stack
+        if stack is None:
+            continue
+        if id(stack) not in cleaned:
+            # The stack is kept with the answer, so that its identity stays its own.
+            cleaned[id(stack)] = stack, _without_recorder(stack)
+        event.stack = cleaned[id(stack)][1]
+
+
+def _without_recorder(stack: Stack) -> Stack | None:
+    frames = [frame for frame in stack.frames if not is_own(frame.filename)]
+    while frames and is_machinery(frames[0].filename):
+        del frames[0]
+    return Stack(tuple(frames)) if frames else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -12,6 +13,7 @@ from statistics import median
 from memlint.verify.fixed import FixedFile
 from memlint.verify.launch import Outcome, Program, run_program
 from memlint.verify.memory import RunMemory, run_memory
+from memlint.verify.mirror import Mirror
 from memlint.verify.observations import Observations
 from memlint.verify.plan import WARM_UP, Budget
 from memlint.verify.report import Comparison, failure_of
@@ -23,18 +25,63 @@ _TOLERANCE_ON_DEVICE = 1e-6
 """Kernels of a GPU may add up in another order; float32 has 24 bits."""
 
 
-def compare(program: Program, files: Sequence[FixedFile], budget: Budget, seen: Observations) -> Comparison:
-    """Runs ``program`` twice, as far as the run that was ``seen``. The user's files are not touched."""
+def compare(program: Program, root: Path, files: Sequence[FixedFile], budget: Budget, seen: Observations) -> Comparison:
+    """Runs ``program`` twice, as far as the run that was ``seen``, each time in a copy of the project at ``root``.
+
+    The user's files are not touched, and what one run writes into its copy the other does not find.
+    """
     budget = replace(budget, until=(seen.steps, seen.forwards))
-    with tempfile.TemporaryDirectory(prefix="memlint-fixed-") as folder:
-        sources = {}
-        for number, file in enumerate(files):
-            copy = Path(folder) / f"{number}-{file.path.name}"
-            copy.write_bytes(file.after)
-            sources[str(file.path)] = str(copy)
-        before = run_program(program, (), budget, seed=_SEED, silent=True)
-        after = run_program(program, (), budget, seed=_SEED, silent=True, sources=sources)
-    return _compared(program, before, after, sum(len(file.fixed) for file in files))
+    with tempfile.TemporaryDirectory(prefix="memlint-copy-") as folder:
+        before = _Copy(Path(folder, "before"), root, {file.path: file.before for file in files})
+        after = _Copy(Path(folder, "after"), root, {file.path: file.after for file in files})
+        outcomes = [copy.run(program, budget) for copy in (before, after)]
+    return _compared(program, *outcomes, sum(len(file.fixed) for file in files))
+
+
+class _Copy:
+    """The project once more, in a folder of its own."""
+
+    def __init__(self, folder: Path, root: Path, contents: Mapping[Path, bytes]) -> None:
+        self._sources: dict[str, str] = {}
+        """What stands in for a module that is found at its old place after all, as by an editable installation."""
+        for number, (path, data) in enumerate(contents.items()):
+            source = folder / f"{number}-{path.name}"
+            folder.mkdir(exist_ok=True)
+            source.write_bytes(data)
+            self._sources[str(path)] = str(source)
+        self._mirror = self._mirrored(folder / root.name, root, contents)
+
+    @staticmethod
+    def _mirrored(place: Path, root: Path, contents: Mapping[Path, bytes]) -> Mirror | None:
+        here = Path.cwd()
+        try:
+            # A trailing name, since the folders of a path are what the mirror has to have.
+            return Mirror.make(root, Path(os.path.realpath(place.parent), place.name), contents, [here / "file"])
+        except OSError:
+            # No links here (Windows without developer mode): the files are replaced in the one process only.
+            return None
+
+    def run(self, program: Program, budget: Budget) -> Outcome:
+        """Runs the program of the copy."""
+        mirror = self._mirror
+        if mirror is None:
+            return run_program(program, (), budget, seed=_SEED, silent=True, sources=self._sources)
+        here = Path.cwd()
+        is_reached = mirror.contains(here) and not Path(program.target).is_absolute()
+        if not (program.is_module or is_reached):
+            program = replace(program, target=mirror.of(program.target))
+        outcome = run_program(
+            program,
+            (),
+            budget,
+            seed=_SEED,
+            silent=True,
+            sources=self._sources,
+            folder=Path(mirror.of(here)),
+            variables={"PYTHONPATH": mirror.python_path()},
+        )
+        outcome.seen.error_place = outcome.seen.error_place.replace(str(mirror.place), str(mirror.root))
+        return outcome
 
 
 def _compared(program: Program, before: Outcome, after: Outcome, fixes: int) -> Comparison:

@@ -49,15 +49,18 @@ def run_program(
     keep: Path | None = None,
     profile: Path | None = None,
     silent: bool = False,
+    folder: Path | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Runs ``program`` in a process of its own. What it prints goes to standard error, or nowhere if ``silent``.
 
-    ``keep`` is where the recording stays, as a memory snapshot. Ctrl-C ends both processes.
+    ``keep`` is where the recording stays, as a memory snapshot. ``folder`` is the working directory if it is to be
+    another one, and ``variables`` change its environment. Ctrl-C ends both processes.
     """
     with tempfile.TemporaryDirectory(prefix="memlint-") as name:
-        folder = Path(name)
-        recording = keep or folder / "recording.pickle"
-        results = folder / "observations.json"
+        own = Path(name)
+        recording = keep or own / "recording.pickle"
+        results = own / "observations.json"
         plan = Plan(
             program.target,
             program.is_module,
@@ -70,20 +73,21 @@ def run_program(
             seed,
             profile,
         )
-        path = folder / "plan.json"
+        path = own / "plan.json"
         path.write_text(dumped(plan), "utf-8")
-        code = _wait_for(path, budget.seconds, silent)
+        code = _wait_for(path, budget.seconds, silent, folder, variables or {})
         seen = _observations(results, code)
         return Outcome(seen, _recording(recording, seen))
 
 
-def _wait_for(plan: Path, seconds: float, silent: bool) -> int:
+def _wait_for(plan: Path, seconds: float, silent: bool, folder: Path | None, variables: Mapping[str, str]) -> int:
     """The exit code of the child; minus a signal's number if that has ended it."""
     command = [sys.executable, *_interpreter_flags(), "-m", "memlint.verify.child", str(plan)]
     sys.stderr.flush()
     output = subprocess.DEVNULL if silent else _standard_error()
     # No new session: Ctrl-C is for both.
-    with subprocess.Popen(command, stdout=output, stderr=output, env=_environment()) as process:
+    environment = {**_environment(), **variables}
+    with subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=folder) as process:
         try:
             return process.wait(seconds + _GRACE)
         except subprocess.TimeoutExpired:

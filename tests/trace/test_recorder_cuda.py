@@ -12,10 +12,12 @@ pytest.importorskip("torch")
 
 import torch
 
+from memlint.trace import recorder_cpu
 from memlint.trace.errors import TraceError
 from memlint.trace.events import Action, Phase
 from memlint.trace.recorder_cuda import CudaRecorder
 from memlint.trace.safe_pickle import load_plain
+from tests.trace.synthetic import BASE, block, entry, frames, segment, snapshot
 
 
 class Cuda:
@@ -115,3 +117,37 @@ def test_the_history_of_a_real_gpu_becomes_events(cuda: Cuda, recorded: Callable
     allocations = [event for event in recording.events if event.action is Action.ALLOCATE]
     assert max(event.size for event in allocations) >= 1 << 30
     assert recording.devices() == ["cuda:0"]
+
+
+def test_a_backend_without_history_fails_in_the_recorder_and_not_in_the_program(
+    cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(_cuda: Cuda, **_options: object) -> None:
+        raise RuntimeError("cudaMallocAsync does not yet support recordHistory")
+
+    monkeypatch.setattr(Cuda, "_record_memory_history", refuses)
+    recorder = CudaRecorder()
+    recorder.start()
+    cuda.initialize()
+    recorder.tag(1, Phase.FORWARD)
+    with pytest.raises(TraceError, match="records no history: cudaMallocAsync"):
+        recorder.stop()
+
+
+def test_the_frames_of_the_recorder_of_tensors_are_left_out(cuda: Cuda) -> None:
+    own = (recorder_cpu.__file__, 200, "__torch_dispatch__")
+    mode = ("/lib/torch/utils/_python_dispatch.py", 9, "wrapped")
+    through = frames(own, mode, ("/project/train.py", 7, "fit"), own)
+    cuda.snapshot = lambda: snapshot(
+        [entry("alloc", BASE, 512, frames=through), entry("alloc", BASE + 512, 512, frames=frames(own, mode))],
+        segment(BASE, block(BASE, 512), block(BASE + 512, 512)),
+    )
+    recorder = CudaRecorder()
+    cuda.initialize()
+    recorder.start()
+    recording = recorder.stop()
+    assert recording is not None
+    first, second = (event.stack for event in recording.events)
+    assert first is not None
+    assert [str(frame) for frame in first.frames] == ["/project/train.py:7"]
+    assert second is None

@@ -230,6 +230,54 @@ def test_with_fixes_compares_two_runs_and_leaves_the_file_alone(tmp_path: Path) 
     assert path.read_text() == before
 
 
+def test_the_copy_holds_for_imports_workers_subprocesses_and_what_is_written(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "number.txt").write_text("1")
+    (tmp_path / "meters.py").write_text("def add(total, loss):\n    return total + loss\n")
+    (tmp_path / "look.py").write_text("import inspect, train; print('loss.detach()' in inspect.getsource(train))\n")
+    log = tmp_path / "data" / "log.txt"
+    text = TRAINING.replace("{extra}", "pass").replace("total.item()", "total.item(), meters.__file__")
+    text = text.replace(
+        "import sys\n", "import os, subprocess, sys\nimport meters\nimport torch.multiprocessing as mp\n"
+    )
+    text = text.replace(
+        "def main():",
+        """def fixed():
+    with open(__file__) as file:
+        return "loss.det" + "ach()" in file.read()
+
+
+def worker(rank):
+    note("worker", fixed())
+
+
+def note(*words):
+    with open("data/log.txt", "a") as file:
+        print(*words, file=file)
+
+
+def main():
+    open(f"made-{os.getpid()}", "w").close()
+    note("made", len([name for name in os.listdir() if name.startswith("made-")]))
+    assert open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", "number.txt")).read() == "1"
+    mp.spawn(worker)
+    note("process", subprocess.run([sys.executable, "look.py"], capture_output=True, text=True).stdout.strip())""",
+    )
+    path = tmp_path / "train.py"
+    path.write_text(text)
+    assert "loss.detach()" not in text
+    code, document = report(path.name, "--with-fixes", "--select", "MEM101", cwd=tmp_path)
+    assert (code, document["comparison"]["failure"]) == (1, None)
+    # The original, its copy as it is, its copy with fixes; what the first two write does not meet the third.
+    assert log.read_text().splitlines() == [
+        *("made 1", "worker False", "process False"),
+        *("made 2", "worker False", "process False"),
+        *("made 2", "worker True", "process True"),
+    ]
+    assert path.read_text() == text
+
+
 def test_apply_confirmed_fixes_what_was_confirmed(tmp_path: Path) -> None:
     path = script(tmp_path)
     unreached = """
