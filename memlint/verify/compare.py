@@ -34,8 +34,8 @@ def compare(program: Program, root: Path, files: Sequence[FixedFile], budget: Bu
     with tempfile.TemporaryDirectory(prefix="memlint-copy-") as folder:
         before = _Copy(Path(folder, "before"), root, {file.path: file.before for file in files})
         after = _Copy(Path(folder, "after"), root, {file.path: file.after for file in files})
-        outcomes = [copy.run(program, budget) for copy in (before, after)]
-    return _compared(program, *outcomes, sum(len(file.fixed) for file in files))
+        first, second = before.run(program, budget), after.run(program, budget)
+    return _compared(program, first, second, sum(len(file.fixed) for file in files))
 
 
 class _Copy:
