@@ -142,16 +142,38 @@ def argument_parameters(call: Call, argument: Argument) -> tuple[Parameter, ...]
 
 
 @query(on_cycle=())
-def call_sites(function: Function) -> tuple[Call, ...] | None:
-    """The calls of ``function`` in the project; None if its name is too common to tell.
+def call_sites(function: Function) -> tuple[Call, ...]:
+    """The calls of ``function`` in the project; where its name is too common, those that :func:`caller_files` finds.
 
     A method call counts when the class of its receiver is known to be right, or is not known at all and no other
     class of the project's files that mention it has a method of that name.
     """
-    modules = function.module.project.mentions(function)
-    if modules is None:
-        return None
-    return tuple(dict.fromkeys(call for module in modules for call in _call_sites_in(function, module)))
+    modules = function.project.callers(function)
+    return tuple(dict.fromkeys(call for module in modules for call in _call_sites_in_file(function, module)))
+
+
+def has_callers_out_of_sight(function: Function) -> bool:
+    """Whether the name of ``function`` is so common that :func:`call_sites` may not be all."""
+    return not function.project.caller_files(function).complete
+
+
+def _call_sites_in_file(function: Function, module: Module) -> tuple[Call, ...]:
+    if module is function.module:
+        return _call_sites_in(function, module)
+    with function.project.memo.abroad():
+        return _call_sites_in(function, module)
+
+
+def _runs(call: Call, function: Function) -> bool:
+    """Whether ``call`` is known to run ``function``."""
+    module = call.function.module
+    if module is function.module:
+        return function in callees(call)
+    with function.project.memo.abroad():
+        runs = function in callees(call)
+    if runs:
+        function.project.found_caller(module, function)
+    return runs
 
 
 @query(on_cycle=())
@@ -165,7 +187,7 @@ def _call_sites_in(function: Function, module: Module) -> tuple[Call, ...]:
 @query(on_cycle=())
 def proven_call_sites(function: Function) -> tuple[Call, ...]:
     """Those of :func:`call_sites` that are known to run ``function``, and not merely to call something of that name."""
-    return tuple(call for call in call_sites(function) or () if function in callees(call))
+    return tuple(call for call in call_sites(function) if _runs(call, function))
 
 
 def beside_tests(sites: tuple[Call, ...]) -> tuple[Call, ...]:
@@ -178,8 +200,8 @@ def nearest_call_sites(function: Function) -> Iterator[Call]:
 
     Files are read as far as the caller goes on.
     """
-    for module in function.project.nearest_mentions(function):
-        yield from (call for call in _call_sites_in(function, module) if function in callees(call))
+    for module in function.project.callers(function):
+        yield from (call for call in _call_sites_in_file(function, module) if _runs(call, function))
 
 
 def _may_call(call: Call, function: Function) -> bool:

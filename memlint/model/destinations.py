@@ -70,7 +70,7 @@ def _next(value: Value, use: Value | Store | Exit) -> list[Value] | None:
         case Store():
             return _stored(value, use)
         case Exit():
-            return [call for call in call_sites(use.function) or () if use.function in callees(call)] or None
+            return [call for call in call_sites(use.function) if use.function in callees(call)] or None
         case Attribute():
             return _through_attribute(use)
         case Call():

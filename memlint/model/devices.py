@@ -23,7 +23,7 @@ def files_involved(function: Function) -> Iterator[Module]:
     yield function.module
     front = [function]
     for _ in range(_MAX_CALLERS):
-        front = list(dict.fromkeys(call.function for each in front for call in call_sites(each) or ()))
+        front = list(dict.fromkeys(call.function for each in front for call in call_sites(each)))
         for caller in front:
             if caller.module not in seen:
                 seen.add(caller.module)

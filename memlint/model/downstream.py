@@ -14,6 +14,7 @@ from memlint.model.calls import (
     bound_arguments_of_constructor,
     call_sites,
     callees,
+    has_callers_out_of_sight,
     proven_call_sites,
 )
 from memlint.model.containers import GROWING_METHODS, insertions_of, names_of
@@ -313,7 +314,7 @@ class _Flow:
             self.pending.extend(entry for entry in self.entries[function] if entry is not None)
             return False
         sites = proven_call_sites(function)
-        if function.name == "<lambda>" or len(sites) < len(call_sites(function) or (None,)):
+        if function.name == "<lambda>" or len(sites) < len(call_sites(function)) or has_callers_out_of_sight(function):
             self.escaped = True
         if not sites or _is_tested_only(function, sites):
             self.escaped = True

@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from enum import Enum
 
 from memlint.model.attachment import Attachment, attachment, keeps_graph, records
-from memlint.model.calls import call_sites, callees, proven_call_sites
+from memlint.model.calls import call_sites, callees, has_callers_out_of_sight, proven_call_sites
 from memlint.model.effects import backward_of, backward_roots, freeing_roots
 from memlint.model.footprint import Footprint, footprint
 from memlint.model.kinds import Role, role
@@ -233,7 +233,9 @@ def _is_handed_out(call: Call) -> bool:
 
 
 def _escapes_to_caller(function: Function) -> bool:
-    return bool(function.returns) and function.parent is not None and not call_sites(function)
+    if not function.returns or function.parent is None:
+        return False
+    return not call_sites(function) or has_callers_out_of_sight(function)
 
 
 @query(on_cycle=frozenset())

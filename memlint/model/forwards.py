@@ -182,7 +182,7 @@ def _mode_at(call: Call, module: Objects, depth: int) -> Mode | None:
         return last.mode if _runs_before(last, call.region) else None
     if depth == 0:
         return None
-    sites = [site for site in call_sites(call.function) or () if site.function is not call.function]
+    sites = [site for site in call_sites(call.function) if site.function is not call.function]
     modes = {_mode_at(site, seen_from(module, site, call.function), depth - 1) for site in sites}
     return modes.pop() if len(modes) == 1 else None
 
@@ -253,7 +253,7 @@ def _steps_beside(call: Call, depth: int) -> bool:
         return True
     if loop is not None or depth == 0:
         return False
-    sites = [site for site in call_sites(function) or () if site.function is not function]
+    sites = [site for site in call_sites(function) if site.function is not function]
     return bool(sites) and all(_steps_beside(site, depth - 1) for site in sites)
 
 
@@ -279,7 +279,7 @@ def _is_repeated(call: Call, depth: int) -> bool | None:
     if call.region.loop is not None:
         return True
     function = call.function
-    sites = [site for site in call_sites(function) or () if site.function is not function]
+    sites = [site for site in call_sites(function) if site.function is not function]
     if not sites or depth == 0:
         return None if function.parent is not None and function.name != "__init__" else False
     sites = [site for site in sites if grad_mode(site.region) is not GradMode.DISABLED]
@@ -376,7 +376,7 @@ def _is_foreign_callback(function: Function) -> bool:
     """Whether ``function`` is a lambda, or is called by lambdas only, so that whoever gets it decides on the mode."""
     if function.name == "<lambda>":
         return True
-    sites = call_sites(function) or ()
+    sites = call_sites(function)
     return bool(sites) and all(site.function.name == "<lambda>" for site in sites)
 
 

@@ -118,7 +118,7 @@ def is_switched_off(module: Objects, at: Call, depth: int = _MAX_CALLERS) -> boo
     before = [switch for switch in grad_switches(at.function) if switch.order < at.order and switch.concerns(module)]
     if before:
         return not before[-1].turns_on
-    sites = [site for site in call_sites(at.function) or () if site.function is not at.function] if depth else []
+    sites = [site for site in call_sites(at.function) if site.function is not at.function] if depth else []
     return any(is_switched_off(module, site, depth - 1) for site in sites)
 
 

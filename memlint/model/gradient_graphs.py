@@ -121,7 +121,7 @@ def is_leaf_dropped(leaf: Leaf, function: Function) -> bool:
         return False
     scopes = [function]
     if not leaf.made_here:
-        scopes.extend(site.function for site in call_sites(function) or ())
+        scopes.extend(site.function for site in call_sites(function))
     return any(_drops(target, mine) for scope in scopes for target in dropped_by(scope))
 
 
@@ -174,7 +174,7 @@ def _drops_somewhere(function: Function, depth: int) -> bool:
         return True
     if depth == 0:
         return False
-    callers = {site.function for site in call_sites(function) or () if site.function is not function}
+    callers = {site.function for site in call_sites(function) if site.function is not function}
     return any(_drops_somewhere(caller, depth - 1) for caller in callers)
 
 

@@ -37,7 +37,7 @@ def following(call: Call, depth: int = _MAX_CALLERS) -> Iterator[Call]:
     at the same time, such as the other branch of an ``if``, is among them.
     """
     function = call.function
-    sites = [site for site in call_sites(function) or () if site.function is not function]
+    sites = [site for site in call_sites(function) if site.function is not function]
     seen = {id(call)}
     for loop in (*call.region.loops(), None):
         repeats = loop is not None or (not sites and function.parent is not None)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 
 from memlint.model.aliases import base_names, qualified_names, sources
-from memlint.model.calls import call_sites, callees, nearest_call_sites
+from memlint.model.calls import call_sites, callees, has_callers_out_of_sight, nearest_call_sites
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function
@@ -114,6 +114,9 @@ def _modes_on_the_way(function: Function, seen: set[Function]) -> Iterator[GradM
             yield GradMode.DISABLED if local is GradMode.DISABLED else GradMode.ENABLED
         else:
             yield from _modes_on_the_way(place.function, seen)
+    if called and function.owner is None and has_callers_out_of_sight(function):
+        # What its neighbours do says nothing of a function that is imported everywhere.
+        yield GradMode.ENABLED
     if not called:
         yield GradMode.DISABLED if _only_called_without_gradients(function) else GradMode.ENABLED
 
@@ -149,7 +152,9 @@ def _places_of_call(function: Function) -> Iterator[Region]:
 
 def _only_called_without_gradients(function: Function) -> bool:
     """Whether gradients are disabled at every call that may be one of ``function``, where none is known to be."""
-    sites = [call for call in call_sites(function) or () if call.function is not function]
+    if has_callers_out_of_sight(function):
+        return False
+    sites = [call for call in call_sites(function) if call.function is not function]
     modes = [local_grad_mode(call.region) or declared_mode(call.function) for call in sites]
     return bool(modes) and all(mode is GradMode.DISABLED for mode in modes)
 

@@ -264,7 +264,7 @@ def _users_of(made: Construction) -> Iterator[Module]:
     function = made.call.function
     yield function.module
     initialized = made.owner if made.call.method == "__init__" else None
-    for call in (*(call_sites(function) or ()), *(calls_of_class(initialized) if initialized is not None else ())):
+    for call in (*call_sites(function), *(calls_of_class(initialized) if initialized is not None else ())):
         yield call.function.module
 
 

@@ -526,7 +526,7 @@ def is_registered_by_callers(registration: Registration) -> bool:
         return _is_run_on_data(function) and not _is_guarded(call)
     if not isinstance(root, Parameter) or _is_guarded(call):
         return False
-    for site in call_sites(function) or ():
+    for site in call_sites(function):
         passed = _passed(root, site, function)
         if passed is not None and any(
             not loop.is_comprehension and _is_same_in(passed, loop) for loop in site.region.loops()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from functools import wraps
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial, wraps
 from inspect import signature
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from memlint.model.scopes import Class, Function, Module
 from memlint.model.values import Region, Value
@@ -15,7 +16,6 @@ Subject = TypeVar("Subject", bound="Value | Region | Function | Class | Module")
 Answer = TypeVar("Answer")
 Rest = ParamSpec("Rest")
 _UNKNOWN: Any = object()
-_NOTHING: Mapping[str, Any] = {}
 
 
 def query(
@@ -32,10 +32,10 @@ def query(
         @wraps(ask)
         def answer(subject: Subject, /, *rest: Rest.args, **named: Rest.kwargs) -> Answer:
             memo = subject.project.memo
-            key = (ask, subject, *rest)
+            key = (ask, subject, *rest, *named.items())
             known = memo.answers.get(key, _UNKNOWN)
             if known is _UNKNOWN:
-                known = memo.work_out(key, named, on_cycle)
+                known = memo.work_out(key, lambda: ask(subject, *rest, **named), on_cycle)
             return known  # type: ignore[no-any-return]
 
         @wraps(ask)
@@ -45,7 +45,7 @@ def query(
             key = (ask, subject)
             known = memo.answers.get(key, _UNKNOWN)
             if known is _UNKNOWN:
-                known = memo.work_out(key, _NOTHING, on_cycle)
+                known = memo.work_out(key, partial(ask, subject), on_cycle)
             return known  # type: ignore[no-any-return]
 
         return answer_alone if len(signature(ask).parameters) == 1 else answer  # type: ignore[return-value]
@@ -54,49 +54,146 @@ def query(
 
 
 class Memo:
-    """The answers that are known, and the questions that are being asked."""
+    """The answers that are known, and the questions that are being asked.
+
+    Some answers depend on which file is checked, since that decides in which files callers are searched (see
+    :meth:`Project.callers`). They are kept with the files for which they would be others, or until the next file is
+    checked, so that no answer depends on what has been asked before.
+    """
 
     def __init__(self) -> None:
         self.answers: dict[tuple[Any, ...], Any] = {}
-        self.asking: dict[tuple[Any, ...], int] = {}
-        self.preliminary: dict[tuple[Any, ...], tuple[Any, int]] = {}
-        self.rests_on = sys.maxsize
+        """Answers that are the same whichever file is checked."""
+        self._bounded: dict[tuple[Any, ...], _Bounded] = {}
+        self._here, self._abroad = _Answers(), _Answers()
+        self._now = self._here
+        self._depth = 0
+        self._rests_on = sys.maxsize
         """Depth of the outermost open question that the answer being worked out rests on."""
+        self._differs = False
+        """Whether the answer being worked out holds for the checked file only."""
+        self._others = 0
+        """The files, as bits, for which the answer being worked out would be another one."""
+        self.searched = 0
+        """The files, as bits, that are checked or whose functions' callers are searched in all files."""
 
-    def work_out(self, key: tuple[Any, ...], named: Mapping[str, Any], on_cycle: Any) -> Any:
-        """The answer to ``key`` when none is kept: a preliminary one inside a circle, else that of the function."""
-        depth = self.asking.get(key)
-        if depth is not None:
-            self.rests_on = min(self.rests_on, depth)
-            return on_cycle
-        preliminary = self.preliminary.get(key)
-        if preliminary is not None:
-            self.rests_on = min(self.rests_on, preliminary[1])
-            return preliminary[0]
-        return self.ask(key, named)
+    def start(self, file: int) -> None:
+        """Begins the check of ``file``, a bit."""
+        self._here.clear()
+        self._abroad.clear()
+        self.searched = file
 
-    def ask(self, key: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
-        """Works out the answer to ``key``, a function with its positional arguments, and keeps it if it is final."""
-        depth = len(self.asking)
-        outer = self.rests_on
-        before = len(self.preliminary)
-        self.rests_on = sys.maxsize
-        self.asking[key] = depth
+    @property
+    def is_abroad(self) -> bool:
+        """Whether another file is read in search of callers."""
+        return self._now is self._abroad
+
+    def depends_on_checked_file(self) -> None:
+        """The question that is being worked out looks at what the checked file, or its callers, have."""
+        self._differs = True
+
+    def would_differ_for(self, files: int) -> None:
+        """The question that is being worked out would be answered otherwise if one of ``files`` was searched."""
+        self._others |= files
+
+    @contextmanager
+    def abroad(self) -> Iterator[None]:
+        """Inside, another file is read in search of callers, and its own callers are not searched."""
+        before, rests_on = self._now, self._rests_on
+        self._now = self._abroad
         try:
-            found = key[0](*key[1:], **named)
+            yield
         finally:
-            del self.asking[key]
-            rests_on = self.rests_on
-            self.rests_on = min(outer, rests_on) if rests_on < depth else outer
-        if rests_on >= depth:
-            self.answers[key] = found
-            while len(self.preliminary) > before:
-                self.preliminary.popitem()
+            self._now, self._rests_on = before, rests_on
+
+    def work_out(self, key: tuple[Any, ...], ask: Callable[[], Any], on_cycle: Any) -> Any:
+        """The answer to ``key`` when no general one is kept: a preliminary one inside a circle, else ``ask()``."""
+        bounded = self._bounded.get(key)
+        if bounded is not None and not bounded.others & self.searched:
+            self._others |= bounded.others
+            return bounded.answer
+        now = self._now
+        known = now.answers.get(key, _UNKNOWN)
+        if known is not _UNKNOWN:
+            self._differs = True
+            return known
+        depth = now.asking.get(key)
+        if depth is not None:
+            self._rests_on = min(self._rests_on, depth)
+            return on_cycle
+        preliminary = now.preliminary.get(key)
+        if preliminary is not None:
+            self._rests_on = min(self._rests_on, preliminary.rests_on)
+            self._differs |= preliminary.differs
+            self._others |= preliminary.others
+            return preliminary.answer
+        return self._ask(key, ask)
+
+    def _ask(self, key: tuple[Any, ...], ask: Callable[[], Any]) -> Any:
+        """Works out the answer to ``key``, a function with its arguments, and keeps it if it is final."""
+        now, depth = self._now, self._depth
+        outer = (self._rests_on, self._differs, self._others)
+        before = len(now.preliminary)
+        self._rests_on, self._differs, self._others = sys.maxsize, False, 0
+        self._depth += 1
+        now.asking[key] = depth
+        try:
+            found = ask()
+        finally:
+            self._depth -= 1
+            del now.asking[key]
+            rests_on, differs, others = self._rests_on, self._differs, self._others
+            inherited = rests_on if rests_on < depth else sys.maxsize
+            self._rests_on = min(outer[0], inherited)
+            self._differs, self._others = outer[1] or differs, outer[2] | others
+        if rests_on < depth:
+            now.preliminary[key] = _Preliminary(found, rests_on, differs, others)
+            return found
+        while len(now.preliminary) > before:
+            now.preliminary.popitem()
+        if differs or others & self.searched:
+            now.answers[key] = found
+        elif others:
+            self._bounded[key] = _Bounded(found, others)
         else:
-            self.preliminary[key] = (found, rests_on)
+            self.answers[key] = found
         return found
 
     def clear(self) -> None:
         """Forgets everything."""
+        self.answers.clear()
+        self._bounded.clear()
+        self._here.clear()
+        self._abroad.clear()
+
+    def __len__(self) -> int:
+        return sum(map(len, (self.answers, self._bounded, self._here.answers, self._abroad.answers)))
+
+
+class _Bounded(NamedTuple):
+    """An answer that holds unless one of ``others``, as bits, is searched."""
+
+    answer: Any
+    others: int
+
+
+class _Preliminary(NamedTuple):
+    """An answer that rests on a question that is still open."""
+
+    answer: Any
+    rests_on: int
+    differs: bool
+    others: int
+
+
+class _Answers:
+    """What is known for the checked file only, and what is being asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[tuple[Any, ...], Any] = {}
+        self.asking: dict[tuple[Any, ...], int] = {}
+        self.preliminary: dict[tuple[Any, ...], _Preliminary] = {}
+
+    def clear(self) -> None:
         self.answers.clear()
         self.preliminary.clear()

@@ -485,7 +485,7 @@ def _repetitions(region: Region, optimizer: Objects, stages: tuple[Stage, ...]) 
             return
     function = region.function
     if len(stages) < _MAX_CALLERS and all(stage.function is not function for stage in stages):
-        for site in call_sites(function) or ():
+        for site in call_sites(function):
             seen = seen_from(optimizer, site, function)
             yield from _repetitions(site.region, seen, (*stages, Stage(function, optimizer, site)))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from memlint.model.callers import FEW_FILES, CallerFiles, caller_files
 from memlint.model.documents import SUFFIXES, Entry, parse_document
 from memlint.model.memo import Memo
 from memlint.model.mentions import Mentions
@@ -21,9 +22,8 @@ from memlint.parsing import parse, source_encoding
 if TYPE_CHECKING:
     from memlint.model.pins import Range
 
-_MAX_CALLER_FILES = 40
-"""Files that mention a function's name and are read in search of its callers; more than this and it is taken as
-called from everywhere."""
+_MAX_USERS = 24
+"""Files that use a name and are read for what they do with it."""
 _LIBRARIES = frozenset({"torch", "torchvision", "torchaudio", "transformers", "numpy"})
 """Libraries that are meant by their own names where a module out of sight provides these by ``import *``."""
 
@@ -47,13 +47,16 @@ class Project:
         self._found: dict[tuple[Path, str], Path | None] = {}
         self._seen: dict[Path, int] = {}
         """Hashes of the bytes of files as they were last read or handed in."""
-        self._mentions: dict[str, tuple[Module, ...] | None] = {}
+        self._callers: dict[Function, CallerFiles] = {}
+        self._mentioning: dict[str, tuple[Module, ...] | None] = {}
         self._resolved: dict[tuple[Path, str], Value | None] = {}
         self._documents: dict[Path, Entry | None] = {}
         self._index: Mentions | None = None
         self.pins: dict[Path, Mapping[str, tuple[Range, ...]]] = {}
         """What the metadata of a folder says of versions, kept by :mod:`memlint.model.pins`."""
         self._import_roots: dict[Path, tuple[str, ...]] = {}
+        self._checked: Path | None = None
+        self._numbers: dict[Path, int] = {}
         self.memo = Memo()
         """Answers of the analyses, dropped when a file changes."""
 
@@ -83,7 +86,8 @@ class Project:
         """Drops what was worked out so far; it is worked out again when it is asked for."""
         self.memo.clear()
         self._resolved.clear()
-        self._mentions.clear()
+        self._callers.clear()
+        self._mentioning.clear()
         self._modules.clear()
         self._documents.clear()
         self.pins.clear()
@@ -93,7 +97,10 @@ class Project:
         if sum(len(module.text) for module in self._modules.values() if module is not None) > _MAX_CHARACTERS:
             self.forget()
             gc.collect()
-        return Program(self.module(path, text))
+        program = Program(self.module(path, text))
+        self._checked = path
+        self.memo.start(self._bit(path))
+        return program
 
     def load(self, path: Path) -> Module | None:
         """The module at ``path``; None if it cannot be read or parsed."""
@@ -228,51 +235,61 @@ class Project:
 
     # ------------------------------------------------------------------ callers
 
-    def mentions(self, function: Function) -> tuple[Module, ...] | None:
-        """The modules of the project in which the name of ``function`` occurs, its own included.
-
-        None when there are too many to read: the name is then too common to tell who calls it.
-        """
-        known = self.mentioning(_mentioned_as(function))
-        if known is not None and function.module not in known:
-            return (function.module, *known)
+    def caller_files(self, function: Function) -> CallerFiles:
+        """The files of the project to read in search of calls of ``function``."""
+        known = self._callers.get(function)
+        if known is None:
+            known = self._callers[function] = caller_files(function, self._mentions())
         return known
 
-    def mentioning(self, name: str) -> tuple[Module, ...] | None:
-        """The modules of the project in which ``name`` occurs; None when there are too many to read."""
-        if name not in self._mentions:
-            self._mentions[name] = self._search_mentions(name)
-        return self._mentions[name]
+    def callers(self, function: Function) -> Iterator[Module]:
+        """The modules in which calls of ``function`` count, its own first, the others read as they are asked for.
 
-    def _search_mentions(self, name: str) -> tuple[Module, ...] | None:
-        paths = self._paths_that_mention(name)
-        if paths is None:
-            return None
-        modules = [self.load(path) for path in paths]
-        return tuple(module for module in modules if module is not None)
-
-    def _paths_that_mention(self, name: str) -> tuple[Path, ...] | None:
-        if self._index is None:
-            self._index = Mentions(self._python_files, self.read, _MAX_CALLER_FILES)
-        return self._index.of(name)
-
-    def nearest_mentions(self, function: Function) -> Iterator[Module]:
-        """Those of :meth:`mentions`, the own module of ``function`` first, the others read as they are asked for."""
-        paths = self._paths_that_mention(_mentioned_as(function))
-        if paths is None:
-            return
+        Those are all of :meth:`caller_files` for the functions of the file that is checked and of the files that call
+        them, and for functions that few files call. Of other functions only the calls in their own and in the checked
+        file count: others say little about the checked file, and lead through the whole project.
+        """
         yield function.module
-        for path in paths:
-            module = self.load(path) if path != function.module.path else None
+        others = self.caller_files(function).paths[1:]
+        if not others:
+            return
+        checked = self._checked
+        searched = len(others) <= FEW_FILES or self.memo.searched & self._bit(function.module.path)
+        if searched and not self.memo.is_abroad:
+            self.memo.depends_on_checked_file()
+            wanted = others
+        elif checked is not None and checked in others:
+            self.memo.depends_on_checked_file()
+            wanted = (checked,)
+        else:
+            self.memo.would_differ_for(sum(map(self._bit, (function.module.path, *others))))
+            wanted = ()
+        for path in wanted:
+            module = self.load(path)
             if module is not None:
                 yield module
 
+    def found_caller(self, caller: Module, function: Function) -> None:
+        """Takes note that ``caller`` has a call of ``function``; if that is a checked one, its callers count, too."""
+        if function.module.path == self._checked and caller.path != self._checked:
+            self.memo.searched |= self._bit(caller.path)
 
-def _mentioned_as(function: Function) -> str:
-    """The name that stands where ``function`` is called: for what instances and classes run, that of the class."""
-    if function.owner is not None and function.name in {"__call__", "__init__", "forward"}:
-        return function.owner.name
-    return function.name
+    def _bit(self, path: Path) -> int:
+        return 1 << self._numbers.setdefault(path, len(self._numbers))
+
+    def mentioning(self, name: str) -> tuple[Module, ...] | None:
+        """The modules of the project whose code, quoted text included, uses ``name``; None when they are too many."""
+        if name not in self._mentioning:
+            mentions = self._mentions()
+            paths = [path for path in mentions.of(name) or () if name in mentions.outline(path).used]
+            common = mentions.of(name) is None or len(paths) > _MAX_USERS
+            self._mentioning[name] = None if common else tuple(filter(None, map(self.load, paths)))
+        return self._mentioning[name]
+
+    def _mentions(self) -> Mentions:
+        if self._index is None:
+            self._index = Mentions(self._python_files, self.read)
+        return self._index
 
 
 def _decoded(data: bytes) -> str:

@@ -49,7 +49,7 @@ def _stepped_around(region: Region, depth: int) -> Iterator[Objects]:
     found = list(stepped_in(outermost))
     yield from found
     if not found and depth:
-        for site in call_sites(function) or ():
+        for site in call_sites(function):
             if site.function is not function:
                 yield from _stepped_around(site.region, depth - 1)
 

@@ -1,0 +1,83 @@
+"""In which files of a project a function may be called: what their text shows, before any of them is parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from memlint.model.mentions import Mentions
+from memlint.model.outline import Outline
+from memlint.model.scopes import Function
+
+MAX_FILES = 8
+"""Files that are parsed in search of the callers of one function, besides its own."""
+FEW_FILES = 3
+"""Files beside a function's own that are read in search of its callers wherever it is met."""
+
+
+class CallerFiles(NamedTuple):
+    """Files to read in search of callers, the function's own first."""
+
+    paths: tuple[Path, ...]
+    complete: bool
+    """Whether these are all; if not, they are those that are most likely to call it."""
+
+
+def caller_files(function: Function, mentions: Mentions) -> CallerFiles:
+    """The files in which ``function`` may be called.
+
+    Where they are too many to read, those count that know its class, and for a function those of its folder. The
+    answer depends on the files of the project alone, not on what has been read before.
+    """
+    own = function.module.path
+    if _is_local(function):
+        return CallerFiles((own,), complete=True)
+    word, calls = _call(function)
+    found = mentions.of(word)
+    if found is None:
+        found = mentions.of(function.owner.name) if function.owner is not None else ()
+        near = tuple(_others(found or (), own, lambda path: calls(mentions.outline(path))))
+        return CallerFiles((own, *near[:MAX_FILES]), complete=False)
+    others = tuple(_others(found, own, lambda path: calls(mentions.outline(path))))
+    if len(others) <= MAX_FILES:
+        return CallerFiles((own, *others), complete=True)
+    knows = _knows_owner(function, mentions)
+    return CallerFiles((own, *tuple(filter(knows, others))[:MAX_FILES]), complete=False)
+
+
+def _is_local(function: Function) -> bool:
+    """Whether ``function`` is called by its name in its own file only: a lambda, or a function within another."""
+    return function.owner is None and (function.parent is None or function.parent.parent is not None)
+
+
+def _others(paths: tuple[Path, ...], own: Path, may_call: Callable[[Path], bool]) -> Iterator[Path]:
+    return (path for path in paths if path != own and may_call(path))
+
+
+def _call(function: Function) -> tuple[str, Callable[[Outline], bool]]:
+    """The word that stands in each file that calls ``function``, and what else its outline must show."""
+    name, owner = function.name, function.owner
+    if owner is None:
+        parts = frozenset(function.module.name.split("."))
+        return (
+            name,
+            lambda file: (
+                (name in file.called and (name in file.imported or file.imports_all))
+                or (name in file.called_on and not parts.isdisjoint(file.imported))
+            ),
+        )
+    if name in {"__call__", "forward"}:
+        # An instance is called by whatever name it goes; its class is what is named.
+        return owner.name, lambda file: owner.name in file.used
+    if name == "__init__":
+        return owner.name, lambda file: owner.name in file.initialized and "__init__" in file.called_on
+    return name, lambda file: name in file.called_on
+
+
+def _knows_owner(function: Function, mentions: Mentions) -> Callable[[Path], bool]:
+    """Whether a file speaks of the class of a method; for a function, whether it lies beside it."""
+    owner = function.owner
+    if owner is None:
+        return lambda path: path.parent == function.module.path.parent
+    return lambda path: owner.name in mentions.outline(path).used
