@@ -10,9 +10,9 @@ from memlint.model.mentions import Mentions
 from memlint.model.outline import Outline
 from memlint.model.scopes import Function
 
-MAX_FILES = 8
+MAX_FILES = 6
 """Files that are parsed in search of the callers of one function, besides its own."""
-FEW_FILES = 3
+FEW_FILES = 2
 """Files beside a function's own that are read in search of its callers wherever it is met."""
 
 

@@ -85,7 +85,7 @@ def work(root: Path, files: list[Path], checked: list[Path], monkeypatch: pytest
     results = [check_data(path, path.read_bytes(), all_rules(), project, Settings(root)) for path in checked]
     findings = sum(len(result.diagnostics) for result in results)
     lines = sum(path.read_text().count("\n") for path in checked)
-    return Work(len(parsed), len(project.memo.answers), lines, findings)
+    return Work(len(parsed), len(project.memo), lines, findings)
 
 
 def test_each_file_is_parsed_once_however_many_ask_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
