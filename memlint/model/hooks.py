@@ -381,7 +381,7 @@ def _run_by_backward(module: Module) -> frozenset[Function]:
 def growth(capture: Capture) -> Confidence:
     """How sure it is that the hook runs time after time with the same container."""
     call = capture.registration.call
-    if call.function.module.is_test:
+    if call.function.module.is_test or _is_computed_out_of_sight(capture.insertion.value):
         return Confidence.POSSIBLE
     if capture.emptied:
         return Confidence.LIKELY
@@ -408,11 +408,29 @@ def _growth_of_variable(holder: Free, registration: Registration) -> Confidence:
     if any(call.region.within(loop) for call in forwards for loop in outlived):
         return Confidence.CERTAIN
     if is_removed(registration) and registration.call.function is scope:
-        later = [loop for loop in outlived if loop.first > registration.call.order]
+        later = [loop for loop in outlived if loop.first > registration.call.order and _runs_before_removal(loop)]
         return Confidence.LIKELY if later and not forwards else Confidence.POSSIBLE
     if forwards and not is_repeated(registration.call):
         return Confidence.POSSIBLE
     return Confidence.LIKELY
+
+
+def _runs_before_removal(loop: Loop) -> bool:
+    """Whether a loop begins while hooks that its function removes are still there, and is not what removes them."""
+    removals = [call for call in loop.function.calls if call.method == "remove" and not call.arguments]
+    last = max((call.order for call in removals), default=None)
+    return (last is None or loop.first < last) and not any(call.region.within(loop) for call in removals)
+
+
+def _is_computed_out_of_sight(value: Value) -> bool:
+    """Whether ``value`` is what a function returned that was passed in, which may be a number as well as a tensor."""
+    return any(
+        isinstance(source, Call)
+        and not callees(source)
+        and called_module(source) is None
+        and all(isinstance(called, Parameter) for called in sources(source.callee))
+        for source in sources(value)
+    )
 
 
 # ------------------------------------------------------------------ registered again and again

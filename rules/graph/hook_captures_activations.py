@@ -170,6 +170,34 @@ def clip(model, loader, epochs):
     )
     negative = (
         """
+import torch
+def explain(model, image, classes):
+    acts = []
+    def hook(module, args, output):
+        acts.append(output)
+    handles = [model.head.register_forward_hook(hook)]
+    try:
+        scores = model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for k in classes:
+        print(torch.autograd.grad(scores[k], acts, retain_graph=True))
+""",
+        """
+from fnmatch import fnmatch
+class Statistics:
+    def __init__(self, model, measure):
+        self.measure, self.stats = measure, []
+        for name, module in model.named_modules():
+            if fnmatch(name, "*.bn"):
+                module.register_forward_hook(self.hook_of(measure))
+    def hook_of(self, measure):
+        def hook(module, args, output):
+            self.stats.append(measure(module, args, output))
+        return hook
+""",
+        """
 feats = {}
 def hook(module, args, output):
     feats["l4"] = output
