@@ -56,6 +56,7 @@ from memlint.model.values import (
 )
 
 _BUILTINS = frozenset(dir(builtins))
+_MAX_PLAIN_DIGITS = 100
 _NAMED_CONSTANTS: dict[str, object] = {"None": None, "True": True, "False": False}
 
 
@@ -988,6 +989,8 @@ def _dotted(node: cst.BaseExpression) -> str:
 
 
 def _number(text: str) -> object:
+    if text.isdecimal() and len(text) < _MAX_PLAIN_DIGITS:
+        return int(text)  # what almost all are; literal_eval compiles a program for each
     try:
         return ast.literal_eval(text)
     except ValueError:  # more digits than sys.get_int_max_str_digits allows
