@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 
 from memlint.check.engine import check_data
 from memlint.config import Settings
+from memlint.findings import Confidence
 from memlint.model import project as projects
+from memlint.model.callers import MAX_FILES
 from memlint.model.project import Project
 from memlint.registry import all_rules
 
@@ -110,3 +113,79 @@ def test_one_file_costs_the_same_in_a_larger_project(tmp_path: Path, monkeypatch
     among = work(tmp_path / "large", large, [tmp_path / "large" / "train1.py"], monkeypatch)
     assert alone == among
     assert among.parses == 2
+
+
+PIPELINE = """\
+import torch
+from parts.blocks import Block
+from parts.common import prepare
+
+class Pipeline{n}(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = Block()
+        self.outputs = []
+
+    def encode(self, x):
+        out = self.block(prepare(x))
+        self.outputs.append(out)
+        return out
+
+def run{n}(loader, pipeline):
+    return [pipeline.encode(x) for x in loader]
+
+def main{n}(loader):
+    return run{n}(loader, Pipeline{n}())
+"""
+BLOCKS = """\
+from torch import nn
+from parts.common import prepare
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.layer(prepare(x))
+"""
+
+
+def pipelines(root: Path, count: int) -> list[Path]:
+    """A project in which everybody calls the same two helpers, and methods that bear the same names."""
+    (root / "parts").mkdir(parents=True)
+    (root / "parts" / "__init__.py").touch()
+    (root / "parts" / "blocks.py").write_text(BLOCKS)
+    (root / "parts" / "common.py").write_text("def prepare(x):\n    return x.float()\n")
+    for n in range(count):
+        (root / f"pipeline{n}.py").write_text(PIPELINE.format(n=n))
+    return sorted(root.rglob("*.py"))
+
+
+def test_names_that_everybody_uses_lead_to_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = pipelines(tmp_path, 60)
+    assert work(tmp_path, files, [tmp_path / "pipeline7.py"], monkeypatch).parses <= 3 + MAX_FILES
+    monkeypatch.undo()
+    assert work(tmp_path, files, [tmp_path / "parts" / "blocks.py"], monkeypatch).parses <= 2 + MAX_FILES
+
+
+@pytest.mark.parametrize("make", [made, pipelines])
+def test_the_order_of_the_files_changes_nothing(tmp_path: Path, make: Callable[[Path, int], list[Path]]) -> None:
+    files = make(tmp_path, 9)
+
+    def found(order: Iterable[Path]) -> dict[Path, list[str]]:
+        project = Project(tmp_path, files)
+        return {
+            path: [
+                f"{each.location} {each.code} {each.confidence} {each.message}"
+                for each in check_data(
+                    path, path.read_bytes(), all_rules(), project, Settings(tmp_path), least=Confidence.POSSIBLE
+                ).diagnostics
+            ]
+            for path in order
+        }
+
+    forwards = found(files)
+    assert any(forwards.values())
+    assert found(reversed(files)) == forwards
+    assert {path: alone for path in files for alone in found([path]).values()} == forwards
