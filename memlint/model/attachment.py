@@ -332,7 +332,8 @@ def _call_under_grad(call: Call, names: frozenset[str], bare: Function | None) -
     if call.receiver is not None:
         return _method_call(call, call.receiver, bare)
     if any(isinstance(source, ClassValue) for source in sources(call.callee)):
-        return min(_arguments(call, bare), Attachment.LIKELY)
+        # An optimizer holds parameters, and no graph.
+        return Attachment.DETACHED if _known_plain(call) else min(_arguments(call, bare), Attachment.LIKELY)
     return _unknown_call(call, bare)
 
 

@@ -126,6 +126,8 @@ def _component(value: Item | Part | Element) -> Footprint:
 def _picked(source: Value, index: object) -> Footprint:
     """The component ``index`` of what ``source`` returns or holds."""
     if isinstance(source, Call):
+        if moves_to_host(source):
+            return Footprint.NONE
         gathered = _gathered(source)
         if gathered is not None:
             return max((_picked(given, index) for given in sources(gathered)), default=Footprint.UNKNOWN)
@@ -192,9 +194,11 @@ def _is_tensor_operation(call: Call, names: frozenset[str]) -> bool:
 
 
 def moves_to_host(call: Call) -> bool:
-    """Whether ``call`` returns a copy in host memory: ``.cpu()``, ``.numpy()``, ``.tolist()``, ``.to("cpu")``."""
+    """Whether ``call`` returns a copy in host memory: ``.cpu()``, ``.numpy()``, ``.to("cpu")``, ``move(x, "cpu")``."""
     if call.method in _TO_HOST:
         return True
+    if callees(call) or not call.method:
+        return any(_is_cpu(source) for given in call.arguments[1:] for source in sources(given.value))
     device = call.argument("device", 0) if call.method == "to" else None
     return device is not None and is_host_device(device)
 
