@@ -31,10 +31,12 @@ _WATCHES = {
     "MEM704": Watch.ALLOCATED,
     "MEM706": Watch.ALLOCATED,
     "MEM802": Watch.ALLOCATED,
+    "MEM812": Watch.ALLOCATED,
     "MEM805": Watch.GRADIENT_BUCKETS,
     "MEM806": Watch.OUTPUT_COPIES,
 }
 _SHAPES = {Watch.REACHABLE: ClaimShape.GROWS, Watch.ALLOCATED: ClaimShape.PLATEAU}
+_SPIKES = {"MEM812"}
 _ARITHMETIC = re.compile(r"[\d\s*+()/-]+|NODE")
 
 
@@ -87,7 +89,7 @@ def forced(expected: Expected) -> Diagnostic:
     end = Location(expected.row, len(line.partition("  # ")[0]) + 1)
     watch = _WATCHES.get(expected.code, Watch.REACHABLE)
     claim = LocatedClaim(
-        shape=_SHAPES.get(watch, ClaimShape.PRESENT).value,
+        shape=(ClaimShape.SPIKE if expected.code in _SPIKES else _SHAPES.get(watch, ClaimShape.PRESENT)).value,
         memory="device",
         size="",
         holder=expected.root,

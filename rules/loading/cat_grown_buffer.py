@@ -1,0 +1,161 @@
+"""MEM812."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity
+from memlint.model.gradmode import GradMode, grad_mode
+from memlint.model.loops import iterates_over_data
+from memlint.model.paths import path_key
+from memlint.model.program import Program
+from memlint.model.retention import Accumulation, Span, accumulations, concatenates
+from memlint.model.source_text import code
+from memlint.model.values import Call, Choice
+from memlint.rule import Rule
+
+
+class CatGrownBuffer(Rule):
+    """A tensor grows by `torch.cat` in each iteration, so that it is copied, and there twice, each time.
+
+    ## What it does
+    Finds `buffer = torch.cat([buffer, new])` (and `stack`, `hstack`, `vstack`) in loops over batches or samples.
+
+    ## Why is this bad?
+    Each call allocates a tensor of another, larger size and copies what was there. Old and new are alive together,
+    twice the size of the result (8 MiB for a result of 4 MiB, measured with torch 2.13); n batches copy about n²/2.
+    The caching allocator finds no block of the new size among those that were freed, so that what is reserved grows
+    beyond what is allocated. A list and one `torch.cat` after the loop copy once.
+
+    ## Example
+    ```python
+    features = torch.empty(0, dim)
+    for x in loader:
+        features = torch.cat([features, encoder(x)])
+    ```
+
+    ## Use instead
+    ```python
+    parts = []
+    for x in loader:
+        parts.append(encoder(x))
+    features = torch.cat(parts)
+    ```
+
+    ## Fix safety
+    There is no fix: it would have to change how the buffer begins, and every place that reads it inside the loop.
+
+    ## When to ignore
+    When the buffer is cut back to a few rows each time, or when it only ever holds some numbers.
+
+    ## References
+    - [torch.cat](https://docs.pytorch.org/docs/stable/generated/torch.cat.html)
+    - [amptorch#12](https://github.com/ulissigroup/amptorch/issues/12),
+      [lotus#16](https://github.com/lotus-data/lotus/pull/16),
+      [torch-sim#559](https://github.com/TorchSim/torch-sim/pull/559)
+    """
+
+    code = "MEM812"
+    name = "cat-grown-buffer"
+    severity = Severity.NOTE
+    gate = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack"})
+    positive = (
+        """
+import torch
+@torch.no_grad()
+def extract(encoder: torch.nn.Module, loader: torch.utils.data.DataLoader):
+    features = torch.empty(0, 8)
+    for x, _ in loader:
+        features = torch.cat([features, encoder(x)])  # MEM812: 20
+    return features
+""",
+        """
+import torch
+from torch.utils.data import DataLoader
+def collect(model, dataset):
+    scores = labels = None
+    with torch.inference_mode():
+        for x, y in DataLoader(dataset):
+            scores = model(x) if scores is None else torch.cat((scores, model(x)), dim=0)  # MEM812
+            labels = torch.hstack((labels, y)) if labels is not None else y  # MEM812
+    return scores, labels
+""",
+    )
+    negative = (
+        """
+import torch
+@torch.no_grad()
+def extract(encoder: torch.nn.Module, loader: torch.utils.data.DataLoader):
+    parts = []
+    window = torch.empty(0, 8)
+    for x, _ in loader:
+        parts.append(encoder(x))
+        window = torch.cat([window, encoder(x)])[-64:]
+        both = torch.cat([x, encoder(x)])
+        both = torch.cat([both, both])
+        window = window[-64:]
+    return torch.cat(parts), window, both
+""",
+        """
+import torch
+from torch import nn
+class Dense(nn.Module):
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.cat([x, layer(x)], dim=1)
+        return x
+""",
+        """
+import torch
+@torch.no_grad()
+def generate(model: torch.nn.Module, tokens, count):
+    for _ in range(count):
+        tokens = torch.cat([tokens, model(tokens)[:, -1:].argmax(-1)], dim=1)
+    return tokens
+""",
+    )
+
+    def check(self, program: Program) -> Iterator[Finding]:
+        for function in program.functions:
+            for accumulation in map(_chosen, accumulations(function)):
+                confidence = _confidence(accumulation)
+                if confidence is not None:
+                    yield self._finding(accumulation, confidence)
+
+    def _finding(self, accumulation: Accumulation, confidence: Confidence) -> Finding:
+        buffer = code(accumulation.holder)
+        return self.finding(
+            accumulation.value.node,
+            f"`{buffer}` is copied into a larger tensor in each iteration",
+            holds=f"`{buffer}` twice while it is copied, each time in blocks of another size",
+            confidence=confidence,
+            claim=Claim(ClaimShape.SPIKE, "device", "2 x the result", held=accumulation.value.node),
+        )
+
+
+def _chosen(accumulation: Accumulation) -> Accumulation:
+    """What grows the buffer in ``first if buffer is None else torch.cat((buffer, new))``."""
+    ways = accumulation.value.values if isinstance(accumulation.value, Choice) else ()
+    grown = (replace(accumulation, value=way) for way in ways)
+    return next(filter(concatenates, grown), accumulation)
+
+
+def _confidence(accumulation: Accumulation) -> Confidence | None:
+    loop = accumulation.loop
+    if loop is None or accumulation.span is not Span.ITERATION or not concatenates(accumulation):
+        return None
+    found = iterates_over_data(loop) if isinstance(accumulation.value, Call) else None
+    if found is None or accumulation.region.function.module.is_test or _is_cut(accumulation):
+        return None
+    # With its graph the tensor is an activation, which a loss may need.
+    return Confidence.LIKELY if grad_mode(accumulation.region) is GradMode.DISABLED else Confidence.POSSIBLE
+
+
+def _is_cut(accumulation: Accumulation) -> bool:
+    """Whether the loop keeps a part of the buffer only, or begins it anew."""
+    loop, key = accumulation.loop, path_key(accumulation.holder)
+    return loop is not None and any(
+        store.key == key and store.target is not accumulation.holder and store.region.within(loop)
+        for store in accumulation.function.stores
+    )
