@@ -77,6 +77,8 @@ class Outcome:
     """What was allocated at the peak, largest first."""
     notes: list[str] = field(default_factory=list)
     """What was assumed or left out, one line each."""
+    not_applied: list[str] = field(default_factory=list)
+    """Changes that found nothing to change."""
     losses: int = 0
     step_seconds: list[float] = field(default_factory=list)
     has_recording: bool = False

@@ -44,6 +44,11 @@ class DeviceRecorder:
         self._allocators: dict[int, CachingAllocator] = {}
         self._stacks = StackCache()
 
+    def place(self, step: int | None, phase: Phase | None) -> None:
+        """Say where the script is from now on."""
+        self.step = step
+        self.phase = phase
+
     # Where tensors are
 
     def place_of(self, tensor: torch.Tensor) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from memlint.capacity.simulate.child.autocast import Autocast
+from memlint.capacity.simulate.child.changes import Changes
 from memlint.capacity.simulate.child.device import SimulatedDevice
 from memlint.capacity.simulate.child.facade import Facade
 from memlint.capacity.simulate.child.kernels import Kernels
@@ -38,6 +39,7 @@ class Session:
         self._device = SimulatedDevice(self._recorder, workspaces.around)
         self._facade = Facade(self._device, self._recorder, settings)
         self._kept: tuple[Any, ...] = ()
+        self._changes: Changes | None = None
         budget = Budget(batches=settings.steps + 1, until=(settings.steps, 0))
         self.progress = Progress(budget, self._recorder, _Listener())
 
@@ -47,6 +49,7 @@ class Session:
         self._facade.install()
         self._kept = Kernels(self._device, self._plan.settings.device.capability), Autocast(self._device)
         self.progress.install()
+        self._changes = Changes(self._plan.settings.changes)
         self._device.__enter__()
         os.register_at_fork(after_in_child=self._leave)
 
@@ -58,6 +61,7 @@ class Session:
         seen.losses = len(self.progress.losses)
         seen.step_seconds = self.progress.step_seconds
         seen.out_of_memory = recorder.out_of_memory
+        seen.not_applied = sorted(self._changes.not_applied) if self._changes is not None else []
         seen.notes += self._notes()
         if not recorder.used_devices:
             return

@@ -35,16 +35,14 @@ class Workspaces:
         self._cublas = 0 if version >= _UNCACHED_SINCE else cublas_workspace(capability)
         self._handles: dict[tuple[int, bool], MemoryEvent] = {}
 
-    def around(self, func: Any, args: Any, kwargs: Any, result: Any, index: int) -> None:  # noqa: ARG002 - a hook
+    def around(self, func: Any, args: Any, _kwargs: Any, _result: Any, index: int) -> None:
         """An operator has allocated its results; now its kernel runs."""
         name = func._schema.name if hasattr(func, "_schema") else ""
         if name in _GEMMS:
             self._multiply(name, args, index)
-        elif name == "aten::convolution":
-            self._transient(index, name, convolutions.forward(args, result, self._capability))
         elif name == "aten::convolution_backward":
             for size in convolutions.backward(args, self._capability):
-                self._transient(index, name, size)
+                self._transient(index, "cudnn", size)
 
     def forget(self, index: int) -> None:
         """``torch._C._cuda_clearCublasWorkspaces``."""
