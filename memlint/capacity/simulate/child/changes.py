@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch.nn.modules import module as module_hooks
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
@@ -130,7 +131,7 @@ class Changes:
                     group["fused"], group["foreach"] = True, False
                     self._done(word)
 
-        torch.optim.optimizer.register_optimizer_step_pre_hook(choose)
+        register_optimizer_step_pre_hook(choose)
 
     def _eight_bit(self, word: str, _: str) -> None:
         def step(optimizer: Any, closure: Any = None) -> Any:
