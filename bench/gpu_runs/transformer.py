@@ -51,8 +51,8 @@ def configuration(name: str) -> Any:
             resid_dropout=0,
         ),
         "facebook/opt-125m": make.OPTConfig,
-        "T5-small": make.T5Config,
-        "t5-base": lambda: make.T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12),
+        "T5-small": lambda: make.T5Config(decoder_start_token_id=0),
+        "t5-base": lambda: make.T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12, decoder_start_token_id=0),
         "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": lambda: make.Qwen2Config(
             vocab_size=151936,
             hidden_size=1536,
