@@ -206,12 +206,16 @@ _SAME_SIZE = frozenset({"detach", "clone", "contiguous", "float", "squeeze", "fl
 
 def _unchanged(value: Value) -> Iterator[Parameter]:
     """The parameters that ``value`` may be, detached or in another form."""
-    for source in sources(value):
-        match source:
-            case Parameter():
-                yield source
-            case Call() if source.method in _SAME_SIZE and source.receiver is not None:
-                yield from _unchanged(source.receiver)
-            case Display():
-                for element in source.elements:
-                    yield from _unchanged(element)
+    seen: set[Value] = set()
+    pending = [value]
+    while pending:
+        # In a loop a value may be made of itself.
+        for source in set(sources(pending.pop())) - seen:
+            seen.add(source)
+            match source:
+                case Parameter():
+                    yield source
+                case Call() if source.method in _SAME_SIZE and source.receiver is not None:
+                    pending.append(source.receiver)
+                case Display():
+                    pending.extend(source.elements)
