@@ -113,6 +113,8 @@ class Watch(str, Enum):
     """Outputs of the wrapper of a model that are copies of what the model itself returned."""
     ALLOCATED = "allocated"
     """What was allocated while the line ran: alive at the step's end (plateau) or at the peak (spike)."""
+    ATTENTION_WEIGHTS = "attention-weights"
+    """What softmax allocated while the line ran: scores for each pair of positions."""
     LOADED = "loaded"
     """The same, for what is loaded from a file: alive together with the model that takes it over."""
 

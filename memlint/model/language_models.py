@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 from memlint.findings import Confidence
 from memlint.model.aliases import base_names
+from memlint.model.components import readers
 from memlint.model.forwards import called_module
 from memlint.model.gradmode import GradMode, grad_mode, is_hf_trainer
 from memlint.model.identity import everywhere, objects
@@ -14,7 +14,7 @@ from memlint.model.keywords import Setting, given, setting
 from memlint.model.kinds import Role, kinds
 from memlint.model.memo import query
 from memlint.model.scopes import Function, Module
-from memlint.model.values import Attribute, Call, Choice, Constant, Item, Parameter, Phi, Store, Value
+from memlint.model.values import Attribute, Call, Constant, Item, Parameter
 
 _DECODER = re.compile(r"(?<!Mamba)(?<!Rwkv)(ForCausalLM|LMHeadModel)$|^Fast(Language)?Model$")
 """Classes of models that return a cache by default; the state of Mamba and RWKV is small."""
@@ -60,32 +60,15 @@ def _decides_on_cache(call: Call) -> bool:
 def _reads_scores_only(call: Call) -> bool:
     """Whether nothing but scores, losses and hidden states is taken from what ``call`` returns."""
     read = False
-    for use in _uses(call):
+    for use in readers(call):
         match use:
             case Attribute(name=name) if name in _SCORES:
                 read = True
             case Item(index=(Constant(constant=("logits" | "loss" | "hidden_states" | 0)),)):
                 read = True
-            case Store(base=None):
-                continue
             case _:
                 return False
     return read
-
-
-def _uses(value: Value) -> Iterator[object]:
-    seen: set[int] = set()
-    pending = [value]
-    while pending:
-        current = pending.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        for use in current.uses:
-            if isinstance(use, (Phi, Choice)):
-                pending.append(use)
-            else:
-                yield use
 
 
 def _files(call: Call) -> tuple[Module, ...]:

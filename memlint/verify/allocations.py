@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -31,9 +31,15 @@ class LineAllocations:
 
     @classmethod
     def of(
-        cls, recording: Recording | None, line: WatchedLine, *, anywhere: bool = False, within_loop: bool = False
+        cls,
+        recording: Recording | None,
+        line: WatchedLine,
+        *,
+        anywhere: bool = False,
+        within_loop: bool = False,
+        by: Callable[[MemoryEvent], bool] | None = None,
     ) -> LineAllocations | None:
-        """None without a recording.
+        """None without a recording. With ``by`` only the allocations that it accepts are counted.
 
         ``within_loop`` counts the loop around the line, and ``anywhere`` takes files for the same that have the same
         name in a folder of the same name, as in a recording of another machine.
@@ -41,9 +47,8 @@ class LineAllocations:
         if recording is None:
             return None
         rows = line.loop if within_loop and line.loop is not None else line.rows
-        return _collect(
-            recording, _Matcher(line.path, rows, line.function if recording.line_is_definition else None, anywhere)
-        )
+        function = line.function if recording.line_is_definition else None
+        return _collect(recording, _Matcher(line.path, rows, function, anywhere), by)
 
     @property
     def where(self) -> str | None:
@@ -65,7 +70,9 @@ class LineAllocations:
         return median(b - a for a, b in pairwise(ends)) if len(ends) > 1 else 0.0
 
 
-def _collect(recording: Recording, matcher: _Matcher) -> LineAllocations:
+def _collect(
+    recording: Recording, matcher: _Matcher, by: Callable[[MemoryEvent], bool] | None = None
+) -> LineAllocations:
     found = LineAllocations()
     own: dict[tuple[str, int], int] = {}
     # Where there is an accelerator, the host's memory is not what a claim about the device means.
@@ -82,7 +89,7 @@ def _collect(recording: Recording, matcher: _Matcher) -> LineAllocations:
             continue
         if event.action is Action.ALLOCATE:
             total += event.size
-            if matcher.matches(event.stack):
+            if matcher.matches(event.stack) and (by is None or by(event)):
                 found.events.append(event)
                 own[event.device, event.address] = event.size
                 alive += event.size

@@ -14,7 +14,7 @@ from statistics import median
 
 from memlint.diagnostics import Diagnostic
 from memlint.findings import ClaimShape, Watch
-from memlint.trace.events import Recording
+from memlint.trace.events import MemoryEvent, Recording
 from memlint.verify.allocations import LineAllocations
 from memlint.verify.observations import GraphSeen, LineSeen, Observations, Sample
 from memlint.verify.plan import WARM_UP, WatchedLine
@@ -459,6 +459,28 @@ def _spike(allocations: LineAllocations) -> Ruling:
     )
 
 
+_SOFTMAX = frozenset({"aten::_softmax", "aten::softmax", "aten::_safe_softmax"})
+
+
+def _is_of_softmax(event: MemoryEvent) -> bool:
+    in_python = event.stack is not None and event.stack.mentions("nn/functional.py", ("softmax",))
+    return event.operator in _SOFTMAX or in_python
+
+
+def _attention_weights(evidence: _Evidence) -> Ruling:
+    allocations = LineAllocations.of(evidence.recording, evidence.line, by=_is_of_softmax)
+    if allocations is None:
+        return inconclusive("there is no recording of what the line allocated")
+    if not allocations.events:
+        return refuted(f"{evidence.ran} and computed no attention weights")
+    return confirmed(
+        f"{in_bytes(allocations.most_alive)} of attention weights were alive at the same time",
+        "device",
+        bytes_at_peak=allocations.most_alive,
+        where=evidence.where,
+    )
+
+
 def _loaded(evidence: _Evidence) -> Ruling:
     allocations = LineAllocations.of(evidence.recording, evidence.line)
     if allocations is None or not allocations.events:
@@ -488,5 +510,6 @@ _DECISIONS: dict[Watch, Callable[[_Evidence], Ruling]] = {
     Watch.GRADIENT_BUCKETS: _gradient_buckets,
     Watch.OUTPUT_COPIES: _output_copies,
     Watch.ALLOCATED: _allocated,
+    Watch.ATTENTION_WEIGHTS: _attention_weights,
     Watch.LOADED: _loaded,
 }
