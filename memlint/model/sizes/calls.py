@@ -35,6 +35,8 @@ _WITHOUT_PARAMETERS = ("Mixin", "PreTrainedModel", "LightningModule", "Protocol"
 """Ends of names of bases that add no parameters."""
 _OTHER_BASES = ("torch.utils.", "typing.", "abc.", "enum.", "collections.", "builtins.", "object", "argparse.")
 """Beginnings of names of bases that make no ``nn.Module``."""
+_NO_MODULES = ("Trainer", "Dataset", "Callback", "Config", "Arguments", "DataModule", "Sampler", "Exception", "Error")
+"""Ends of names of bases that make no ``nn.Module`` either."""
 _SHAPED = frozenset("zeros ones empty rand randn full FloatTensor Tensor".split())
 _WRAPPERS = frozenset(
     """
@@ -80,7 +82,7 @@ class Calls(ABC):
             "hasattr": self._hasattr,
             "getattr": self._getattr,
             "setattr": self._setattr,
-            "callable": lambda _given, _named: PLAIN,
+            "callable": lambda given, _named: _is_callable(given[0]),
             "map": self._map,
             "filter": lambda _given, _named: Unknown("filter"),
             "sorted": self._sorted,
@@ -649,13 +651,23 @@ def named_parameters(module: ModuleObject, prefix: str = "", seen: set[int] | No
     return found
 
 
+def _is_callable(value: Any) -> Any:
+    if isinstance(value, (FunctionObject, ClassObject, Partial, Bound, Native, ModuleObject)):
+        return True
+    return False if value is None or isinstance(value, _BUILTIN_TYPES) else PLAIN
+
+
 def _order(first: Any, second: Any) -> int:
     return -1 if first < second else int(first > second)
 
 
 def _is_harmless(name: str) -> bool:
     """Whether a base class from outside adds no parameters."""
-    return bool(layers.layer_name(name)) or name.endswith(_WITHOUT_PARAMETERS) or name.startswith(_OTHER_BASES)
+    return (
+        bool(layers.layer_name(name))
+        or name.endswith(_WITHOUT_PARAMETERS + _NO_MODULES)
+        or name.startswith(_OTHER_BASES)
+    )
 
 
 _PYTHON_TYPES: dict[str, Any] = {
@@ -811,6 +823,7 @@ _KNOWN: dict[str, Callable[[Calls, list[Any], dict[str, Any]], Any]] = {
     "torch.tensor": _scalar_tensor,
     "torch.as_tensor": _scalar_tensor,
     "torch.arange": _arange,
+    **{f"torch.{name}": _like for name in ("log", "exp", "sqrt", "abs", "clamp")},
     **{f"torch.{name}_like": _like for name in ("zeros", "ones", "empty", "rand", "randn", "full")},
     "functools.partial": _partial,
     "copy.deepcopy": _deepcopy,

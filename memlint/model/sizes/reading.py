@@ -417,7 +417,7 @@ class Reader:
     def _conclude(self) -> None:
         reading = self.reading
         inner = {id(each) for model in self.used.values() for each in model.modules() if each is not model}
-        roots = [model for model in self.used.values() if id(model) not in inner]
+        roots = [model for model in self.used.values() if id(model) not in inner and (model.count() or model.doubts())]
         reading.trained = [model for model in reading.trained if id(model) not in inner]
         reading.models = sorted(roots, key=lambda model: all(model is not each for each in reading.trained))
         if "batch" not in reading.facts:
