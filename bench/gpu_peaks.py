@@ -19,9 +19,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from memlint.capacity.devices import Device, UnknownDevice, device
 from memlint.capacity.simulate.run import simulate
 from memlint.capacity.simulate.settings import Settings
+from memlint.devices import Device, UnknownDevice, device
 
 SCRIPT = Path(__file__).parent / "gpu_runs" / "configured.py"
 UNDER = -0.05

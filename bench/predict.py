@@ -23,7 +23,7 @@ from rich.table import Table
 
 from memlint.capacity.simulate.run import simulate
 from memlint.capacity.simulate.settings import Settings
-from memlint.model.sizes.devices import device
+from memlint.devices import device
 
 SCRIPTS = Path(__file__).parent / "gpu_runs"
 OTHERS = ("xmem", "dnnmem", "schedtune", "llmem")

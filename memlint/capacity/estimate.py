@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from memlint.devices import Device, UnknownDevice, device
 from memlint.files import absolute
 from memlint.messages import UserError
 from memlint.model.sizes.capacity import find_module
-from memlint.model.sizes.devices import Device, UnknownDevice, device
 from memlint.model.sizes.objects import Place
 from memlint.model.sizes.peak import RESERVED, Peak, estimate, smaller_batch
 from memlint.model.sizes.reading import Fact, Reader, Reading

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from memlint.model.sizes.devices import Device, device
+from memlint.devices import Device, device
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from pathlib import Path
 import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 
+from memlint.devices import UnknownDevice, device
 from memlint.findings import Confidence
 from memlint.model.aliases import qualified_names
 from memlint.model.memo import query
 from memlint.model.program import Program
 from memlint.model.scopes import Module
-from memlint.model.sizes.devices import UnknownDevice, device
 from memlint.model.sizes.objects import ModuleObject, Place
 from memlint.model.sizes.reading import Fact, Reader, Reading
 

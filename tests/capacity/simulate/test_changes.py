@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from memlint.capacity.devices import device
 from memlint.capacity.simulate.changes import CHANGES, Remedy, what_if
 from memlint.capacity.simulate.settings import Settings
+from memlint.devices import device
 
 pytestmark = pytest.mark.skipif(find_spec("torch") is None, reason="runs scripts with torch")
 

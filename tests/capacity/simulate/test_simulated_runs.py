@@ -9,7 +9,7 @@ import pytest
 
 from memlint.capacity.simulate.run import Prediction, simulate
 from memlint.capacity.simulate.settings import Settings
-from memlint.model.sizes.devices import device
+from memlint.devices import device
 from memlint.trace.events import Action, Recording
 from memlint.trace.reading import read_trace
 from tests.trace.conftest import RECORDED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memlint.model.sizes.devices import UnknownDevice, device, devices
+from memlint.devices import UnknownDevice, device, devices
 
 
 def test_a_device_is_found_by_any_of_its_names() -> None:
