@@ -67,12 +67,17 @@ class Estimate:
         return list(dict.fromkeys([*parts, *self.reading.unknown]))
 
 
-def estimate_script(script: Path, device_name: str | None, overrides: Mapping[str, Any]) -> Estimate:
-    """Reads ``script`` and estimates its peak. Raises UserError for an unknown device."""
+def known_device(name: str | None) -> Device | None:
+    """The device of that name, if there is a name. Raises UserError for an unknown one."""
     try:
-        card = device(device_name) if device_name is not None else None
+        return device(name) if name is not None else None
     except UnknownDevice as error:
         raise UserError(str(error)) from error
+
+
+def estimate_script(script: Path, device_name: str | None, overrides: Mapping[str, Any]) -> Estimate:
+    """Reads ``script`` and estimates its peak. Raises UserError for an unknown device."""
+    card = known_device(device_name)
     path = absolute(script)
     reading = Reader(lambda origin, name: find_module(origin, path.parent, name), _text, overrides, 3_000_000).read(
         path

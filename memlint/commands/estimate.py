@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,12 +12,18 @@ from typing import Any
 
 import click
 
-from memlint.capacity.estimate import Estimate, estimate_script
+from memlint.capacity.estimate import Estimate, estimate_script, known_device
 from memlint.capacity.report import as_data, as_html, as_text
+from memlint.capacity.simulate.changes import remedies
+from memlint.capacity.simulate.run import simulate
+from memlint.capacity.simulate.settings import Settings
+from memlint.capacity.simulated import SimulatedEstimate, simulated_data, simulated_text
 from memlint.commands.check import print_text, write_output
 from memlint.config import shown
 from memlint.messages import CLEAN, FAILED, FOUND, UserError
 from memlint.source import deep_recursion
+
+_INSTALL = 'pip install "torch-memlint[verify]"'
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,8 @@ class Arguments:
     output_format: str
     output_file: Path | None
     html: Path | None
+    run: bool = False
+    what_if: bool = False
 
 
 def estimate(words: Sequence[str], arguments: Arguments) -> int:
@@ -42,12 +51,37 @@ def estimate(words: Sequence[str], arguments: Arguments) -> int:
     script = Path(words[0])
     if not script.is_file():
         raise UserError(f"{shown(script)}: no such file")
+    if arguments.run:
+        return _exit_code(_run(script, words[1:], arguments))
+    if arguments.what_if:
+        raise click.UsageError("--what-if runs the script again: use it with --run")
     with deep_recursion():
         result = estimate_script(script, arguments.device, overrides(arguments.settings, words[1:]))
     _print(result, arguments)
+    return _exit_code(result)
+
+
+def _exit_code(result: Estimate | SimulatedEstimate) -> int:
     if result.fits is None:
         return FAILED if result.device is not None or not result.is_complete else CLEAN
     return CLEAN if result.fits else FOUND
+
+
+def _run(script: Path, words: Sequence[str], arguments: Arguments) -> SimulatedEstimate:
+    """Runs the script on fake tensors and prints what that says. Raises UserError and click.UsageError."""
+    for option, is_given in (("--set", arguments.settings), ("--html", arguments.html)):
+        if is_given:
+            raise click.UsageError(f"{option} is for estimates that are read off the script; --run takes none")
+    if importlib.util.find_spec("torch") is None:
+        raise UserError(f"--run needs torch, which is not installed: {_INSTALL}")
+    card = known_device(arguments.device)
+    settings = Settings() if card is None else Settings(device=card)
+    prediction = simulate(str(script), words, settings)
+    found = remedies(str(script), words, settings) if arguments.what_if and prediction.is_known else ()
+    result = SimulatedEstimate(script, card, prediction, tuple(found))
+    is_json = arguments.output_format == "json"
+    _write(json.dumps(simulated_data(result), indent=2) + "\n" if is_json else simulated_text(result), arguments)
+    return result
 
 
 def overrides(settings: Sequence[str], words: Sequence[str] = ()) -> Mapping[str, Any]:
@@ -82,11 +116,14 @@ def _plain(text: str) -> Any:
 
 def _print(result: Estimate, arguments: Arguments) -> None:
     is_json = arguments.output_format == "json"
-    text = json.dumps(as_data(result), indent=2) + "\n" if is_json else as_text(result)
+    _write(json.dumps(as_data(result), indent=2) + "\n" if is_json else as_text(result), arguments)
+    if arguments.html is not None:
+        write_output(arguments.html, as_html(result))
+
+
+def _write(text: str, arguments: Arguments) -> None:
     if arguments.output_file is not None:
         write_output(arguments.output_file, text)
     else:
         print_text(text)
         sys.stdout.flush()
-    if arguments.html is not None:
-        write_output(arguments.html, as_html(result))

@@ -47,7 +47,7 @@ class Prediction:
 
     @property
     def interval(self) -> tuple[int, int]:
-        """Where the reserved peak of a real run is to be expected; see ``docs/estimate.md`` for how often it is."""
+        """Where the reserved peak of a real run is to be expected: a margin, not a measured quantile."""
         low, high = (1 - _UNCERTAIN_BELOW), (1 + _UNCERTAIN_ABOVE)
         return int(max(self.peak_allocated, self.peak_reserved * low)), int(self.peak_reserved * high)
 

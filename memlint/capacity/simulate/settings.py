@@ -71,8 +71,6 @@ class Outcome:
     """Reserved and not allocated when most was reserved: cached blocks and fragmentation."""
     out_of_memory: str = ""
     """The first request that the device could not have met, with its place; empty if there was none."""
-    parameters: int = 0
-    """Elements of all parameters that an optimizer or a module that ran forward holds."""
     shares: list[Share] = field(default_factory=list)
     """What was allocated at the peak, largest first."""
     notes: list[str] = field(default_factory=list)

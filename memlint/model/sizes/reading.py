@@ -87,7 +87,11 @@ OPTIMIZERS: dict[str, tuple[float, float]] = {
     "PagedAdamW8bit": (0, 0),
     "PagedAdamW32bit": (0, 0),
 }
-"""Bytes of state for each trainable float32 element: always, and with momentum besides. Measured with torch 2.13."""
+"""Bytes of state for each trainable float32 element on the device: always, and with momentum besides.
+
+Those of torch.optim follow from the states that their ``step`` makes (exp_avg, exp_avg_sq, square_avg, ...); two states
+of one byte and their scales for 8-bit Adam. Paged states count as 0, since the device may give them up.
+"""
 _WORDS = re.compile(
     r"\b(autocast|GradScaler|fp16|bf16|float16|bfloat16|half|mixed_precision|precision|amp|tf32_only|"
     r"checkpoint_sequential|gradient_checkpointing\w*|use_checkpoint|use_reentrant|set_grad_checkpointing|"
