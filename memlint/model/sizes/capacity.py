@@ -18,9 +18,12 @@ from memlint.model.program import Program
 from memlint.model.scopes import Module
 from memlint.model.sizes.objects import ModuleObject, Place
 from memlint.model.sizes.reading import Fact, Reader, Reading
+from memlint.model.values import Call
 
 _STEPS = 120_000
 """Nodes that are evaluated for the sake of rules; ``memlint estimate`` evaluates more."""
+_STEPS_OF_LIBRARIES = 4_000
+"""The same for files that run nothing by themselves. They are read alone: what they train is known where it is called."""
 
 
 @dataclass(frozen=True)
@@ -93,19 +96,27 @@ def training_of(program: Program) -> Reading | None:
     return _training(program.module)
 
 
+def _is_run(module: Module) -> bool:
+    """Whether a file does something by itself."""
+    body = module.body.lower()
+    return "__main__" in module.text or bool(body.loops) or any(isinstance(each, Call) for each in body.statements)
+
+
 @query(on_cycle=None)
 def _training(module: Module) -> Reading | None:
     project = module.project
 
+    is_run = _is_run(module)
+
     def locate(origin: Path, name: str) -> Path | None:
-        return find_module(origin, project.root, name)
+        return find_module(origin, project.root, name) if is_run else None
 
     def read(path: Path) -> str | None:
         if path == module.path:
             return module.text
         return project.read(path).decode("utf-8", "replace")
 
-    reading = Reader(locate, read, steps=_STEPS).read(module.path)
+    reading = Reader(locate, read, steps=_STEPS if is_run else _STEPS_OF_LIBRARIES).read(module.path)
     return reading if reading.is_training else None
 
 
