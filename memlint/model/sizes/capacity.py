@@ -23,7 +23,7 @@ from memlint.model.values import Call
 _STEPS = 120_000
 """Nodes that are evaluated for the sake of rules; ``memlint estimate`` evaluates more."""
 _STEPS_OF_LIBRARIES = 4_000
-"""The same for files that run nothing by themselves. They are read alone: what they train is known where it is called."""
+"""The same for files that run nothing by themselves, read alone: what they train is known where they are called."""
 
 
 @dataclass(frozen=True)
