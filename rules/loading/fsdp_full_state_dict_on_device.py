@@ -69,6 +69,14 @@ class FsdpFullStateDictOnDevice(Rule):
     fixers = ("add_argument", "call_method")
     positive = (
         """
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from strategies import state_dict_context
+def save(model):
+    model = FSDP(model)
+    with state_dict_context(model):
+        return model.state_dict()  # MEM810?
+""",
+        """
 import torch
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP, StateDictType
 def save(model, path):
@@ -200,7 +208,7 @@ def main(model, save):
         """``state_dict()`` of a wrapped model where no file says which kind is wanted: a full one is the default."""
         for call in program.calls("state_dict"):
             if call.receiver is not None and any(wrapped_by_fsdp(call.receiver)):
-                yield self._finding(call, Confidence.LIKELY)
+                yield self._finding(call, Confidence.POSSIBLE if _is_in_other_context(call) else Confidence.LIKELY)
 
     def _finding(self, call: Call, confidence: Confidence, code: str | None = None, fix: Fix | None = None) -> Finding:
         fix = fix or (_add(call, code) if code is not None else None)
@@ -262,6 +270,16 @@ def _context_gathers(call: Call) -> Confidence | None:
     if any(each.is_on() is not False for each in found):
         return None
     return Confidence.LIKELY
+
+
+def _is_in_other_context(call: Call) -> bool:
+    """Whether ``call`` runs in a context that somebody else makes, which may say what kind of state dict is meant."""
+    contexts = [each for outer in call.region.ancestors() if isinstance(outer, With) for each in outer.contexts]
+    made = [source for context in contexts for source in sources(context)]
+    return any(
+        not isinstance(source, Call) or not any(name.startswith("torch.") for name in qualified_names(source.callee))
+        for source in made
+    )
 
 
 def _only_loads(call: Call) -> bool:
