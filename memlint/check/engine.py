@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import libcst
@@ -18,7 +19,7 @@ from memlint.check.suppression import UnusedNoqa, idle_noqa, may_name_own_codes,
 from memlint.config import Settings
 from memlint.diagnostics import Diagnostic, Location
 from memlint.files import ErrorKind, FileError
-from memlint.findings import Confidence
+from memlint.findings import Confidence, Finding
 from memlint.model.program import Program
 from memlint.model.project import Project
 from memlint.notebook import Notebook, read_source
@@ -145,13 +146,22 @@ class _Check:
 
     def _findings(self, rule: Rule, program: Program, source: Source) -> list[Diagnostic]:
         try:
-            return locate(rule.check(program), source, self.path, documentation_url)
+            found = (each for each in rule.check(program) if self._counts(each))
+            return locate(found, source, self.path, documentation_url)
         except SourceError:
             # The text cannot be read in some other way than its tree says; no rule is to blame.
             raise
         except Exception as error:  # noqa: BLE001 - a bug in one rule must not silence the others
             self._crashed(rule.code, error)
             return []
+
+    def _counts(self, finding: Finding) -> bool:
+        """Whether the place of ``finding`` is needed: it is reported, or may be what a comment silences."""
+        return finding.confidence.rank >= self.least.rank or self._may_silence
+
+    @cached_property
+    def _may_silence(self) -> bool:
+        return self.noqa and may_name_own_codes(self.data)
 
     def _crashed(self, where: str, error: Exception) -> None:
         if os.environ.get(_DEBUG) == "1":
