@@ -20,7 +20,7 @@ from memlint.trace.recorder_cpu import is_machinery, is_own
 from memlint.trace.snapshot import recording_of
 
 MAX_ENTRIES = 1_000_000
-"""Entries of the allocator's ring buffer; an entry with its Python frames takes about 1 kB of the host's memory."""
+"""Entries of the allocator's ring buffer, so that a long run does not fill the host's memory."""
 
 
 class CudaRecorder:
@@ -41,7 +41,7 @@ class CudaRecorder:
         torch.cuda._lazy_call(self._begin)
 
     def tag(self, step: int | None, phase: Phase | None) -> None:
-        """Attach step and phase to every allocation from now on, if this PyTorch (2.9 and later) knows how."""
+        """Attach step and phase to every allocation from now on, if this PyTorch knows how."""
         text = format_metadata(step, phase)
         if self._is_recording and text != self._tag and hasattr(self._memory, "_set_memory_metadata"):
             self._memory._set_memory_metadata(text)
@@ -71,7 +71,7 @@ class CudaRecorder:
         if not self._is_wanted:
             return
         try:
-            # Frames of C++ would double the time of each allocation.
+            # The lines of the program are wanted; frames of C++ say nothing about them.
             self._memory._record_memory_history(
                 enabled="all", context="alloc", stacks="python", max_entries=self._max_entries
             )
