@@ -757,24 +757,29 @@ def kept_arguments(call: Call, argument: Argument) -> Iterator[Keeping]:
 
 
 def _starred_parameters(call: Call, argument: Argument) -> Iterator[Parameter]:
-    """The ``*args`` that take ``argument``."""
-    if argument.keyword is not None or argument.star:
-        return
-    place = [each for each in call.arguments if each.keyword is None].index(argument)
+    """The ``*args`` or ``**kwargs`` that take ``argument``, or what it unpacks."""
     for function in callees(call):
-        plain = sum(not p.star and not p.keyword_only for p in function.parameters) - function.is_method
-        if place >= plain:
-            yield from (parameter for parameter in function.parameters if parameter.star == "*")
+        star = _star_of(call, argument, function)
+        yield from (parameter for parameter in function.parameters if star and parameter.star == star)
+
+
+def _star_of(call: Call, argument: Argument, function: Function) -> str:
+    if argument.star:
+        return argument.star
+    if argument.keyword is not None:
+        return "**" if all(parameter.name != argument.keyword for parameter in function.parameters) else ""
+    place = [each for each in call.arguments if each.keyword is None].index(argument)
+    plain = sum(not parameter.star and not parameter.keyword_only for parameter in function.parameters)
+    return "*" if place >= plain - function.is_method else ""
 
 
 def kept_by(call: Call) -> Iterator[tuple[Occurrence, Keeping]]:
     """The arguments that the functions of the project which ``call`` runs keep; each argument once."""
     for argument in call.arguments if _keeps_something(call) and not _is_dropped_with(call) else ():
-        if argument.star:
-            continue
         keeping = next(kept_arguments(call, argument), None)
-        if keeping is not None and attachment(argument.value) > Attachment.UNKNOWN:
-            yield Occurrence(argument.value, argument.node.value), keeping
+        for where in written_members(Occurrence(argument.value, argument.node.value)) if keeping is not None else ():
+            if keeping is not None and attachment(where.value) > Attachment.UNKNOWN:
+                yield where, keeping
 
 
 def _is_dropped_with(call: Call) -> bool:

@@ -246,8 +246,56 @@ def train(model: nn.Module, loader, opt):
         total.add_(loss)  # MEM101
     return total
 """,
+        """
+from collections import defaultdict
+from torch import nn
+
+class Meters:
+    def __init__(self):
+        self.sums = defaultdict(float)
+
+    def update(self, **values):
+        for name, value in values.items():
+            self.sums[name] += value
+
+def train(model: nn.Module, loader, optimizer):
+    meters = Meters()
+    for x, y in loader:
+        out = model(x)
+        parts = {"fit": nn.functional.mse_loss(out, y), "norm": out.abs().mean()}
+        loss = sum(parts.values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        meters.update(loss=loss, **parts)  # MEM101: 28 MEM101: 36
+""",
     )
     negative = (
+        """
+from collections import defaultdict
+import torch
+from torch import nn
+
+class Meters:
+    def __init__(self):
+        self.sums = defaultdict(float)
+
+    def update(self, **values):
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                value = value.item()
+            self.sums[name] += value
+
+def train(model: nn.Module, loader, optimizer):
+    meters = Meters()
+    for x, y in loader:
+        parts = {"fit": nn.functional.mse_loss(model(x), y)}
+        loss = sum(parts.values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        meters.update(loss=loss, **parts)
+""",
         """
 from torch import nn
 from torch.utils.data import DataLoader

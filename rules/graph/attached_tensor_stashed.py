@@ -222,6 +222,23 @@ def minimise(loss_function, tensors, optimizer, steps):
         optimizer.step()
     return [loss.item() for loss in losses]
 """,
+        """
+from torch import nn
+
+class Records:
+    def __init__(self):
+        self.rows = []
+
+    def add(self, step, **values):
+        self.rows.append(dict(step=step, **values))
+
+def collect(model: nn.Module, loader):
+    records = Records()
+    for step, x in enumerate(loader):
+        out = model(x)
+        records.add(step, out=out)  # MEM102: 31
+        records.add(step, **{"out": out})  # MEM102: 37
+""",
     )
     negative = (
         """
