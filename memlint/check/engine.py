@@ -135,7 +135,7 @@ class _Check:
 
     def _program(self, source: Source, project: Project) -> Program:
         try:
-            program = project.program(self.path, source.text)
+            program = project.program(self.path, source.text, self.data)
         except libcst.ParserSyntaxError as error:
             raise _NotPython(_syntax_error(self.path, source, error)) from error
         except Exception as error:  # A bug in one file must not end the run.

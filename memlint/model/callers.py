@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from memlint.model.dependencies import CallersSought
 from memlint.model.mentions import Mentions
 from memlint.model.outline import Outline
 from memlint.model.scopes import Function
@@ -24,42 +25,45 @@ class CallerFiles(NamedTuple):
     """Whether these are all; if not, they are those that are most likely to call it."""
 
 
-def caller_files(function: Function, mentions: Mentions) -> CallerFiles:
-    """The files in which ``function`` may be called.
+def callers_sought(function: Function) -> CallersSought | None:
+    """What has to be known of ``function`` to find its callers; None if only its own file can call it by its name."""
+    owner = function.owner
+    if owner is None and (function.parent is None or function.parent.parent is not None):
+        # A lambda, or a function within another.
+        return None
+    module = function.module
+    return CallersSought(module.path, module.name, owner.name if owner is not None else None, function.name)
+
+
+def caller_files(sought: CallersSought, mentions: Mentions) -> CallerFiles:
+    """The files in which a function may be called.
 
     Where they are too many to read, those count that know its class, and for a function those of its folder. The
     answer depends on the files of the project alone, not on what has been read before.
     """
-    own = function.module.path
-    if _is_local(function):
-        return CallerFiles((own,), complete=True)
-    word, calls = _call(function)
+    own, owner = sought.own, sought.owner
+    word, calls = call(sought)
     found = mentions.of(word)
     if found is None:
-        found = mentions.of(function.owner.name) if function.owner is not None else ()
+        found = mentions.of(owner) if owner is not None else ()
         near = tuple(_others(found or (), own, lambda path: calls(mentions.outline(path))))
         return CallerFiles((own, *near[:MAX_FILES]), complete=False)
     others = tuple(_others(found, own, lambda path: calls(mentions.outline(path))))
     if len(others) <= MAX_FILES:
         return CallerFiles((own, *others), complete=True)
-    knows = _knows_owner(function, mentions)
-    return CallerFiles((own, *tuple(filter(knows, others))[:MAX_FILES]), complete=False)
-
-
-def _is_local(function: Function) -> bool:
-    """Whether ``function`` is called by its name in its own file only: a lambda, or a function within another."""
-    return function.owner is None and (function.parent is None or function.parent.parent is not None)
+    likely = [path for path in others if (owner in mentions.outline(path).used if owner else path.parent == own.parent)]
+    return CallerFiles((own, *likely[:MAX_FILES]), complete=False)
 
 
 def _others(paths: tuple[Path, ...], own: Path, may_call: Callable[[Path], bool]) -> Iterator[Path]:
     return (path for path in paths if path != own and may_call(path))
 
 
-def _call(function: Function) -> tuple[str, Callable[[Outline], bool]]:
+def call(sought: CallersSought) -> tuple[str, Callable[[Outline], bool]]:
     """The word that stands in each file that calls ``function``, and what else its outline must show."""
-    name, owner = function.name, function.owner
+    name, owner = sought.name, sought.owner
     if owner is None:
-        parts = frozenset(function.module.name.split("."))
+        parts = frozenset(sought.module.split("."))
         return (
             name,
             lambda file: (
@@ -69,15 +73,7 @@ def _call(function: Function) -> tuple[str, Callable[[Outline], bool]]:
         )
     if name in {"__call__", "forward"}:
         # An instance is called by whatever name it goes; its class is what is named.
-        return owner.name, lambda file: owner.name in file.used
+        return owner, lambda file: owner in file.used
     if name == "__init__":
-        return owner.name, lambda file: owner.name in file.initialized and "__init__" in file.called_on
+        return owner, lambda file: owner in file.initialized and "__init__" in file.called_on
     return name, lambda file: name in file.called_on
-
-
-def _knows_owner(function: Function, mentions: Mentions) -> Callable[[Path], bool]:
-    """Whether a file speaks of the class of a method; for a function, whether it lies beside it."""
-    owner = function.owner
-    if owner is None:
-        return lambda path: path.parent == function.module.path.parent
-    return lambda path: owner.name in mentions.outline(path).used

@@ -97,15 +97,13 @@ def _folders(module: Module) -> Iterator[Path]:
 def _constraints(module: Module, folder: Path) -> Mapping[str, tuple[Range, ...]]:
     """What the files of one folder say, by package; read once for each folder."""
     project = module.project
-    if folder not in project.pins:
-        project.pins[folder] = _read_folder(module, folder)
-    return project.pins[folder]
+    return project.memo.once(project.pins, folder, lambda: _read_folder(module, folder)) or {}
 
 
 def _read_folder(module: Module, folder: Path) -> dict[str, tuple[Range, ...]]:
     asked: dict[str, list[Range]] = {}
     locked: dict[str, list[Range]] = {}
-    for path in _metadata_files(folder):
+    for path in _metadata_files(module, folder):
         data = module.project.read(path)
         is_lock = path.name in _LOCKS
         if not data or len(data) > (_MAX_LOCK_BYTES if is_lock else MAX_BYTES):
@@ -118,12 +116,14 @@ def _read_folder(module: Module, folder: Path) -> dict[str, tuple[Range, ...]]:
 
 _LOCKS = ("poetry.lock", "uv.lock", "Pipfile.lock")
 _PLAIN_FILES = ("pyproject.toml", *_LOCKS, "Pipfile", "setup.cfg", "setup.py", "environment.yml", "environment.yaml")
-_REQUIREMENTS = ("requirements*.txt", "constraints*.txt", "requirements/*.txt")
+_REQUIREMENTS = ("requirements*.txt", "constraints*.txt")
 
 
-def _metadata_files(folder: Path) -> list[Path]:
-    listed = [path for pattern in _REQUIREMENTS for path in sorted(folder.glob(pattern))]
-    return [path for path in (*(folder / name for name in _PLAIN_FILES), *listed) if path.is_file()]
+def _metadata_files(module: Module, folder: Path) -> list[Path]:
+    project = module.project
+    patterns = (*((folder, pattern) for pattern in _REQUIREMENTS), (folder / "requirements", "*.txt"))
+    listed = [path for where, pattern in patterns for path in project.listed(where, pattern)]
+    return [*(folder / name for name in _PLAIN_FILES), *listed]
 
 
 # ---------------------------------------------------------------------- files

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import libcst as cst
 
-from memlint.model.callers import FEW_FILES, CallerFiles, caller_files
+from memlint.model.callers import FEW_FILES, CallerFiles, caller_files, callers_sought
+from memlint.model.dependencies import (
+    Basis,
+    CallersSought,
+    Dependencies,
+    FileRead,
+    FolderListed,
+    Leaf,
+    UsersSought,
+    digest,
+    leaves,
+)
 from memlint.model.documents import SUFFIXES, Entry, parse_document
+from memlint.model.lookups import Lookups
 from memlint.model.memo import Memo
 from memlint.model.mentions import Mentions
 from memlint.model.program import Program
@@ -45,17 +57,22 @@ class Project:
         self._python_files = tuple(path for path in self.files if path.suffix == ".py")
         self._modules: dict[Path, Module | None] = {}
         self._found: dict[tuple[Path, str], Path | None] = {}
+        self.lookups = Lookups()
+        self._digests: dict[Path, bytes] = {}
+        """Of the bytes of files as they were read; empty for those that cannot be."""
         self._seen: dict[Path, int] = {}
         """Hashes of the bytes of files as they were last read or handed in."""
         self._callers: dict[Function, CallerFiles] = {}
-        self._mentioning: dict[str, tuple[Module, ...] | None] = {}
-        self._resolved: dict[tuple[Path, str], Value | None] = {}
+        self._mentioning: dict[str, tuple[tuple[Module, ...] | None, Basis]] = {}
+        self._resolved: dict[tuple[Path, str], tuple[Value | None, Basis]] = {}
         self._documents: dict[Path, Entry | None] = {}
         self._index: Mentions | None = None
-        self.pins: dict[Path, Mapping[str, tuple[Range, ...]]] = {}
+        self.pins: dict[Path, tuple[Mapping[str, tuple[Range, ...]] | None, Basis]] = {}
         """What the metadata of a folder says of versions, kept by :mod:`memlint.model.pins`."""
         self._import_roots: dict[Path, tuple[str, ...]] = {}
         self._checked: Path | None = None
+        self._is_watched = False
+        """Whether it is still of interest what the findings of the checked file rest on."""
         self._numbers: dict[Path, int] = {}
         self.memo = Memo()
         """Answers of the analyses, dropped when a file changes."""
@@ -80,6 +97,7 @@ class Project:
         return module
 
     def _parsed(self, path: Path, text: str) -> Module:
+        self.lookups.follow_package(path.parent)
         return Module(path, module_name(path), text, parse(text), self, path.name == "__init__.py")
 
     def forget(self) -> None:
@@ -92,18 +110,21 @@ class Project:
         self._documents.clear()
         self.pins.clear()
 
-    def program(self, path: Path, text: str) -> Program:
-        """What the rules see of ``text``; see :meth:`module`."""
+    def program(self, path: Path, text: str, data: bytes | None = None) -> Program:
+        """What the rules see of ``text``, which ``data`` encodes; see :meth:`module`."""
         if sum(len(module.text) for module in self._modules.values() if module is not None) > _MAX_CHARACTERS:
             self.forget()
             gc.collect()
         program = Program(self.module(path, text))
         self._checked = path
+        self._is_watched = True
+        self._digests[path] = digest(text.encode("utf-8", "replace") if data is None else data)
         self.memo.start(self._bit(path))
         return program
 
     def load(self, path: Path) -> Module | None:
         """The module at ``path``; None if it cannot be read or parsed."""
+        self.memo.rests_on(FileRead(path))
         if path not in self._modules:
             self._modules[path] = None
             try:
@@ -114,6 +135,10 @@ class Project:
 
     def read(self, path: Path) -> bytes:
         """The bytes of a file of the project, or of the text that was handed in for it; empty if it is unreadable."""
+        self.memo.rests_on(FileRead(path))
+        return self._read(path)
+
+    def _read(self, path: Path) -> bytes:
         module = self._modules.get(path)
         if module is not None:
             return module.text.encode("utf-8", "replace")
@@ -121,8 +146,16 @@ class Project:
             data = path.read_bytes()
         except OSError:
             data = b""
+            self._digests[path] = b""
+        else:
+            self._digests[path] = digest(data)
         self._seen[path] = hash(data)
         return data
+
+    def listed(self, folder: Path, pattern: str) -> list[Path]:
+        """The files in ``folder`` whose names match ``pattern``, sorted."""
+        self.memo.rests_on(FolderListed(folder, pattern))
+        return self.lookups.matching(folder, pattern)
 
     def document(self, origin: Module, name: str) -> tuple[Path, Entry] | None:
         """The JSON or YAML file that code in ``origin`` names, with what it holds.
@@ -132,8 +165,9 @@ class Project:
         """
         if Path(name).suffix not in SUFFIXES:
             return None
-        for base in self._roots(origin):
+        for base in self._roots(origin.path.parent):
             path = Path(base, name)
+            self.memo.rests_on(FileRead(path))
             if path not in self._documents:
                 data = self.read(path)
                 self._documents[path] = parse_document(path, data) if data else None
@@ -151,17 +185,14 @@ class Project:
         variable was bound to last; None for everything outside the project.
         """
         key = (origin.path.parent, qualified_name)
-        if key not in self._resolved:
-            self._resolved[key] = None
-            self._resolved[key] = self._resolve(origin, qualified_name, depth=0)
-        return self._resolved[key]
+        return self.memo.once(self._resolved, key, lambda: self._resolve(origin, qualified_name, depth=0))
 
     def _resolve(self, origin: Module, qualified_name: str, depth: int) -> Value | None:
         parts = qualified_name.split(".")
         if depth > 8:
             return None
         for count in range(len(parts), 0, -1):
-            path = self._locate(origin, ".".join(parts[:count]))
+            path = self._locate(origin.path.parent, ".".join(parts[:count]))
             if path is None:
                 continue
             module = self.load(path)
@@ -197,39 +228,52 @@ class Project:
             found = self._resolve(module, f"{star}.{name}", depth + 1)
             if found is not None:
                 return found
-        submodule = self._locate(module, f"{module.name}.{name}") if module.is_package else None
+        submodule = self._locate(module.path.parent, f"{module.name}.{name}") if module.is_package else None
         loaded = self.load(submodule) if submodule is not None else None
         return ModuleValue(loaded.tree, loaded.body.body, 0, loaded) if loaded is not None else None
 
     def star_import(self, module: Module, name: str) -> str | None:
         """The qualified name of ``name`` if one of the ``from m import *`` of ``module`` provides it."""
         for star in module.star_imports:
-            if self._locate(module, star) is not None and self.resolve(module, f"{star}.{name}") is not None:
+            if (
+                self._locate(module.path.parent, star) is not None
+                and self.resolve(module, f"{star}.{name}") is not None
+            ):
                 return f"{star}.{name}"
         if name in _LIBRARIES:
             return name
         only = module.star_imports[0] if len(module.star_imports) == 1 else None
-        return f"{only}.{name}" if only is not None and self._locate(module, only) is None else None
+        return f"{only}.{name}" if only is not None and self._locate(module.path.parent, only) is None else None
 
-    def _locate(self, origin: Module, name: str) -> Path | None:
-        key = (origin.path.parent, name)
+    def locate(self, importing: Path, name: str) -> Path | None:
+        """The file of the module ``name`` as the file at ``importing`` imports it; None if the project has none."""
+        found = self._locate(importing.parent, name)
+        if found is not None:
+            self.memo.rests_on(FileRead(found))
+        return found
+
+    def _locate(self, folder: Path, name: str) -> Path | None:
+        key = (folder, name)
         if key not in self._found:
-            self._found[key] = self._search(origin, name)
+            self._found[key] = self._search(folder, name)
         return self._found[key]
 
-    def _search(self, origin: Module, name: str) -> Path | None:
-        relative = name.replace(".", os.sep)
-        for base in self._roots(origin):
-            for candidate in (f"{base}{relative}.py", f"{base}{relative}{os.sep}__init__.py"):
-                if os.path.isfile(candidate):  # noqa: PTH113 - thousands of these are asked for
-                    return Path(candidate)
+    def _search(self, folder: Path, name: str) -> Path | None:
+        first = name.partition(".")[0]
+        lookups = self.lookups
+        for base in self._roots(folder):
+            if lookups.may_hold(folder, base, first):
+                relative = f"{base}{name.replace('.', os.sep)}"
+                for candidate in (f"{relative}.py", f"{relative}{os.sep}__init__.py"):
+                    if lookups.is_file(folder, candidate):
+                        return Path(candidate)
         return None
 
-    def _roots(self, origin: Module) -> tuple[str, ...]:
-        """The folders that imports in ``origin`` are resolved against, each with a separator at its end."""
-        folder = origin.path.parent
+    def _roots(self, folder: Path) -> tuple[str, ...]:
+        """The folders that imports in files of ``folder`` are resolved against, each with a separator at its end."""
         if folder not in self._import_roots:
-            bases = (package_root(origin.path), folder, self.root, self.root / "src")
+            self.lookups.follow_package(folder)
+            bases = (package_root(folder / "_"), folder, self.root, self.root / "src")
             self._import_roots[folder] = tuple(dict.fromkeys(f"{base}{os.sep}" for base in bases))
         return self._import_roots[folder]
 
@@ -237,9 +281,14 @@ class Project:
 
     def caller_files(self, function: Function) -> CallerFiles:
         """The files of the project to read in search of calls of ``function``."""
+        sought = callers_sought(function)
+        if sought is not None:
+            self.memo.rests_on(sought)
         known = self._callers.get(function)
         if known is None:
-            known = self._callers[function] = caller_files(function, self._mentions())
+            own = function.module.path
+            known = CallerFiles((own,), complete=True) if sought is None else caller_files(sought, self._mentions())
+            self._callers[function] = known
         return known
 
     def callers(self, function: Function) -> Iterator[Module]:
@@ -279,17 +328,45 @@ class Project:
 
     def mentioning(self, name: str) -> tuple[Module, ...] | None:
         """The modules of the project whose code, quoted text included, uses ``name``; None when they are too many."""
-        if name not in self._mentioning:
-            mentions = self._mentions()
-            paths = [path for path in mentions.of(name) or () if name in mentions.outline(path).used]
-            common = mentions.of(name) is None or len(paths) > _MAX_USERS
-            self._mentioning[name] = None if common else tuple(filter(None, map(self.load, paths)))
-        return self._mentioning[name]
+        return self.memo.once(self._mentioning, name, lambda: self._users(name))
+
+    def _users(self, name: str) -> tuple[Module, ...] | None:
+        self.memo.rests_on(UsersSought(name))
+        mentions = self._mentions()
+        paths = [path for path in mentions.of(name) or () if name in mentions.outline(path).used]
+        common = mentions.of(name) is None or len(paths) > _MAX_USERS
+        return None if common else tuple(filter(None, map(self.load, paths)))
 
     def _mentions(self) -> Mentions:
         if self._index is None:
-            self._index = Mentions(self._python_files, self.read)
+            # Who asks of a word rests on who mentions it, not on the text of all files.
+            self._index = Mentions(self._python_files, self._read)
         return self._index
+
+    # ------------------------------------------------------------------ dependencies
+
+    def dependencies(self) -> Dependencies | None:
+        """What the findings of the file that was checked last rest on in other files.
+
+        None if it was not parsed, or if they have been asked for already.
+        """
+        if self._checked is None or not self._is_watched:
+            return None
+        self._is_watched = False
+        found = set(leaves((*self.memo.dependencies(), FileRead(self._checked)), self._lasting))
+        listed = (leaf for leaf in found if isinstance(leaf, FolderListed))
+        files = (leaf.path for leaf in found if isinstance(leaf, FileRead) and leaf.path != self._checked)
+        return Dependencies(
+            {path: self._digests.get(path, b"") for path in files},
+            {leaf: tuple(path.name for path in self.lookups.matching(*leaf)) for leaf in listed},
+            tuple(leaf for leaf in found if isinstance(leaf, CallersSought)),
+            tuple(leaf.name for leaf in found if isinstance(leaf, UsersSought)),
+        )
+
+    def _lasting(self, leaf: Leaf) -> Iterable[Basis | Leaf]:
+        """What everybody rests on who looks at a file."""
+        module = self._modules.get(leaf.path) if isinstance(leaf, FileRead) else None
+        return self.memo.lasting_of(module) if module is not None else ()
 
 
 def _decoded(data: bytes) -> str:

@@ -163,7 +163,8 @@ class Function:
             self._lowered = True
             from memlint.model.lowering import lower
 
-            lower(self)
+            with self.project.memo.lasting(self.module):
+                lower(self)
         return self
 
     def enclosing(self) -> Iterator[Function]:
@@ -215,11 +216,13 @@ class Class:
         from memlint.model.aliases import instance_class
 
         found: dict[str, list[Store]] = {}
-        for method in self.methods.values():
-            for function in method.walk():
-                for store in function.stores:
-                    if store.attribute is not None and store.base is not None and instance_class(store.base) is self:
-                        found.setdefault(store.attribute, []).append(store)
+        with self.project.memo.lasting(self.module):
+            for method in self.methods.values():
+                for function in method.walk():
+                    for store in function.stores:
+                        attribute, base = store.attribute, store.base
+                        if attribute is not None and base is not None and instance_class(base) is self:
+                            found.setdefault(attribute, []).append(store)
         return found
 
 

@@ -109,7 +109,7 @@ def _training(module: Module) -> Reading | None:
     is_run = _is_run(module)
 
     def locate(origin: Path, name: str) -> Path | None:
-        return find_module(origin, project.root, name) if is_run else None
+        return project.locate(origin, name) if is_run else None
 
     def read(path: Path) -> str | None:
         if path == module.path:

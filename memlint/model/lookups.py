@@ -1,0 +1,74 @@
+"""Which modules were looked for in vain: where one of them appears, an import may mean something else."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+
+class Lookups:
+    """Looks for files by lists of folders, and remembers for each folder that imports what was not there.
+
+    A name that was missed is that of a file, or without a suffix that of a folder or of a module.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[str, frozenset[str]] = {}
+        self.missed: defaultdict[Path, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+        """For each folder that imports: folders, and the names that were not in them."""
+        self.packages: dict[Path, tuple[str, ...]] = {}
+        """For each folder that imports: the ``__init__.py`` that make it a part of a package."""
+
+    def may_hold(self, importing: Path, folder: str, name: str) -> bool:
+        """Whether ``folder`` holds a module or a folder ``name``, asked for a file in ``importing``."""
+        names = self._listed(folder)
+        if name in names or f"{name}.py" in names:
+            return True
+        self.missed[importing][folder.rstrip(os.sep)].add(name)
+        return False
+
+    def is_file(self, importing: Path, path: str) -> bool:
+        """Whether there is a file at ``path``, asked for a file in ``importing``."""
+        folder, name = os.path.split(path)
+        if name in self._listed(folder) and os.path.isfile(path):  # noqa: PTH113 - thousands of these are asked for
+            return True
+        while not os.path.isdir(folder) and os.path.dirname(folder) != folder:  # noqa: PTH112, PTH120
+            folder, name = os.path.split(folder)
+        self.missed[importing][folder].add(name)
+        return False
+
+    def follow_package(self, folder: Path) -> None:
+        """Takes note of which folders make ``folder`` a part of a package."""
+        if folder in self.packages:
+            return
+        found = []
+        each = folder
+        while self.is_file(folder, f"{each}{os.sep}__init__.py") and each.parent != each:
+            found.append(f"{each}{os.sep}__init__.py")
+            each = each.parent
+        self.packages[folder] = tuple(found)
+
+    def matching(self, folder: Path, pattern: str) -> list[Path]:
+        """The files in ``folder`` whose names match ``pattern``, sorted."""
+        return [folder / name for name in matching(self._listed(str(folder)), pattern) if (folder / name).is_file()]
+
+    def _listed(self, folder: str) -> frozenset[str]:
+        names = self._names.get(folder)
+        if names is None:
+            names = self._names[folder] = listed(folder or ".")
+        return names
+
+
+def listed(folder: str) -> frozenset[str]:
+    """The names of what is in ``folder``; nothing if it cannot be read."""
+    try:
+        return frozenset(os.listdir(folder))  # noqa: PTH208 - a list of names is what is wanted
+    except OSError:
+        return frozenset()
+
+
+def matching(names: frozenset[str], pattern: str) -> list[str]:
+    """Those of ``names`` that match ``pattern``, sorted."""
+    return sorted(name for name in names if fnmatchcase(name, pattern))
