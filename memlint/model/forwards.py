@@ -68,15 +68,15 @@ def _records(call: Call) -> bool:
         return False
     if any(attachment(given) > Attachment.UNKNOWN for given in _given(call)):
         return False
-    return any(_runs_module(function) for function in functions)
+    return any(runs_module(function) for function in functions)
 
 
 @query(on_cycle=False)
-def _runs_module(function: Function) -> bool:
+def runs_module(function: Function) -> bool:
     """Whether ``function`` runs a module where gradients are enabled."""
     return any(
         grad_mode(call.region) is GradMode.ENABLED
-        and (called_module(call) is not None or any(_runs_module(inner) for inner in callees(call)))
+        and (called_module(call) is not None or any(runs_module(inner) for inner in callees(call)))
         for call in function.lower().calls
     )
 
