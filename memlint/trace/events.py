@@ -178,7 +178,7 @@ class Recording:
     """By start."""
     settings: AllocatorSettings | None = None
     overrun: dict[str, str] = field(default_factory=dict)
-    """Devices whose ring buffer was full, so that their oldest events are missing, and how that shows."""
+    """Devices of which events are missing, mostly the oldest since their ring buffer was full, and how that shows."""
     calls: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How often one operator or annotation ran another operator: ``("torch::autograd::AccumulateGrad", "aten::add_")``.
     The caller is empty for an operator that ran by itself."""

@@ -34,6 +34,7 @@ def joined(operators: Recording, history: Recording) -> Recording:
         events=list(merge(others, history.events, key=_time)),
         baseline_bytes={**baseline, **history.baseline_bytes},
         marks=sorted([*operators.marks, *history.marks], key=lambda mark: mark.start_us),
+        overrun={**operators.overrun, **history.overrun},
         notes=[*operators.notes, *history.notes],
     )
 

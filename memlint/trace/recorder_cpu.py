@@ -101,7 +101,8 @@ class CpuRecorder:
         """Everything up to now."""
         recording = Recording(Origin.CPU_RECORDER, list(self._events), baseline_bytes={HOST: 0})
         if self._left_out:
-            recording.notes.append(f"{self._left_out:,} events after the first {self._max_events:,} were not recorded")
+            reason = f"{self._left_out:,} events after the first {self._max_events:,} were not recorded"
+            recording.overrun = dict.fromkeys({event.device for event in self._events} or {HOST}, reason)
         return recording
 
     # What the mode reports

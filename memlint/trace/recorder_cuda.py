@@ -31,14 +31,22 @@ class CudaRecorder:
         self._memory: Any = torch.cuda.memory
         self._tag: str | None = None
         self._is_recording = False
-        self._is_wanted = False
+        self._is_waiting = False
         self._complaint: RuntimeError | None = None
 
     def start(self) -> None:
-        """Record from the moment when CUDA is initialized, or from now."""
-        self._is_wanted = True
-        # In a build without CUDA the call waits for ever.
-        torch.cuda._lazy_call(self._begin)
+        """Record from now, or from the first :meth:`follow` after CUDA has been initialized."""
+        self._is_waiting = True
+        self.follow()
+
+    def follow(self) -> None:
+        """Begin if the program has come to use CUDA; to be called before each operator, which is when it may have.
+
+        Python's side of PyTorch initializes CUDA before the first operator on a device is dispatched.
+        """
+        if self._is_waiting and torch.cuda.is_initialized():
+            self._is_waiting = False
+            self._begin()
 
     def tag(self, step: int | None, phase: Phase | None) -> None:
         """Attach step and phase to every allocation from now on, if this PyTorch knows how."""
@@ -49,7 +57,7 @@ class CudaRecorder:
 
     def stop(self) -> Recording | None:
         """Record no more. Everything since :meth:`start`; None if the program has not used CUDA. Raises TraceError."""
-        self._is_wanted = False
+        self._is_waiting = False
         complaint, self._complaint = self._complaint, None
         if complaint is not None:
             raise TraceError(f"the allocator records no history: {complaint}") from complaint
@@ -63,13 +71,19 @@ class CudaRecorder:
             raise TraceError(f"the allocator does not tell its history: {error}") from error
         with suppress(RuntimeError):
             self._memory._record_memory_history(enabled=None)
+        overrun = self._overrun(snapshot)
         recording = recording_of(snapshot)
+        recording.overrun.update(overrun)
         _leave_out_recorder(recording)
         return recording
 
+    def _overrun(self, snapshot: Any) -> dict[str, str]:
+        """The devices whose history was longer than what is kept of it."""
+        traces = snapshot.get("device_traces", []) if isinstance(snapshot, dict) else []
+        reason = f"only the latest {self._max_entries:,} events of the allocator's history were kept"
+        return {f"cuda:{number}": reason for number, trace in enumerate(traces) if len(trace) >= self._max_entries}
+
     def _begin(self) -> None:
-        if not self._is_wanted:
-            return
         try:
             # The lines of the program are wanted; frames of C++ say nothing about them.
             self._memory._record_memory_history(

@@ -6,6 +6,7 @@ them. The recording adds what the line allocated, and when.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -88,6 +89,19 @@ class _Evidence:
     @property
     def ran(self) -> str:
         return f"the line ran {counted(self.seen.executions, 'time')}"
+
+
+def _rests_on_recording(decide: Callable[[_Evidence], Ruling]) -> Callable[[_Evidence], Ruling]:
+    """What is counted in a recording that lacks events decides nothing."""
+
+    @functools.wraps(decide)
+    def ruling(evidence: _Evidence) -> Ruling:
+        if evidence.run.missing:
+            lost = "; ".join(evidence.run.missing)
+            return inconclusive(f"events are missing from the recording ({lost}); ask for fewer --steps or --batches")
+        return decide(evidence)
+
+    return ruling
 
 
 # ------------------------------------------------------------------------------------------------------- growth
@@ -237,6 +251,7 @@ def _runs_per_step(evidence: _Evidence) -> tuple[float, str]:
     return max(1.0, round(seen.executions / steps)), "step"
 
 
+@_rests_on_recording
 def _allocated_growth(evidence: _Evidence) -> Ruling:
     """Nothing could be looked at: what was allocated while the line ran, and is alive at later steps, must do."""
     allocations = LineAllocations.of(evidence.recording, evidence.line)
@@ -284,6 +299,7 @@ def _wasted_graph(evidence: _Evidence, wasted: list[GraphSeen], forwards: int) -
     )
 
 
+@_rests_on_recording
 def _recorded_operators(evidence: _Evidence) -> Ruling:
     """No module ran: the operators of the line itself tell whether a graph was recorded."""
     if evidence.line.watch == Watch.LATER_GRAPHS.value:
@@ -426,6 +442,7 @@ def _output_copies(evidence: _Evidence) -> Ruling:
 # -------------------------------------------------------------------------------------------------- allocations
 
 
+@_rests_on_recording
 def _allocated(evidence: _Evidence) -> Ruling:
     allocations = LineAllocations.of(evidence.recording, evidence.line)
     if allocations is None:
@@ -467,6 +484,7 @@ def _is_of_softmax(event: MemoryEvent) -> bool:
     return event.operator in _SOFTMAX or in_python
 
 
+@_rests_on_recording
 def _attention_weights(evidence: _Evidence) -> Ruling:
     allocations = LineAllocations.of(evidence.recording, evidence.line, by=_is_of_softmax)
     if allocations is None:
@@ -481,9 +499,12 @@ def _attention_weights(evidence: _Evidence) -> Ruling:
     )
 
 
+@_rests_on_recording
 def _loaded(evidence: _Evidence) -> Ruling:
     allocations = LineAllocations.of(evidence.recording, evidence.line)
-    if allocations is None or not allocations.events:
+    if allocations is None:
+        return inconclusive("there is no recording of what the line allocated")
+    if not allocations.events:
         return inconclusive(f"{evidence.ran}, but no tensor was seen to be loaded")
     if evidence.run.device == "cpu":
         return inconclusive(

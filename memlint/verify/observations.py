@@ -145,6 +145,8 @@ class Observations:
     reserved_peak: int | None = None
     """What the CUDA allocator counted; None on a CPU."""
     notes: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    """Why the recording lacks events, one line for each device of which it does."""
     has_recording: bool = False
     has_torch: bool = False
     """Whether the script imported torch."""

@@ -29,6 +29,8 @@ class Place:
     """The positional arguments of the call that the finding is."""
     targets: tuple[str, ...]
     """What the statement binds."""
+    repeats: bool = False
+    """Whether the loop comes back to the row of the statement without passing another one."""
 
 
 class Statements:
@@ -55,6 +57,7 @@ class Statements:
             taker=self._receiver(self._taking_call(path, diagnostic.location)),
             arguments=tuple(ast.unparse(each) for each in call.args) if call is not None else (),
             targets=tuple(ast.unparse(target) for target in _targets(statement)),
+            repeats=_repeats(path, statement),
         )
 
     def same_function(self, one: Location, other: Location) -> bool:
@@ -149,15 +152,32 @@ def _function_row(path: list[ast.AST]) -> int:
 
 
 def _loop(path: list[ast.AST]) -> _Rows | None:
+    loop = _loop_around(path)
+    return None if loop is None else (loop.lineno, max(each.end_lineno or each.lineno for each in loop.body))
+
+
+def _loop_around(path: list[ast.AST]) -> ast.For | ast.AsyncFor | ast.While | None:
     """The innermost loop in whose body the end of ``path`` lies, within its function."""
     inner: ast.AST | None = None
     for node in reversed(path):
         if isinstance(node, _FUNCTIONS):
             return None
         if isinstance(node, _LOOPS) and inner in node.body:
-            return node.lineno, max(each.end_lineno or each.lineno for each in node.body)
+            return node
         inner = node
     return None
+
+
+def _repeats(path: list[ast.AST], statement: ast.stmt) -> bool:
+    """A comprehension in the statement comes back to its row as well, and is one execution all the same."""
+    loop = _loop_around(path)
+    if loop is None or statement.lineno != statement.end_lineno:
+        return False
+    rows = {row for each in loop.body for row in (each.lineno, each.end_lineno)}
+    if rows != {statement.lineno}:
+        return False
+    # ``while True`` is not looked at again.
+    return loop.lineno == statement.lineno or (isinstance(loop, ast.While) and isinstance(loop.test, ast.Constant))
 
 
 def _targets(statement: ast.stmt) -> Iterator[ast.expr]:

@@ -93,7 +93,16 @@ def _statements(text: str) -> Statements | None:
 def _watched(number: int, diagnostic: Diagnostic, claim: LocatedClaim, statements: Statements) -> WatchedLine:
     place = statements.place(diagnostic)
     roots = _roots(diagnostic, claim, place, statements)
-    return WatchedLine(number, str(diagnostic.path), place.rows, place.loop, claim.watch, tuple(roots), place.function)
+    return WatchedLine(
+        number,
+        str(diagnostic.path),
+        place.rows,
+        place.loop,
+        claim.watch,
+        tuple(roots),
+        place.function,
+        place.repeats,
+    )
 
 
 def _roots(diagnostic: Diagnostic, claim: LocatedClaim, place: Place, statements: Statements) -> Iterable[str]:

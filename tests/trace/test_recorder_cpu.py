@@ -170,7 +170,7 @@ def test_recording_stops_at_its_bound() -> None:
         tensors.clear()
     recording = recorder.recording()
     assert [event.action for event in recording.events] == [Action.ALLOCATE] * 2 + [Action.FREE] * 2
-    assert recording.notes == ["3 events after the first 2 were not recorded"]
+    assert recording.overrun == {HOST: "3 events after the first 2 were not recorded"}
 
 
 def test_an_exception_ends_the_recording() -> None:

@@ -26,19 +26,7 @@ class Cuda:
     def __init__(self, snapshot: Callable[[], object]) -> None:
         self.calls: list[object] = []
         self.snapshot = snapshot
-        self._waiting: list[Callable[[], None]] = []
-        self._is_initialized = False
-
-    def lazy_call(self, function: Callable[[], None]) -> None:
-        if self._is_initialized:
-            function()
-        else:
-            self._waiting.append(function)
-
-    def initialize(self) -> None:
-        self._is_initialized = True
-        for function in self._waiting:
-            function()
+        self.is_initialized = False
 
     def _record_memory_history(self, **options: Any) -> None:
         self.calls.append((options["enabled"], options.get("stacks"), options.get("max_entries")))
@@ -58,7 +46,7 @@ EMPTY: dict[str, list[list[object]]] = {"segments": [], "device_traces": [[]]}
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     device = Cuda(lambda: EMPTY)
     monkeypatch.setattr(torch.cuda, "memory", device)
-    monkeypatch.setattr(torch.cuda, "_lazy_call", device.lazy_call)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: device.is_initialized)
     return device
 
 
@@ -67,8 +55,11 @@ def test_recording_begins_when_the_program_uses_cuda_with_the_place_that_it_has_
     recorder.start()
     recorder.tag(0, None)
     recorder.tag(0, Phase.FORWARD)
+    recorder.follow()
     assert cuda.calls == []
-    cuda.initialize()
+    cuda.is_initialized = True
+    recorder.follow()
+    recorder.follow()
     recorder.tag(0, Phase.FORWARD)
     recorder.tag(1, Phase.BACKWARD)
     assert cuda.calls == [("all", "python", 9), "step=0;phase=forward", "step=1;phase=backward"]
@@ -82,14 +73,15 @@ def test_a_program_without_cuda_has_no_history(cuda: Cuda) -> None:
     recorder.start()
     recorder.tag(3, Phase.FORWARD)
     assert recorder.stop() is None
-    cuda.initialize()
+    cuda.is_initialized = True
+    recorder.follow()
     assert cuda.calls == []
 
 
 def test_a_release_without_metadata_records_all_the_same(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Cuda, "_set_memory_metadata")
     recorder = CudaRecorder()
-    cuda.initialize()
+    cuda.is_initialized = True
     recorder.start()
     recorder.tag(1, Phase.FORWARD)
     assert recorder.stop() is not None
@@ -101,7 +93,7 @@ def test_a_device_that_has_failed_is_said_to_have(cuda: Cuda) -> None:
 
     cuda.snapshot = failed
     recorder = CudaRecorder()
-    cuda.initialize()
+    cuda.is_initialized = True
     recorder.start()
     with pytest.raises(TraceError, match="does not tell its history: CUDA error: an illegal memory access"):
         recorder.stop()
@@ -110,7 +102,7 @@ def test_a_device_that_has_failed_is_said_to_have(cuda: Cuda) -> None:
 def test_the_history_of_a_real_gpu_becomes_events(cuda: Cuda, recorded: Callable[[str], Path]) -> None:
     cuda.snapshot = lambda: load_plain(recorded("forward_with_grad.pickle"))
     recorder = CudaRecorder()
-    cuda.initialize()
+    cuda.is_initialized = True
     recorder.start()
     recording = recorder.stop()
     assert recording is not None
@@ -128,7 +120,8 @@ def test_a_backend_without_history_fails_in_the_recorder_and_not_in_the_program(
     monkeypatch.setattr(Cuda, "_record_memory_history", refuses)
     recorder = CudaRecorder()
     recorder.start()
-    cuda.initialize()
+    cuda.is_initialized = True
+    recorder.follow()
     recorder.tag(1, Phase.FORWARD)
     with pytest.raises(TraceError, match="records no history: cudaMallocAsync"):
         recorder.stop()
@@ -143,7 +136,7 @@ def test_the_frames_of_the_recorder_of_tensors_are_left_out(cuda: Cuda) -> None:
         segment(BASE, block(BASE, 512), block(BASE + 512, 512)),
     )
     recorder = CudaRecorder()
-    cuda.initialize()
+    cuda.is_initialized = True
     recorder.start()
     recording = recorder.stop()
     assert recording is not None
@@ -151,3 +144,14 @@ def test_the_frames_of_the_recorder_of_tensors_are_left_out(cuda: Cuda) -> None:
     assert first is not None
     assert [str(frame) for frame in first.frames] == ["/project/train.py:7"]
     assert second is None
+
+
+def test_a_history_that_is_longer_than_what_is_kept_is_said_to_be(cuda: Cuda) -> None:
+    events = [entry("alloc", BASE + 512, 512), entry("alloc", BASE + 1024, 512)]
+    cuda.snapshot = lambda: snapshot(events, segment(BASE, *(block(BASE + 512 * number, 512) for number in range(3))))
+    cuda.is_initialized = True
+    recorder = CudaRecorder(max_entries=2)
+    recorder.start()
+    recording = recorder.stop()
+    assert recording is not None
+    assert recording.overrun == {"cuda:0": "only the latest 2 events of the allocator's history were kept"}

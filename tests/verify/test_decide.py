@@ -255,6 +255,20 @@ def test_a_plateau_outlives_its_step() -> None:
     assert (ruling.verdict, ruling.bytes_at_step_end) == (Verdict.CONFIRMED, 8 * KIB)
 
 
+@pytest.mark.parametrize("watch", [Watch.ALLOCATED, Watch.ATTENTION_WEIGHTS, Watch.LOADED])
+def test_a_recording_that_lacks_events_decides_nothing(watch: Watch) -> None:
+    run = Observations(steps=8, missing=["cuda:0: only the latest 9 events of the allocator's history were kept"])
+    ruling = rule(watch, LineSeen(executions=5), run, Recording(Origin.CUDA_SNAPSHOT, []), ClaimShape.SPIKE)
+    assert ruling.verdict is Verdict.INCONCLUSIVE
+    assert "cuda:0: only the latest 9 events" in ruling.evidence
+
+
+def test_what_was_looked_at_itself_needs_no_recording() -> None:
+    run = Observations(steps=8, missing=["cuda:0: some"])
+    ruling = rule(Watch.REACHABLE, samples(1 * KIB, 2 * KIB, 3 * KIB, 4 * KIB, 5 * KIB), run)
+    assert ruling.verdict is Verdict.CONFIRMED
+
+
 def test_a_claim_that_no_run_can_show_says_why() -> None:
     finding = diagnostic(Watch.REACHABLE, unobservable="it is in another process")
     (judged,) = decide([finding], [], Observations(), None)

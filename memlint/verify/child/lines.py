@@ -14,6 +14,7 @@ import torch
 
 from memlint.findings import Watch
 from memlint.trace.events import MemoryEvent, Phase
+from memlint.verify.child.local_names import local_names
 from memlint.verify.child.progress import Progress, gradient_bytes, parameters_of
 from memlint.verify.child.reachable import Reach, length, reach, storage_keys
 from memlint.verify.observations import GradientsSeen, GraphSeen, LineSeen, Sample
@@ -328,7 +329,7 @@ def _evaluated(expression: str, frame: types.FrameType) -> tuple[bool, object]:
     if code is None:
         return False, None
     try:
-        return True, eval(code, frame.f_globals, frame.f_locals)
+        return True, eval(code, frame.f_globals, local_names(frame))
     except Exception:  # noqa: BLE001 - a name that is not bound yet, an index that is not there, a property that fails
         return False, None
 

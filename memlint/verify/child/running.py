@@ -24,6 +24,8 @@ from memlint.verify.serial import dumped
 if TYPE_CHECKING:
     from memlint.verify.child.session import Session
 
+_PACKAGE = str(Path(__file__).parents[2]) + os.sep
+"""Where memlint lies."""
 _EXIT_TIMED_OUT = 124
 """As of ``timeout(1)``."""
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -130,16 +132,17 @@ class Run:
                 if not stopped:
                     session.stop()
                 session.complete()
-                self._seen.has_recording = _attempt(session.write_recording, self._seen)
+                self._seen.has_recording = _attempt(session.write_recording, "recording", self._seen)
+                _attempt(session.write_profile, "profiler trace", self._seen)
             self._seen.files = sorted(_loaded_files(self._directory))
             replace(self._plan.results, dumped(self._seen).encode())
 
 
-def _attempt(action: Callable[[], None], seen: Observations) -> bool:
+def _attempt(action: Callable[[], None], what: str, seen: Observations) -> bool:
     try:
         action()
     except Exception as error:  # noqa: BLE001 - what was seen counts even if the recording is lost
-        seen.notes.append(f"the recording could not be written: {type(error).__name__}: {error}")
+        seen.notes.append(f"the {what} could not be written: {type(error).__name__}: {error}")
         return False
     return True
 
@@ -175,11 +178,10 @@ def _without_runner(trace: types.TracebackType | None) -> types.TracebackType | 
 
 def place_of(frames: Iterable[types.FrameType]) -> str:
     """The innermost of the user's lines among ``frames``, outermost first."""
-    own = str(Path(__file__).parent)
     place = ""
     for frame in frames:
         filename = frame.f_code.co_filename
-        if not filename.startswith(own) and Frame(filename, 0, "").is_user_code:
+        if not filename.startswith(_PACKAGE) and Frame(filename, 0, "").is_user_code:
             place = f"{filename}:{frame.f_lineno}"
     return place
 

@@ -17,8 +17,9 @@ from memlint.trace.recorder_cpu import CpuRecorder
 from memlint.trace.recorder_cuda import CudaRecorder
 from memlint.trace.snapshot_writer import write_snapshot
 from memlint.verify.child.lines import Lines, Situation
+from memlint.verify.child.profile import StepProfile
 from memlint.verify.child.progress import Progress
-from memlint.verify.child.tracer import Tracer
+from memlint.verify.child.tracer import tracer
 from memlint.verify.observations import Observations
 from memlint.verify.plan import Plan
 
@@ -26,8 +27,9 @@ from memlint.verify.plan import Plan
 class _Recorder(CpuRecorder):
     """Records what operators return, and on a GPU what the allocator does for them."""
 
-    def __init__(self, *, accelerators: bool) -> None:
-        super().__init__(accelerators=accelerators)
+    def __init__(self, profile: StepProfile | None) -> None:
+        super().__init__(accelerators=True)
+        self._profile = profile
         self._cuda = CudaRecorder()
         self._history: Recording | None = None
         self._complaint: str | None = None
@@ -39,6 +41,12 @@ class _Recorder(CpuRecorder):
     def place(self, step: int | None, phase: Phase | None) -> None:
         super().place(step, phase)
         self._cuda.tag(step, phase)
+        if self._profile is not None:
+            self._profile.reached(step, phase)
+
+    def see_arguments(self, arguments: Iterable[object]) -> None:
+        self._cuda.follow()
+        super().see_arguments(arguments)
 
     def end_history(self) -> None:
         """Ask the allocator, while what the script holds is still there."""
@@ -62,14 +70,14 @@ class Session:
         self._plan = plan
         self._seen = seen
         self._lines = Lines(plan.lines, plan.budget)
-        self._recorder = _Recorder(accelerators=True)
+        self._profile = StepProfile(plan.profile, plan.budget.steps) if plan.profile is not None else None
+        self._recorder = _Recorder(self._profile)
         self._recorder.place(0, None)
         self.progress = Progress(plan.budget, self._recorder, self._lines)
         self._lines.situation = Situation(self.progress, self._recorder, plan.budget)
-        self._tracer = Tracer(self._lines.observers, self._failed)
+        self._tracer = tracer(self._lines.observers, self._failed)
         self._is_running = False
         self._is_forked = False
-        self._profiler: torch.profiler.profile | None = None
 
     def start(self) -> None:
         """Begin to watch this thread."""
@@ -79,9 +87,8 @@ class Session:
         if self._plan.seed is not None:
             _seed(self._plan.seed)
         self.progress.install()
-        if self._plan.profile is not None:
-            self._profiler = _profiler()
-            self._profiler.start()
+        if self._profile is not None:
+            self._profile.start()
         self._recorder.__enter__()
         self._is_running = True
         os.register_at_fork(after_in_child=self._leave)
@@ -97,8 +104,8 @@ class Session:
             self._recorder.__exit__(None, None, None)
             if not self._is_forked:
                 self._recorder.end_history()
-            if self._profiler is not None and not self._is_forked:
-                self._profiler.stop()
+            if self._profile is not None and not self._is_forked:
+                self._profile.stop()
 
     def _leave(self) -> None:
         """In a forked process: nobody asks what it does."""
@@ -126,7 +133,7 @@ class Session:
 
     def _note_device(self) -> None:
         """On a GPU the allocator's own figures count."""
-        if not (torch.cuda.is_available() and torch.cuda.is_initialized() and torch.cuda.max_memory_allocated()):
+        if not (torch.cuda.is_initialized() and torch.cuda.max_memory_allocated()):
             return
         self._seen.device = f"cuda:{torch.cuda.current_device()}"
         self._seen.device_name = torch.cuda.get_device_name()
@@ -137,18 +144,16 @@ class Session:
         """Write the memory events, and what is known about them."""
         recording = self._recorder.recording()
         categorise(recording)
-        self._seen.notes += recording.notes
-        if self._profiler is not None and self._plan.profile is not None:
-            self._profiler.export_chrome_trace(str(self._plan.profile))
+        self._seen.missing = [f"{device}: {reason}" for device, reason in recording.overrun.items()]
+        self._seen.notes += [*recording.notes, *self._seen.missing]
         with self._plan.recording.open("wb") as file:
             write_snapshot(recording, file)
 
-
-def _profiler() -> torch.profiler.profile:
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if torch.cuda.is_available():
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    return torch.profiler.profile(activities=activities, profile_memory=True, record_shapes=True, with_stack=True)
+    def write_profile(self) -> None:
+        """Write the trace of the profiler, if one is wanted."""
+        reason = self._profile.write() if self._profile is not None else None
+        if reason is not None:
+            self._seen.notes.append(reason)
 
 
 def categorise(recording: Recording) -> None:
