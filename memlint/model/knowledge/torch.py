@@ -39,7 +39,17 @@ SET_GRAD_ENABLED = frozenset(
     }
 )
 
-AUTOCAST = frozenset({"torch.autocast", "torch.amp.autocast", "torch.cuda.amp.autocast", "torch.cpu.amp.autocast"})
+AUTOCAST = frozenset(
+    {
+        "torch.autocast",
+        "torch.amp.autocast",
+        "torch.amp.autocast_mode.autocast",
+        "torch.cuda.amp.autocast",
+        "torch.cuda.amp.autocast_mode.autocast",
+        "torch.cpu.amp.autocast",
+        "torch.cpu.amp.autocast_mode.autocast",
+    }
+)
 
 GRADIENT_CONTEXTS = NO_GRAD | ENABLE_GRAD | AUTOCAST
 """Context managers that do nothing until they are entered."""

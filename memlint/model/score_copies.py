@@ -1,0 +1,192 @@
+"""Copies of the scores of a language model, which are the largest tensors of its step, that nothing needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from memlint.findings import Confidence
+from memlint.model.aliases import qualified_names, sources
+from memlint.model.autocast import autocast_at
+from memlint.model.dtypes import casts_to, half_weights
+from memlint.model.forwards import called_module
+from memlint.model.kinds import Role, role
+from memlint.model.knowledge import saving
+from memlint.model.program import Program
+from memlint.model.saved_tensors import producers
+from memlint.model.scopes import Function
+from memlint.model.values import Attribute, Binary, Call, Choice, Constant, FunctionValue, Item, Phi, Unary, Value
+from memlint.model.vocabulary import scores_vocabulary
+
+
+class CopyKind(Enum):
+    """How the scores come to be there once more."""
+
+    UPCAST = "cast to float32"
+    SHIFTED = "a slice made contiguous"
+    LOGARITHM = "the logarithm of a softmax"
+    ONE_HOT = "log-probabilities times one-hot targets"
+
+
+class ScoreCopy(NamedTuple):
+    """A copy, the expression that makes it, and what it is a copy of."""
+
+    kind: CopyKind
+    value: Value
+    scores: Value
+    confidence: Confidence
+
+
+_LOSSES = frozenset(
+    "cross_entropy log_softmax softmax logsumexp nll_loss kl_div CrossEntropyLoss selective_log_softmax".split()
+)
+_SOFTMAX = frozenset({"torch.softmax", "torch.nn.functional.softmax", "torch.special.softmax"})
+_LOG_SOFTMAX = frozenset({"torch.log_softmax", "torch.nn.functional.log_softmax", "torch.special.log_softmax"})
+_MAX_STEPS = 40
+
+
+def score_copies(program: Program) -> Iterator[ScoreCopy]:
+    """The copies of scores that a file makes."""
+    for call in program.calls("float", "double", "to", "type"):
+        if call.receiver is not None and casts_to(call, half=False):
+            yield from _upcast(call, call.receiver)
+    for call in program.calls("contiguous"):
+        if call.receiver is not None and _is_shifted(call.receiver):
+            yield from _found(CopyKind.SHIFTED, call, call.receiver)
+    for call in program.calls("log"):
+        softmax = _softmax_of(call)
+        if softmax is not None:
+            yield from _found(CopyKind.LOGARITHM, call, softmax)
+    for function in program.functions:
+        for product in function.sums:
+            yield from _one_hot(product)
+
+
+def _found(kind: CopyKind, value: Value, scores: Value) -> Iterator[ScoreCopy]:
+    confidence = scores_vocabulary(scores)
+    if confidence is not None:
+        yield ScoreCopy(kind, value, scores, confidence)
+
+
+# ---------------------------------------------------------------------- casts
+
+
+def _upcast(call: Call, scores: Value) -> Iterator[ScoreCopy]:
+    """A cast for the sake of a loss. Possible where nothing says that the scores are of 16 bits.
+
+    Under autocast the operations of the loss cast in any case, so that nothing is gained without the cast.
+    """
+    if _is_part(scores) or not _reaches_loss(call) or _is_checkpointed(call.function):
+        return
+    for found in _found(CopyKind.UPCAST, call, scores):
+        if autocast_at(call.region) is None:
+            half = max((_half(made) for made in producers(scores)), key=lambda each: each.rank, default=None)
+            weakest = Confidence.weakest(found.confidence, half or Confidence.POSSIBLE)
+            yield found._replace(confidence=weakest)
+
+
+def _half(made: Call) -> Confidence:
+    """How sure it is that a forward pass computes in 16 bits."""
+    module = called_module(made)
+    if module is None:
+        return Confidence.POSSIBLE
+    if autocast_at(made.region) is not None:
+        return Confidence.LIKELY
+    return half_weights(module) or Confidence.POSSIBLE
+
+
+def _is_part(scores: Value) -> bool:
+    """Whether ``scores`` are those of one position, or of the words that are the targets: few."""
+    for source in sources(scores):
+        if isinstance(source, Item):
+            if len(source.index) > 1 and any(map(_is_position, source.index)):
+                return True
+            if _is_part(source.base):
+                return True
+        elif isinstance(source, Call) and source.name in {"gather", "index_select", "select", "topk", "take", "max"}:
+            return True
+        elif isinstance(source, Call) and source.receiver is not None and source.name in saving.VIEWS:
+            if _is_part(source.receiver):
+                return True
+    return False
+
+
+def _is_position(index: Value | None) -> bool:
+    if isinstance(index, Unary):
+        index = index.operand
+    return isinstance(index, Constant) and isinstance(index.constant, int) and not isinstance(index.constant, bool)
+
+
+def _reaches_loss(value: Value) -> bool:
+    """Whether a loss or a softmax takes ``value``, or a view of it, in the same function."""
+    seen: set[int] = set()
+    pending = [value]
+    while pending and len(seen) < _MAX_STEPS:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        for use in current.uses:
+            match use:
+                case Call():
+                    if use.name in _LOSSES or role(use.callee, Role.LOSS_FUNCTION):
+                        return True
+                    if use.name in saving.VIEWS:
+                        pending.append(use)
+                case Attribute():
+                    called = [user for user in use.uses if isinstance(user, Call) and user.callee is use]
+                    if any(user.name in _LOSSES for user in called):
+                        return True
+                    pending.extend(user for user in called if user.name in saving.VIEWS)
+                case Phi() | Choice() | Item():
+                    pending.append(use)
+                case Binary() if isinstance(use.right, (Constant, Attribute)):
+                    pending.append(use)
+    return False
+
+
+def _is_checkpointed(function: Function) -> bool:
+    """Whether ``function`` is computed again in the backward, as a piece of the loss may be, so that it saves nothing."""
+    calls = function.module.calls_by_name.get("checkpoint", ())
+    given = (source for call in calls for argument in call.arguments for source in sources(argument.value))
+    return any(isinstance(source, FunctionValue) and source.target is function for source in given)
+
+
+# ---------------------------------------------------------------------- other copies
+
+
+def _is_shifted(scores: Value) -> bool:
+    """Whether ``scores`` are a slice along the sequence: ``logits[..., :-1, :]``."""
+    found = sources(scores)
+    return bool(found) and all(
+        isinstance(source, Item) and len(source.index) > 1 and None in source.index and not _is_part(source)
+        for source in found
+    )
+
+
+def _softmax_of(call: Call) -> Value | None:
+    """What a softmax is taken of whose logarithm ``call`` is, if nothing else reads the softmax."""
+    given = call.receiver if call.method == "log" and call.receiver is not None else None
+    if given is None or "torch.log" in qualified_names(call.callee):
+        given = call.argument("input", 0)
+    found = sources(given) if given is not None else ()
+    softmax = found[0] if len(found) == 1 else None
+    if not isinstance(softmax, Call) or len([use for use in softmax.uses if isinstance(use, Value)]) > 1:
+        return None
+    if qualified_names(softmax.callee) & _SOFTMAX:
+        return softmax.argument("input", 0)
+    return softmax.receiver if softmax.method == "softmax" else None
+
+
+def _one_hot(product: Binary) -> Iterator[ScoreCopy]:
+    """``F.one_hot(y, V) * log_softmax(logits)``."""
+    if product.operator != "*":
+        return
+    for targets, scored in ((product.left, product.right), (product.right, product.left)):
+        hot = any(call.name == "one_hot" for call in producers(targets))
+        for source in sources(scored) if hot else ():
+            if isinstance(source, Call) and qualified_names(source.callee) & _LOG_SOFTMAX:
+                given = source.argument("input", 0)
+                if given is not None:
+                    yield from _found(CopyKind.ONE_HOT, product, given)
