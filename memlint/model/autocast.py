@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.findings import Confidence
-from memlint.model.aliases import qualified_names
+from memlint.model.aliases import instance_class, qualified_names, sources
 from memlint.model.calls import callees, proven_call_sites
 from memlint.model.definitions import definitions
 from memlint.model.dtypes import half_weights
@@ -19,7 +19,7 @@ from memlint.model.optimized import coverage, overlap
 from memlint.model.scopes import Function
 from memlint.model.settings import Values, option
 from memlint.model.training import inside
-from memlint.model.values import Call, Region, Value, With
+from memlint.model.values import Attribute, Call, ClassValue, External, FunctionValue, Region, Value, With
 
 _MAX_CALLS = 3
 """Functions that are looked through one after the other."""
@@ -98,7 +98,7 @@ def step_on_cached_weights(region: Region) -> tuple[Call, Confidence] | None:
 
 
 def _in_loop(region: Region, depth: int) -> tuple[Call, Confidence] | None:
-    """A step in a loop that runs backward as well, so that the next iteration runs forward with what was cast before."""
+    """A step in a loop that runs backward as well: the next iteration runs forward with what was cast before."""
     for loop in region.function.loops:
         if loop is not region and loop.within(region) and _trains(loop):
             step = next((call for call in calls_in(loop) if Effect.STEP in effects(call)), None)
@@ -119,9 +119,15 @@ def _trains(loop: Region) -> bool:
 
 def _confidence(region: Region) -> Confidence:
     """Possible if a model that runs in ``region`` has weights of 16 bits."""
-    modules = (called_module(call) for call in calls_in(region))
-    half = any(half_weights(module) for module in modules if module is not None)
-    return Confidence.POSSIBLE if half else Confidence.LIKELY
+    called = (call.callee for call in calls_in(region) if _may_be_module(call.callee))
+    return Confidence.POSSIBLE if any(map(half_weights, called)) else Confidence.LIKELY
+
+
+def _may_be_module(callee: Value) -> bool:
+    """Whether what is called is an object, by a local name or as an attribute of ``self``, and no function."""
+    if isinstance(callee, Attribute) and instance_class(callee.base) is None:
+        return False
+    return not any(isinstance(source, (External, FunctionValue, ClassValue)) for source in sources(callee))
 
 
 def _between_forwards(region: Region) -> tuple[Call, Confidence] | None:

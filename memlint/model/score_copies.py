@@ -16,7 +16,20 @@ from memlint.model.knowledge import saving
 from memlint.model.program import Program
 from memlint.model.saved_tensors import producers
 from memlint.model.scopes import Function
-from memlint.model.values import Attribute, Binary, Call, Choice, Constant, FunctionValue, Item, Phi, Unary, Value
+from memlint.model.values import (
+    Attribute,
+    Binary,
+    Call,
+    Choice,
+    Constant,
+    Exit,
+    FunctionValue,
+    Item,
+    Phi,
+    Store,
+    Unary,
+    Value,
+)
 from memlint.model.vocabulary import scores_vocabulary
 
 
@@ -98,18 +111,17 @@ def _half(made: Call) -> Confidence:
 
 def _is_part(scores: Value) -> bool:
     """Whether ``scores`` are those of one position, or of the words that are the targets: few."""
+    pending: list[Value] = []
     for source in sources(scores):
         if isinstance(source, Item):
             if len(source.index) > 1 and any(map(_is_position, source.index)):
                 return True
-            if _is_part(source.base):
-                return True
+            pending.append(source.base)
         elif isinstance(source, Call) and source.name in {"gather", "index_select", "select", "topk", "take", "max"}:
             return True
         elif isinstance(source, Call) and source.receiver is not None and source.name in saving.VIEWS:
-            if _is_part(source.receiver):
-                return True
-    return False
+            pending.append(source.receiver)
+    return any(map(_is_part, pending))
 
 
 def _is_position(index: Value | None) -> bool:
@@ -128,26 +140,33 @@ def _reaches_loss(value: Value) -> bool:
             continue
         seen.add(id(current))
         for use in current.uses:
-            match use:
-                case Call():
-                    if use.name in _LOSSES or role(use.callee, Role.LOSS_FUNCTION):
-                        return True
-                    if use.name in saving.VIEWS:
-                        pending.append(use)
-                case Attribute():
-                    called = [user for user in use.uses if isinstance(user, Call) and user.callee is use]
-                    if any(user.name in _LOSSES for user in called):
-                        return True
-                    pending.extend(user for user in called if user.name in saving.VIEWS)
-                case Phi() | Choice() | Item():
-                    pending.append(use)
-                case Binary() if isinstance(use.right, (Constant, Attribute)):
-                    pending.append(use)
+            if isinstance(use, Call) and _is_loss(use):
+                return True
+            pending.extend(_same_scores(use))
     return False
 
 
+def _is_loss(call: Call) -> bool:
+    return call.name in _LOSSES or bool(role(call.callee, Role.LOSS_FUNCTION))
+
+
+def _same_scores(use: Value | Store | Exit) -> Iterator[Value]:
+    """What ``use`` makes of scores that still has all of them: a view, a quotient by a number."""
+    match use:
+        case Phi() | Choice() | Item():
+            yield use
+        case Binary() if isinstance(use.right, (Constant, Attribute)):
+            yield use
+        case Call() if use.name in saving.VIEWS:
+            yield use
+        case Attribute():
+            # A method that is a loss is looked at as what it makes.
+            called = [user for user in use.uses if isinstance(user, Call) and user.callee is use]
+            yield from ([use] if any(map(_is_loss, called)) else [each for each in called if each.name in saving.VIEWS])
+
+
 def _is_checkpointed(function: Function) -> bool:
-    """Whether ``function`` is computed again in the backward, as a piece of the loss may be, so that it saves nothing."""
+    """Whether ``function`` is computed again in the backward, as pieces of a loss may be, so that it saves nothing."""
     calls = function.module.calls_by_name.get("checkpoint", ())
     given = (source for call in calls for argument in call.arguments for source in sources(argument.value))
     return any(isinstance(source, FunctionValue) and source.target is function for source in given)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Severity
+from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
     CHECKPOINTING,
@@ -69,7 +70,7 @@ class LargeModelWithoutCheckpointing(Rule):
     code = "MEM511"
     name = "large-model-without-checkpointing"
     severity = Severity.NOTE
-    gate = frozenset({"backward", "manual_backward", "Trainer"})
+    gate = TRAINING_WORDS
     fixers = ("add_argument",)
     positive = (
         """

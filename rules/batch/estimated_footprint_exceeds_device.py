@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.findings import Claim, ClaimShape, Finding, Severity
+from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
     AUTOMATIC_BATCH,
@@ -67,7 +68,7 @@ class EstimatedFootprintExceedsDevice(Rule):
     name = "estimated-footprint-exceeds-device"
     severity = Severity.WARNING
     default = False
-    gate = frozenset({"backward", "manual_backward", "Trainer"})
+    gate = TRAINING_WORDS
     positive = (
         """
 import torch, torchvision

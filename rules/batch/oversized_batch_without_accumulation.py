@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Severity
+from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
     ACCUMULATION,
@@ -63,7 +64,7 @@ class OversizedBatchWithoutAccumulation(Rule):
     code = "MEM311"
     name = "oversized-batch-without-accumulation"
     severity = Severity.NOTE
-    gate = frozenset({"backward", "manual_backward", "Trainer"})
+    gate = TRAINING_WORDS
     fixers = ("replace_expression",)
     positive = (
         """

@@ -21,8 +21,9 @@ class KbitPrepareOnUnquantisedModel(Rule):
     """A model that is not quantised is prepared for training on quantised weights, which casts all of it to float32.
 
     ## What it does
-    Finds peft's `prepare_model_for_kbit_training(model)` where every place that loads the model is in sight and asks for
-    no quantisation: no `quantization_config`, no `load_in_4bit` or `load_in_8bit`, no checkpoint whose name says so.
+    Finds peft's `prepare_model_for_kbit_training(model)` where every place that loads the model is in sight and asks
+    for no quantisation: no `quantization_config`, no `load_in_4bit` or `load_in_8bit`, no
+    checkpoint whose name says so.
 
     ## Why is this bad?
     The function casts each parameter of 16 bits to float32, which is meant for the few that are left unquantised. On a
@@ -52,9 +53,11 @@ class KbitPrepareOnUnquantisedModel(Rule):
     When the weights are meant to be float32: load them so, with `dtype=torch.float32`.
 
     ## References
-    - [peft#1149](https://github.com/huggingface/peft/issues/1149), [peft#816](https://github.com/huggingface/peft/issues/816)
+    - [peft#1149](https://github.com/huggingface/peft/issues/1149),
+      [peft#816](https://github.com/huggingface/peft/issues/816)
     - [trl#4335](https://github.com/huggingface/trl/pull/4335): 19.1 to 14.2 GB without it
-    - [bitsandbytes#1569](https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1569): 81.1 GB with it, 63.1 without
+    - [bitsandbytes#1569](https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1569): 81.1 GB, and 63.1
+      without it
     """
 
     code = "MEM405"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Severity
+from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
     HALF_PRECISION,
@@ -64,7 +65,7 @@ class LargeModelWithoutMixedPrecision(Rule):
     code = "MEM411"
     name = "large-model-without-mixed-precision"
     severity = Severity.NOTE
-    gate = frozenset({"backward", "manual_backward", "Trainer"})
+    gate = TRAINING_WORDS
     fixers = ("add_argument",)
     positive = (
         """

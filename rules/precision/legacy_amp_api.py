@@ -226,7 +226,9 @@ def _is_one_of_two_ways(call: Call) -> bool:
 
 def _uses_current_interface(module: Module) -> bool:
     used = (call for name in ("autocast", "GradScaler") for call in module.calls_by_name.get(name, ()))
-    return any(name.startswith(("torch.amp.", "torch.autocast")) for call in used for name in qualified_names(call.callee))
+    return any(
+        name.startswith(("torch.amp.", "torch.autocast")) for call in used for name in qualified_names(call.callee)
+    )
 
 
 def _fixes(call: Call, new: str, device: str) -> Iterator[Fix]:

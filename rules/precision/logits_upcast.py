@@ -43,14 +43,15 @@ class LogitsUpcast(Rule):
     ```
 
     ## Fix safety
-    Unsafe: the numbers change in their last digits. On CUDA `cross_entropy` adds up in float32 whatever it is given, but
-    returns the type that it was given. There is no fix for shifted slices and one-hot targets.
+    Unsafe: the numbers change in their last digits. On CUDA `cross_entropy` adds up in float32 whatever it is given,
+    and returns the type that it was given. There is no fix for shifted slices and one-hot targets.
 
     ## When to ignore
     When the scores are float16, which have no range to spare, or are few.
 
     ## References
-    - [transformers#33902](https://github.com/huggingface/transformers/pull/33902): without the cast, 43 % less at the peak
+    - [transformers#33902](https://github.com/huggingface/transformers/pull/33902): without the cast, 43 % less
+      at the peak
     - [trl c3f21ed](https://github.com/huggingface/trl/commit/c3f21ede9afc0e2cadba183b3be376c5405cf65b): without the
       contiguous slices, 15 % less
     """
@@ -200,11 +201,11 @@ def words(ids):
 
 _MESSAGES: Mapping[CopyKind, tuple[str, str]] = {
     CopyKind.UPCAST: (
-        "casting the scores for the whole vocabulary to float32 takes twice their size, and their gradient as much again",
+        "casting the scores for the whole vocabulary to float32 takes twice their size, and so do their gradients",
         "N·V·4",
     ),
     CopyKind.SHIFTED: (
-        "`contiguous` copies the scores for the whole vocabulary; shift the labels instead, or leave the slice as it is",
+        "`contiguous` copies the scores for the whole vocabulary; shift the labels instead, or keep the slice as it is",
         "N·V·E",
     ),
     CopyKind.LOGARITHM: (
@@ -212,8 +213,7 @@ _MESSAGES: Mapping[CopyKind, tuple[str, str]] = {
         "N·V·E",
     ),
     CopyKind.ONE_HOT: (
-        "one-hot targets and their product are as large as the scores for the whole vocabulary; `cross_entropy` takes "
-        "the indices",
+        "one-hot targets and their product are as large as the scores for all words; `cross_entropy` takes indices",
         "2·N·V·E",
     ),
 }

@@ -67,6 +67,15 @@ HF_TRAINER_CLASSES = frozenset(
         "sentence_transformers.SentenceTransformerTrainer",
     }
 )
+TRAINING_WORDS = frozenset(
+    """
+    backward manual_backward Trainer Seq2SeqTrainer SentenceTransformerTrainer SFTTrainer DPOTrainer KTOTrainer
+    ORPOTrainer CPOTrainer BCOTrainer PPOTrainer GRPOTrainer RLOOTrainer RewardTrainer PRMTrainer GKDTrainer
+    OnlineDPOTrainer NashMDTrainer XPOTrainer IterativeSFTTrainer AlignPropTrainer DDPOTrainer
+    """.split()
+)
+"""Gate of the rules about what is trained: a file without any of these words runs no backward, nor has one run."""
+
 HF_TRAINER_ATTRIBUTES = {
     "accelerator": "accelerator",
     "model": "module",
