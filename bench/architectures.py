@@ -26,6 +26,10 @@ OUT = Path(__file__).parents[1] / "memlint" / "model" / "sizes" / "architectures
 _MOST_PARTS = 2
 """Underscores in the names of timm that are taken."""
 _CHECKPOINT = re.compile(r"""checkpoint=["']([\w.-]+/[\w.-]+)["']""")
+_BANDS = {"tiny": (0, 200), "small": (0, 200), "base": (80, 300), "large": (200, 1300), "huge": (500, 1300)}
+"""Millions of parameters that a model may have whose name has such a word in it."""
+_DIFFERENT = frozenset({"facebook/xmod-base", "hustvl/yolos-base", "google/mt5-small", "google/umt5-small"})
+"""Checkpoints whose own configuration is not the default one, though nothing in their names says so."""
 _FIELDS = {
     "layers": ("num_hidden_layers", "n_layer", "num_layers", "encoder_layers"),
     "width": ("hidden_size", "n_embd", "d_model", "dim"),
@@ -120,16 +124,37 @@ def transformers_entries() -> Iterator[tuple[str, dict[str, Any]]]:
         with suppress(Exception):
             config_class = mapping[kind]
             config = config_class()
-            entry = _transformers_entry(transformers, config)
+            entry = transformers_entry(transformers, config)
             entry["config"] = config_class.__name__
             source = inspect.getsource(config_class)
             found = _CHECKPOINT.search(source)
-            if found:
+            if found and is_default(found[1], entry):
                 entry["checkpoint"] = found[1]
             yield f"transformers.{kind}", entry
 
 
-def _transformers_entry(transformers: Any, config: Any) -> dict[str, Any]:
+def claimed(name: str) -> float | None:
+    """Millions of parameters that a checkpoint's name claims."""
+    found = re.search(r"[-_](\d+(?:\.\d+)?)([bm])(?![a-z0-9])", name.lower())
+    return float(found[1]) * (1000 if found[2] == "b" else 1) if found else None
+
+
+def is_default(checkpoint: str, entry: dict[str, Any]) -> bool:
+    """Whether a checkpoint can have the default configuration, which its documentation calls similar.
+
+    Many have not: ``facebook/opt-350m`` is named beside a default of 125 million parameters. So the name must
+    claim the size, in figures or by a word, and the entry must have it.
+    """
+    largest = max([entry["params"], *(count for _, count in entry.get("heads_of", {}).values())]) / 1e6
+    size = claimed(checkpoint)
+    if size is not None:
+        return 0.85 < largest / size < 1.25
+    bands = [_BANDS[word] for word in re.split(r"[-_/]", checkpoint.lower()) if word in _BANDS]
+    return bool(bands) and checkpoint not in _DIFFERENT and all(low <= largest <= high for low, high in bands)
+
+
+def transformers_entry(transformers: Any, config: Any) -> dict[str, Any]:
+    """What is known of the models of a configuration."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     entry: dict[str, Any] = {}
     for field, names in _FIELDS.items():

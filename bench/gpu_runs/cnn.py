@@ -5,6 +5,7 @@ cnn.py MODEL OPTIMIZER BATCH [ZERO_GRAD_POSITION]
 
 from __future__ import annotations
 
+import re
 import sys
 import types
 
@@ -32,13 +33,19 @@ TEN_CLASSES = ("MnasNet", "MobeNetV3Large", "MobeNetV3Small")
 STEPS = 4
 
 
+def architecture(name: str) -> str:
+    """Its name in torchvision, which others write with capitals and without underscores."""
+    plain = {re.sub(r"\W|_", "", each): each for each in models.list_models(module=models)}
+    return ARCHITECTURES.get(name) or plain[re.sub(r"\W|_", "", name.lower())]
+
+
 def main() -> None:
     """One run."""
     name, optimizer_name, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
     position = sys.argv[4] if len(sys.argv) > 4 else "0"
     classes = 10 if name in TEN_CLASSES else 1000
     device = torch.device("cuda")
-    model = getattr(models, ARCHITECTURES[name])(num_classes=classes).to(device)
+    model = getattr(models, architecture(name))(num_classes=classes).to(device)
     model.train()
     optimizer = getattr(torch.optim, optimizer_name)(model.parameters(), lr=0.001)
     criterion = torch.nn.CrossEntropyLoss()

@@ -2,7 +2,8 @@
 
     transformer.py MODEL OPTIMIZER BATCH [ZERO_GRAD_POSITION]
 
-The configurations are those that the models' authors published; nothing is downloaded.
+The configurations are those that the models' authors published; nothing is downloaded. Models that are not listed here
+get theirs from memlint's table, when the script runs on a GPU that is not there.
 """
 
 from __future__ import annotations
@@ -16,28 +17,40 @@ sys.modules["torchvision._meta_registrations"] = types.ModuleType("torchvision._
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM  # noqa: E402
 
 LENGTH = 128
 STEPS = 4
+
+
+CEREBRAS = {"111M": (768, 10, 12), "256M": (1088, 14, 17), "590M": (1536, 18, 12), "1.3B": (2048, 24, 16)}
+"""Width, layers and heads."""
+
+
+def _cerebras(size: str) -> Any:
+    width, layers, heads = CEREBRAS[size]
+    return transformers.GPT2Config(
+        vocab_size=50257,
+        n_positions=2048,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        n_inner=4 * width,
+        activation_function="gelu",
+        attn_pdrop=0.0,
+        embd_pdrop=0.0,
+        resid_pdrop=0.0,
+        scale_attn_weights=True,
+    )
 
 
 def configuration(name: str) -> Any:
     """The published configuration of a checkpoint."""
     make = transformers
     gpt2 = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_head": 12}
-    return {
+    known = {
         "distilbert/distilgpt2": lambda: make.GPT2Config(**gpt2, n_layer=6),
-        "cerebras/Cerebras-GPT-111M": lambda: make.GPT2Config(
-            **{**gpt2, "n_positions": 2048},
-            n_layer=10,
-            n_inner=3072,
-            activation_function="gelu",
-            attn_pdrop=0.0,
-            embd_pdrop=0.0,
-            resid_pdrop=0.0,
-            scale_attn_weights=True,
-        ),
+        **{f"cerebras/Cerebras-GPT-{size}": lambda size=size: _cerebras(size) for size in CEREBRAS},
         "EleutherAI/gpt-neo-125M": lambda: make.GPTNeoConfig(
             vocab_size=50257,
             hidden_size=768,
@@ -51,6 +64,15 @@ def configuration(name: str) -> Any:
             resid_dropout=0,
         ),
         "facebook/opt-125m": make.OPTConfig,
+        "facebook/opt-350m": lambda: make.OPTConfig(
+            hidden_size=1024,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            ffn_dim=4096,
+            word_embed_proj_dim=512,
+            do_layer_norm_before=False,
+        ),
+        "bigscience/bloom-560m": lambda: make.BloomConfig(vocab_size=250880, hidden_size=1024, n_layer=24, n_head=16),
         "T5-small": lambda: make.T5Config(decoder_start_token_id=0),
         "t5-base": lambda: make.T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12, decoder_start_token_id=0),
         "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": lambda: make.Qwen2Config(
@@ -98,7 +120,16 @@ def configuration(name: str) -> Any:
             sliding_window=4096,
             query_pre_attn_scalar=256,
         ),
-    }[name]()
+    }
+    return known[name]() if name in known else AutoConfig.from_pretrained(name)
+
+
+def model_class(config: Any) -> Any:
+    """The model with the head that the configuration is trained with."""
+    masked = transformers.models.auto.modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    return AutoModelForMaskedLM if config.model_type in masked else AutoModelForCausalLM
 
 
 def main() -> None:
@@ -106,8 +137,7 @@ def main() -> None:
     name, optimizer_name, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
     position = sys.argv[4] if len(sys.argv) > 4 else "0"
     config = configuration(name)
-    auto = AutoModelForSeq2SeqLM if isinstance(config, transformers.T5Config) else AutoModelForCausalLM
-    model = auto.from_config(config, torch_dtype=torch.float32)
+    model = model_class(config).from_config(config, torch_dtype=torch.float32)
     optimizer = getattr(torch.optim, optimizer_name)(model.parameters(), lr=0.001)
     device = torch.device("cuda")
     model.to(device)

@@ -1,6 +1,7 @@
 """Well-known architectures: parameters, layers, width and the like, from ``architectures.json``.
 
-The table is written by ``bench/architectures.py`` from the configurations of the libraries themselves.
+The table is written by ``bench/architectures.py`` from the configurations of the libraries themselves. What checkpoints
+of the hub have stands in ``checkpoints.json``, which ``bench/checkpoints.py`` writes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from memlint.model.sizes import layers
 from memlint.model.sizes.objects import PLAIN, External, Instance, ModuleObject, Parameter, Place, Unknown
 
 _TABLE = Path(__file__).with_name("architectures.json")
+_CHECKPOINTS = Path(__file__).with_name("checkpoints.json")
 
 
 @cache
@@ -28,13 +30,19 @@ def table() -> dict[str, dict[str, Any]]:
 @cache
 def _checkpoints() -> dict[str, dict[str, Any]]:
     """Entries by the names of checkpoints, with and without the organisation."""
-    found: dict[str, dict[str, Any]] = {}
-    for entry in table().values():
-        name = entry.get("checkpoint")
-        if name:
-            found.setdefault(name, entry)
-            found.setdefault(name.rpartition("/")[2], entry)
+    found: dict[str, dict[str, Any]] = dict(json.loads(_CHECKPOINTS.read_text("utf-8")))
+    for name, entry in table().items():
+        if "checkpoint" in entry:
+            found.setdefault(entry["checkpoint"], {**entry, "type": name.partition(".")[2], "set": {}})
+    for name, entry in list(found.items()):
+        found.setdefault(name.rpartition("/")[2], entry)
     return found
+
+
+def checkpoint_configuration(name: str) -> dict[str, Any] | None:
+    """The configuration of a checkpoint for transformers, as far as it is not the default; None if unknown."""
+    entry = _checkpoints().get(name)
+    return None if entry is None else {"model_type": entry["type"], **entry["set"]}
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from memlint.model.sizes.architectures import table
+from memlint.model.sizes.architectures import checkpoint_configuration, table
 from memlint.model.sizes.peak import estimate
 from memlint.model.sizes.reading import Reader, Reading
 
@@ -88,3 +88,33 @@ def test_the_table_of_architectures_is_large() -> None:
     assert len(table()) >= 300
     bert = next(each for each in table().values() if each.get("checkpoint") == "google-bert/bert-base-uncased")
     assert (bert["layers"], bert["width"], bert["vocabulary"]) == (12, 768, 30522)
+
+
+def test_checkpoints_have_their_own_size(tmp_path: Path) -> None:
+    lines = [
+        "from transformers import AutoModel, AutoModelForCausalLM",
+        'known = AutoModelForCausalLM.from_pretrained("openai-community/gpt2-medium").cuda()',
+        'short = AutoModelForCausalLM.from_pretrained("pythia-160m").cuda()',
+        'other = AutoModelForCausalLM.from_pretrained("somebody/gpt2-of-her-own").cuda()',
+    ]
+    reading = _reading(tmp_path, "\n".join(lines))
+    # As ``sum(p.numel() for p in model.parameters())`` says of these checkpoints.
+    expected = {2: 354_823_168, 3: 162_322_944}
+    assert {each.place.row: each.count() for each in reading.models if each.place and not each.doubts()} == expected
+
+
+def test_a_default_configuration_is_not_taken_for_a_checkpoint_of_another_size() -> None:
+    # The documentation of OPT names facebook/opt-350m beside defaults of 125 million parameters.
+    assert checkpoint_configuration("facebook/opt-350m") is None
+    assert checkpoint_configuration("Qwen/Qwen3-8B") == {
+        "model_type": "qwen3",
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "intermediate_size": 12288,
+        "max_position_embeddings": 40960,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "tie_word_embeddings": False,
+    }

@@ -10,6 +10,7 @@ import torch
 
 from memlint.capacity.simulate.child.autocast import Autocast
 from memlint.capacity.simulate.child.changes import Changes
+from memlint.capacity.simulate.child.checkpoints import Checkpoints
 from memlint.capacity.simulate.child.device import SimulatedDevice
 from memlint.capacity.simulate.child.facade import Facade
 from memlint.capacity.simulate.child.kernels import Kernels
@@ -47,6 +48,7 @@ class Session:
         """From here on the script sees a GPU."""
         self._seen.torch = torch.__version__
         self._facade.install()
+        Checkpoints(self._facade.notes).install()
         self._kept = Kernels(self._device, self._plan.settings.device.capability), Autocast(self._device)
         self.progress.install()
         self._changes = Changes(self._plan.settings.changes)

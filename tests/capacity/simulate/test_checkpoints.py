@@ -1,0 +1,37 @@
+"""Models that come with weights are built without them."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from memlint.capacity.simulate.run import simulate
+from memlint.capacity.simulate.settings import Settings
+
+pytestmark = pytest.mark.skipif(find_spec("transformers") is None, reason="runs scripts with transformers")
+
+SCRIPT = """
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+model = AutoModelForCausalLM.from_pretrained("EleutherAI/pythia-14m", dtype=torch.bfloat16, device_map="auto")
+assert not model.training and model.device.type == "cuda" and model.dtype is torch.bfloat16
+assert sum(each.numel() for each in model.parameters()) == 14_067_712
+scores = AutoModelForSequenceClassification.from_pretrained("distilbert-base-uncased", num_labels=3)
+assert scores.classifier.out_features == 3 and scores.device.type == "cpu"
+words = torch.ones(2, 16, dtype=torch.long, device="cuda")
+model(input_ids=words, labels=words).loss.backward()
+torch.nn.Linear(2, 2).load_state_dict(torch.hub.load_state_dict_from_url("https://example.org/weights.pt")["model"])
+"""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_is_not_here_is_built_from_the_table(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT, "utf-8")
+    prediction = simulate(str(script), (), Settings(seconds=240.0))
+    assert (prediction.outcome.ending, prediction.outcome.error) == ("finished", "")
+    assert prediction.by_category()["parameter"] >= 2 * 14_067_712
+    said = "EleutherAI/pythia-14m is not on this machine: it is built from memlint's table of configurations"
+    assert said in prediction.outcome.notes
