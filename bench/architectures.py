@@ -145,7 +145,7 @@ def is_default(checkpoint: str, entry: dict[str, Any]) -> bool:
     Many have not: ``facebook/opt-350m`` is named beside a default of 125 million parameters. So the name must
     claim the size, in figures or by a word, and the entry must have it.
     """
-    largest = max([entry["params"], *(count for _, count in entry.get("heads_of", {}).values())]) / 1e6
+    largest: float = max([entry["params"], *(count for _, count in entry.get("heads_of", {}).values())]) / 1e6
     size = claimed(checkpoint)
     if size is not None:
         return 0.85 < largest / size < 1.25

@@ -60,7 +60,8 @@ class Checkpoints:
             self._notes.append(text)
 
     def _timm(self) -> None:
-        importlib.import_module("timm.models._builder").load_pretrained = lambda *_, **__: None
+        builder: Any = importlib.import_module("timm.models._builder")
+        builder.load_pretrained = lambda *_, **__: None
 
     def _torchvision(self) -> None:
         api = importlib.import_module("torchvision.models._api")
@@ -71,7 +72,7 @@ class Checkpoints:
     def _models(self) -> None:
         base = importlib.import_module("transformers.modeling_utils").PreTrainedModel
 
-        def from_pretrained(cls: Any, name: Any, *_: Any, **options: Any) -> Any:
+        def from_pretrained(cls: Any, name: Any, /, *_: Any, **options: Any) -> Any:
             return self._model(cls, name, options)
 
         base.from_pretrained = classmethod(from_pretrained)
@@ -81,7 +82,7 @@ class Checkpoints:
         base = getattr(module, "PreTrainedConfig", None) or module.PretrainedConfig
         read = base.get_config_dict.__func__
 
-        def get_config_dict(cls: Any, name: Any, **options: Any) -> Any:
+        def get_config_dict(cls: Any, name: Any, /, **options: Any) -> Any:
             known = None if _is_on_disk(str(name)) else checkpoint_configuration(str(name))
             if known is None:
                 return read(cls, name, **options)
