@@ -1,4 +1,4 @@
-"""Writes memlint/model/sizes/architectures.json: what well-known architectures have, as the installed libraries say.
+"""Writes memlint/architectures.json: what well-known architectures have, as the installed libraries say.
 
     python bench/architectures.py [OUT]
 
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-OUT = Path(__file__).parents[1] / "memlint" / "model" / "sizes" / "architectures.json"
+OUT = Path(__file__).parents[1] / "memlint" / "architectures.json"
 _MOST_PARTS = 2
 """Underscores in the names of timm that are taken."""
 _CHECKPOINT = re.compile(r"""checkpoint=["']([\w.-]+/[\w.-]+)["']""")

@@ -1,4 +1,4 @@
-"""Writes memlint/model/sizes/checkpoints.json: the configurations of checkpoints, as installed libraries state them.
+"""Writes memlint/checkpoints.json: the configurations of checkpoints, as installed libraries state them.
 
     python bench/checkpoints.py [OUT]
 
@@ -24,7 +24,7 @@ from typing import Any
 
 from architectures import claimed, transformers_entry
 
-OUT = Path(__file__).parents[1] / "memlint" / "model" / "sizes" / "checkpoints.json"
+OUT = Path(__file__).parents[1] / "memlint" / "checkpoints.json"
 
 KERAS = {
     "albert": {f"albert_{size}_en_uncased": f"albert/albert-{name}-v2" for size, name in (

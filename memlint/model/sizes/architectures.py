@@ -1,48 +1,14 @@
-"""Well-known architectures: parameters, layers, width and the like, from ``architectures.json``.
-
-The table is written by ``bench/architectures.py`` from the configurations of the libraries themselves. What checkpoints
-of the hub have stands in ``checkpoints.json``, which ``bench/checkpoints.py`` writes.
-"""
+"""Well-known architectures: the models and configurations that their names make, from :mod:`memlint.architectures`."""
 
 from __future__ import annotations
 
 import itertools
-import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+from memlint.architectures import checkpoints, table
 from memlint.model.sizes import layers
 from memlint.model.sizes.objects import PLAIN, External, Instance, ModuleObject, Parameter, Place, Unknown
-
-_TABLE = Path(__file__).with_name("architectures.json")
-_CHECKPOINTS = Path(__file__).with_name("checkpoints.json")
-
-
-@cache
-def table() -> dict[str, dict[str, Any]]:
-    """What is known of each architecture, by qualified name such as ``timm.resnet50``."""
-    entries: dict[str, dict[str, Any]] = json.loads(_TABLE.read_text("utf-8"))
-    entries.pop("versions", None)
-    return entries
-
-
-@cache
-def _checkpoints() -> dict[str, dict[str, Any]]:
-    """Entries by the names of checkpoints, with and without the organisation."""
-    found: dict[str, dict[str, Any]] = dict(json.loads(_CHECKPOINTS.read_text("utf-8")))
-    for name, entry in table().items():
-        if "checkpoint" in entry:
-            found.setdefault(entry["checkpoint"], {**entry, "type": name.partition(".")[2], "set": {}})
-    for name, entry in list(found.items()):
-        found.setdefault(name.rpartition("/")[2], entry)
-    return found
-
-
-def checkpoint_configuration(name: str) -> dict[str, Any] | None:
-    """The configuration of a checkpoint for transformers, as far as it is not the default; None if unknown."""
-    entry = _checkpoints().get(name)
-    return None if entry is None else {"model_type": entry["type"], **entry["set"]}
 
 
 @cache
@@ -172,7 +138,7 @@ def _from_pretrained(cls: str, arguments: list[Any], keywords: dict[str, Any], p
     checkpoint = arguments[0] if arguments else keywords.get("pretrained_model_name_or_path")
     if cls.endswith(("Tokenizer", "TokenizerFast", "Processor", "Config", "FeatureExtractor")):
         return None
-    entry = _checkpoints().get(checkpoint) if isinstance(checkpoint, str) else None
+    entry = checkpoints().get(checkpoint) if isinstance(checkpoint, str) else None
     if entry is None:
         return None
     model = _of_class(cls, entry, place)
@@ -217,7 +183,7 @@ def known_configuration(name: str, arguments: list[Any], keywords: dict[str, Any
         return None
     if parts[-1] == "from_pretrained" and parts[-2].endswith("Config"):
         checkpoint = arguments[0] if arguments else None
-        entry = _checkpoints().get(checkpoint) if isinstance(checkpoint, str) else None
+        entry = checkpoints().get(checkpoint) if isinstance(checkpoint, str) else None
     else:
         entry = _configurations().get(parts[-1])
     if entry is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from memlint.model.sizes.architectures import checkpoint_configuration, table
+from memlint.architectures import checkpoint_configuration, table
 from memlint.model.sizes.peak import estimate
 from memlint.model.sizes.reading import Reader, Reading
 

@@ -1,7 +1,7 @@
 """Models that come with weights: built as their configuration says, and nothing is downloaded, read or converted.
 
 What a model holds in memory does not depend on its weights. A configuration that is on this machine is read from there;
-that of a checkpoint which is not comes from the table of :mod:`memlint.model.sizes.architectures`, and the run says so.
+that of a checkpoint which is not comes from the table of :mod:`memlint.architectures`, and the run says so.
 Other names go to the library as they are, which may ask the hub for a configuration, never for weights.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn.modules.module import _IncompatibleKeys
 
-from memlint.model.sizes.architectures import checkpoint_configuration
+from memlint.architectures import checkpoint_configuration
 from memlint.verify.child.script import after_import
 
 _LOADING = frozenset(
@@ -72,8 +72,8 @@ class Checkpoints:
     def _models(self) -> None:
         base = importlib.import_module("transformers.modeling_utils").PreTrainedModel
 
-        def from_pretrained(cls: Any, name: Any, /, *_: Any, **options: Any) -> Any:
-            return self._model(cls, name, options)
+        def from_pretrained(cls: Any, /, pretrained_model_name_or_path: Any, *_: Any, **options: Any) -> Any:
+            return self._model(cls, pretrained_model_name_or_path, options)
 
         base.from_pretrained = classmethod(from_pretrained)
 
@@ -82,7 +82,8 @@ class Checkpoints:
         base = getattr(module, "PreTrainedConfig", None) or module.PretrainedConfig
         read = base.get_config_dict.__func__
 
-        def get_config_dict(cls: Any, name: Any, /, **options: Any) -> Any:
+        def get_config_dict(cls: Any, /, pretrained_model_name_or_path: Any, **options: Any) -> Any:
+            name = pretrained_model_name_or_path
             known = None if _is_on_disk(str(name)) else checkpoint_configuration(str(name))
             if known is None:
                 return read(cls, name, **options)

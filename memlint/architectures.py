@@ -1,0 +1,49 @@
+"""The tables of well-known architectures and of checkpoints, ``architectures.json`` and ``checkpoints.json``.
+
+``bench/architectures.py`` and ``bench/checkpoints.py`` write them from the configurations of installed libraries. Like
+the table of GPUs they stand below everything else, where the process that runs a script can read them, too.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_FOLDER = Path(__file__).parent
+
+
+@cache
+def table() -> dict[str, dict[str, Any]]:
+    """What is known of each architecture, by qualified name such as ``timm.resnet50``."""
+    entries = _read("architectures.json")
+    entries.pop("versions", None)
+    return entries
+
+
+@cache
+def checkpoints() -> dict[str, dict[str, Any]]:
+    """Entries by the names of checkpoints of the hub, with and without the organisation.
+
+    Beside what architectures have they hold the ``model_type`` of transformers (``type``) and what its configuration
+    sets (``set``).
+    """
+    found = _read("checkpoints.json")
+    for name, entry in table().items():
+        if "checkpoint" in entry:
+            found.setdefault(entry["checkpoint"], {**entry, "type": name.partition(".")[2], "set": {}})
+    for name, entry in list(found.items()):
+        found.setdefault(name.rpartition("/")[2], entry)
+    return found
+
+
+def checkpoint_configuration(name: str) -> dict[str, Any] | None:
+    """The configuration of a checkpoint for transformers, as far as it is not the default; None if unknown."""
+    entry = checkpoints().get(name)
+    return None if entry is None else {"model_type": entry["type"], **entry["set"]}
+
+
+def _read(name: str) -> dict[str, dict[str, Any]]:
+    entries: dict[str, dict[str, Any]] = json.loads((_FOLDER / name).read_text("utf-8"))
+    return entries
