@@ -36,7 +36,8 @@ class SimulatedEstimate:
         return self.prediction.is_known
 
 
-def _size(value: float) -> str:
+def shown_size(value: float) -> str:
+    """``value`` bytes in binary units."""
     return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
 
 
@@ -54,14 +55,16 @@ def _lines(result: SimulatedEstimate) -> Iterator[str]:
         return
     low, high = prediction.interval
     yield f"  {'steps':<16} {outcome.steps} on fake tensors, PyTorch {outcome.torch}"
-    yield f"  {'peak allocated':<16} {_size(prediction.peak_allocated)}"
-    yield f"  {'peak reserved':<16} {_size(prediction.peak_reserved)} ({_size(low)} to {_size(high)} on a real device)"
+    yield f"  {'peak allocated':<16} {shown_size(prediction.peak_allocated)}"
+    yield f"  {'peak reserved':<16} {shown_size(prediction.peak_reserved)} ({shown_size(low)} to {shown_size(high)} on a real device)"
     yield ""
-    yield from (f"  {name:<16} {_size(size)}" for name, size in prediction.by_category().items())
+    yield from (f"  {name:<16} {shown_size(size)}" for name, size in prediction.by_category().items())
     lines = prediction.by_line()[:_MOST_LINES]
     if lines:
         yield from ("", "  held at the peak by")
-        yield from (f"  {_size(each.size):>12}  {each.category:<16} {_place(each.path, each.line)}" for each in lines)
+        yield from (
+            f"  {shown_size(each.size):>12}  {each.category:<16} {_place(each.path, each.line)}" for each in lines
+        )
     if outcome.ending in {"raised", "exited", "timed out", "died"}:
         yield from ("", f"  the run ended early: {outcome.ending}: {outcome.error}")
     yield from (f"  note: {note}" for note in outcome.notes)
@@ -75,12 +78,12 @@ def _place(path: str, line: int) -> str:
 def _verdict(result: SimulatedEstimate) -> Iterator[str]:
     if result.device is not None:
         word = "fits" if result.fits else "does not fit"
-        yield from ("", f"  {word}: {result.device.name} has {_size(result.device.usable)}")
+        yield from ("", f"  {word}: {result.device.name} has {shown_size(result.device.usable)}")
     for remedy in result.remedies:
         fits = ", fits" if remedy.prediction.fits and result.device is not None else ""
         what = " and ".join(change.what for change in remedy.changes)
         price = "; ".join(change.price for change in remedy.changes)
-        yield f"  with {what}: {_size(remedy.prediction.peak_reserved)}{fits} (price: {price})"
+        yield f"  with {what}: {shown_size(remedy.prediction.peak_reserved)}{fits} (price: {price})"
 
 
 def simulated_data(result: SimulatedEstimate) -> dict[str, Any]:

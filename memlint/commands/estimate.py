@@ -21,6 +21,7 @@ from memlint.capacity.simulated import SimulatedEstimate, simulated_data, simula
 from memlint.commands.check import print_text, write_output
 from memlint.config import shown
 from memlint.messages import CLEAN, FAILED, FOUND, UserError
+from memlint.report.simulation import simulated_html
 from memlint.source import deep_recursion
 
 _INSTALL = 'pip install "torch-memlint[verify]"'
@@ -69,9 +70,8 @@ def _exit_code(result: Estimate | SimulatedEstimate) -> int:
 
 def _run(script: Path, words: Sequence[str], arguments: Arguments) -> SimulatedEstimate:
     """Runs the script on fake tensors and prints what that says. Raises UserError and click.UsageError."""
-    for option, is_given in (("--set", arguments.settings), ("--html", arguments.html)):
-        if is_given:
-            raise click.UsageError(f"{option} is for estimates that are read off the script; --run takes none")
+    if arguments.settings:
+        raise click.UsageError("--set is for estimates that are read off the script; --run takes none")
     if importlib.util.find_spec("torch") is None:
         raise UserError(f"--run needs torch, which is not installed: {_INSTALL}")
     card = known_device(arguments.device)
@@ -81,6 +81,8 @@ def _run(script: Path, words: Sequence[str], arguments: Arguments) -> SimulatedE
     result = SimulatedEstimate(script, card, prediction, tuple(found))
     is_json = arguments.output_format == "json"
     _write(json.dumps(simulated_data(result), indent=2) + "\n" if is_json else simulated_text(result), arguments)
+    if arguments.html is not None:
+        write_output(arguments.html, simulated_html(result))
     return result
 
 

@@ -53,10 +53,14 @@ def test_a_script_runs_on_a_device_that_is_not_there(script: Path) -> None:
 @needs_torch
 @pytest.mark.slow
 def test_what_does_not_fit_is_said_with_its_lines(script: Path) -> None:
-    ran = memlint("train.py", "--run", "--device", "1GB", "--", "16384", cwd=script)
+    ran = memlint("train.py", "--run", "--device", "1GB", "--html", "page.html", "--", "16384", cwd=script)
     assert ran.returncode == 1, ran.stderr
     assert "does not fit: 1GB has 1.00 GiB" in ran.stdout
     assert "train.py:6" in ran.stdout
+    page = (script / "page.html").read_text("utf-8")
+    assert "1GB has 1.00 GiB" in page
+    assert "train.py:6" in page
+    assert 'id="timeline"' in page
 
 
 @needs_torch

@@ -44,9 +44,10 @@ def render(report: VerifyReport, *, color: bool = False, width: int | None = Non
     """The page. Raises :class:`UserError` where plotly is missing."""
     memory = report.memory
     found = timeline(report.recording, memory.device) if report.recording is not None and memory is not None else None
-    chart = _chart(found) if found is not None and found.times else "<p>There is no recording to draw.</p>"
+    chart = memory_chart(found) if found is not None and found.times else "<p>There is no recording to draw.</p>"
     return Template(_PAGE).substitute(
         title=escape(f"memlint verify {report.program}"),
+        style=STYLE,
         summary=_summary(report),
         chart=chart,
         growth=_growth(report),
@@ -63,7 +64,8 @@ def _graph_objects() -> Any:
     return go
 
 
-def _chart(found: Timeline) -> str:
+def memory_chart(found: Timeline) -> str:
+    """Memory over time by category, with steps and phases. Raises :class:`UserError` where plotly is missing."""
     go = _graph_objects()
     figure = go.Figure()
     for name in [*_COLORS, *sorted(found.sizes.keys() - _COLORS.keys())]:
@@ -193,9 +195,7 @@ def _spans(report: VerifyReport, found: Timeline | None) -> dict[int, list[float
     return spans
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title><style>
+STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --back: #ffffff; --soft: #f3f5f7; --line: #d5dae0; }
 @media (prefers-color-scheme: dark) {
   :root { --text: #e6e9ec; --back: #14171b; --soft: #20252b; --line: #39414a; }
@@ -213,7 +213,13 @@ article header { overflow-wrap: anywhere; }
 .verdict { font-weight: 600; } .failure { color: #d1242f; font-weight: 600; }
 pre { background: var(--back); overflow-x: auto; padding: 8px; } mark { background: #ffd33d55; color: inherit; }
 #timeline { height: 420px; } #growth { height: 320px; }
-</style></head><body>
+table { border-collapse: collapse; } td, th { padding: 2px 12px 2px 0; text-align: left; }
+td.size { text-align: right; white-space: nowrap; }
+"""
+"""What the pages look like, in bright and in dark surroundings."""
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title><style>$style</style></head><body>
 <h1>$title</h1>$summary
 <h2>Memory by purpose</h2>$chart
 $growth
