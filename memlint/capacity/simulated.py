@@ -56,7 +56,8 @@ def _lines(result: SimulatedEstimate) -> Iterator[str]:
     low, high = prediction.interval
     yield f"  {'steps':<16} {outcome.steps} on fake tensors, PyTorch {outcome.torch}"
     yield f"  {'peak allocated':<16} {shown_size(prediction.peak_allocated)}"
-    yield f"  {'peak reserved':<16} {shown_size(prediction.peak_reserved)} ({shown_size(low)} to {shown_size(high)} on a real device)"
+    expected = f"{shown_size(low)} to {shown_size(high)} on a real device"
+    yield f"  {'peak reserved':<16} {shown_size(prediction.peak_reserved)} ({expected})"
     yield ""
     yield from (f"  {name:<16} {shown_size(size)}" for name, size in prediction.by_category().items())
     lines = prediction.by_line()[:_MOST_LINES]
