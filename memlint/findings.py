@@ -36,10 +36,14 @@ class Confidence(str, Enum):
     POSSIBLE = "possible"
     """Not reported by ``memlint check``, but watched by ``memlint verify``."""
 
-    @property
-    def rank(self) -> int:
-        """0 for possible, 1 for likely, 2 for certain."""
-        return ("possible", "likely", "certain").index(self.value)
+    rank: int
+    """0 for possible, 1 for likely, 2 for certain."""
+
+    def __init__(self, value: str) -> None:
+        self.rank = ("possible", "likely", "certain").index(value)
+
+    # Confidences are parts of keys that are looked up a million times; Enum would hash their names in Python.
+    __hash__ = str.__hash__
 
     @classmethod
     def weakest(cls, *parts: Confidence) -> Confidence:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from memlint.model.knowledge import torch
 from memlint.model.memo import query
@@ -36,13 +37,20 @@ def module_of(value: Value) -> Module:
     return value.region.function.module
 
 
-@query(on_cycle=())
 def sources(value: Value) -> tuple[Value, ...]:
     """The values that ``value`` may be another name of, aliases followed until none is left.
 
     Names joined at branches and loops, attributes of ``self``, imported and module-level names, and components of
     tuples are followed; calls, parameters and operations end the search.
     """
+    kind = type(value)
+    if kind not in _FOLLOWED or (kind is Call and _named_attributes(value) is None):  # type: ignore[arg-type]
+        return (value,)  # most values, which are not worth remembering
+    return _sources(value)
+
+
+@query(on_cycle=())
+def _sources(value: Value) -> tuple[Value, ...]:
     found: dict[int, Value] = {}
     seen: set[int] = set()
     pending = [value]
@@ -61,39 +69,24 @@ def sources(value: Value) -> tuple[Value, ...]:
 
 def aliases(value: Value) -> tuple[Value, ...] | None:
     """The values that ``value`` is directly another name of; None if it is no mere name."""
-    match value:
-        case Phi() | Choice():
-            return value.operands()
-        case Awaited():
-            return (value.value,)
-        case Free():
-            return tuple(value.scope.lower().bindings.get(value.name, ())) or None
-        case External():
-            found = module_of(value).project.resolve(module_of(value), value.qualified_name)
-            return (found,) if found is not None and found is not value and not isinstance(found, ModuleValue) else None
-        case Attribute():
-            return _attribute_aliases(value)
-    return _picked_aliases(value)
+    follow = _FOLLOWED.get(type(value))
+    return None if follow is None else follow(value)
 
 
-def _picked_aliases(value: Value) -> tuple[Value, ...] | None:
-    """Like :func:`aliases`, for what is picked by an index or by a name."""
-    match value:
-        case Element():
-            return _iterated(value, "values")
-        case Part(index=1, base=Element() as base) if _iterated(base, "items") is not None:
-            return _iterated(base, "items")
-        case Part() if value.index is not None:
-            return _part_aliases(value)
-        case Item() if len(value.index) == 1:
-            return _item_aliases(value)
-        case Call(callee=External(qualified_name="builtins.getattr")):
-            return _named_attributes(value)
-    return None
+def _free_aliases(value: Free) -> tuple[Value, ...] | None:
+    return tuple(value.scope.lower().bindings.get(value.name, ())) or None
+
+
+def _external_aliases(value: External) -> tuple[Value, ...] | None:
+    module = module_of(value)
+    found = module.project.resolve(module, value.qualified_name)
+    return (found,) if found is not None and found is not value and not isinstance(found, ModuleValue) else None
 
 
 def _named_attributes(call: Call) -> tuple[Value, ...] | None:
     """What ``getattr(self, name)`` may be, if all names are in sight: constants, those that callers pass included."""
+    if type(call.callee) is not External or call.callee.qualified_name != "builtins.getattr":
+        return None
     given = call.positional()
     owner = instance_class(given[0]) if len(given) > 1 else None
     if owner is None:
@@ -150,8 +143,17 @@ def attribute_values(owner: Class, name: str) -> tuple[Value, ...]:
     return ()
 
 
+def _element_aliases(value: Element) -> tuple[Value, ...] | None:
+    return _iterated(value, "values")
+
+
 def _part_aliases(value: Part) -> tuple[Value, ...] | None:
-    assert value.index is not None
+    if value.index is None:
+        return None
+    if value.index == 1 and isinstance(value.base, Element):
+        listed = _iterated(value.base, "items")
+        if listed is not None:
+            return listed
     found: list[Value] = []
     for source in sources(value.base):
         if isinstance(source, Display) and not source.starred and len(source.elements) == value.of:
@@ -162,6 +164,8 @@ def _part_aliases(value: Part) -> tuple[Value, ...] | None:
 
 
 def _item_aliases(value: Item) -> tuple[Value, ...] | None:
+    if len(value.index) != 1:
+        return None
     index = value.index[0]
     if not isinstance(index, Constant):
         return _registered(value.base)
@@ -210,6 +214,21 @@ def _is_definition(value: Value) -> bool:
     return isinstance(value, (External, ClassValue, FunctionValue))
 
 
+_FOLLOWED: dict[type[Value], Callable[[Any], tuple[Value, ...] | None]] = {
+    Phi: Phi.operands,
+    Choice: Choice.operands,
+    Awaited: Awaited.operands,
+    Free: _free_aliases,
+    External: _external_aliases,
+    Attribute: _attribute_aliases,
+    Element: _element_aliases,
+    Part: _part_aliases,
+    Item: _item_aliases,
+    Call: _named_attributes,
+}
+"""How the kinds of values are followed that may be names of others."""
+
+
 def display_element(source: Value, index: object) -> Value | None:
     """The element of a literal list, tuple or dict at a constant index or key."""
     if not isinstance(source, Display) or source.starred:
@@ -247,30 +266,37 @@ def zipped(value: Value) -> Value | None:
 
 def instance_class(value: Value) -> Class | None:
     """The class of the project on whose instance a method runs, if ``value`` is that instance (``self``)."""
-    if isinstance(value, Phi) and value.loop is not None:
-        return instance_class(value.inputs[0])
+    kind = type(value)
+    if kind is Parameter:
+        return value.function.owner if value.index == 0 and value.function.is_method else None  # type: ignore[attr-defined]
+    if isinstance(value, Phi):
+        return instance_class(value.inputs[0]) if value.loop is not None else None
     if isinstance(value, Free):
         bound = value.scope.bindings.get(value.name, ())
         return instance_class(bound[0]) if len(bound) == 1 else None
-    if isinstance(value, Parameter) and value.index == 0 and value.function.is_method:
-        return value.function.owner
     return None
 
 
 def mro(owner: Class) -> Iterator[Class]:
-    """The class and its bases within the project, nearest first."""
-    seen: set[int] = set()
+    """The class and its bases within the project, nearest first; a file is read when its class is asked for."""
+    yield owner
+    seen = {owner}
     pending = [owner]
     while pending:
-        current = pending.pop(0)
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        for base in current.bases:
-            pending.extend(source.target for source in sources(base) if isinstance(source, ClassValue))
+        for base in _bases(pending.pop(0)):
+            if base not in seen:
+                seen.add(base)
+                pending.append(base)
+                yield base
 
 
+@query(on_cycle=())
+def _bases(owner: Class) -> tuple[Class, ...]:
+    """The bases of the project that a class names."""
+    return tuple(source.target for base in owner.bases for source in sources(base) if isinstance(source, ClassValue))
+
+
+@query(on_cycle=frozenset())
 def base_names(owner: Class) -> frozenset[str]:
     """Qualified names of the class and of all its bases, whether the project defines them or not.
 
@@ -289,9 +315,17 @@ def find_method(owner: Class, name: str) -> Function | None:
     return None
 
 
-@query(on_cycle=frozenset())
 def qualified_names(value: Value) -> frozenset[str]:
     """The qualified names that ``value`` may have: of an import, a builtin, or something that the project defines."""
+    kind = type(value)
+    return _qualified_names(value) if kind in _FOLLOWED or kind in _NAMED else frozenset()
+
+
+_NAMED = frozenset({FunctionValue, ClassValue})
+
+
+@query(on_cycle=frozenset())
+def _qualified_names(value: Value) -> frozenset[str]:
     found: set[str] = set()
     if isinstance(value, External):
         found.add(value.qualified_name)

@@ -32,11 +32,17 @@ from memlint.model.values import (
 
 def instance_kind(owner: Class) -> Kind:
     """The kind of an instance of a class of the project."""
-    roles = filter(None, map(_base_role, sorted(base_names(owner))))
-    found = next(roles, Role.MODULE if _is_module_of_base_out_of_sight(owner) else Role.OBJECT)
+    found = _role_of_bases(owner)
     if found is Role.MODULE and not _holds_parameters(owner):
         found = Role.LOSS_FUNCTION
     return Kind(found, Confidence.CERTAIN, owner.qualified_name, owner)
+
+
+@query(on_cycle=Role.OBJECT)
+def _role_of_bases(owner: Class) -> Role:
+    """What the bases of a class say of its instances."""
+    roles = filter(None, map(_base_role, sorted(base_names(owner))))
+    return next(roles, Role.MODULE if _is_module_of_base_out_of_sight(owner) else Role.OBJECT)
 
 
 def _is_module_of_base_out_of_sight(owner: Class) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from memlint.findings import Confidence
 from memlint.model.aliases import (
@@ -22,23 +23,18 @@ from memlint.model.constructors import is_class_name
 from memlint.model.containers import elements
 from memlint.model.gradmode import is_hf_trainer
 from memlint.model.instances import instance_kind
-from memlint.model.kinds import Kind, Role, class_of, kinds, role
+from memlint.model.kinds import Kind, Role, class_of, kinds, role, written_kind
 from memlint.model.knowledge import frameworks
 from memlint.model.scopes import Class
 from memlint.model.values import (
     Attribute,
     Binary,
     Call,
-    ClassValue,
     Comparison,
-    Comprehension,
     Constant,
-    Display,
     Element,
     Entered,
     External,
-    Formatted,
-    FunctionValue,
     Item,
     Parameter,
     Part,
@@ -49,55 +45,26 @@ from memlint.model.values import (
 
 def source_kinds(value: Value) -> Iterator[Kind]:
     """The kinds that ``value`` has by the expression that computes it."""
-    written = _written_kind(value)
+    written = written_kind(value)
     if written is not None:
         yield written
-    else:
-        yield from _computed_kinds(value)
+        return
+    computed = _COMPUTED.get(type(value))
+    if computed is not None:
+        yield from computed(value)
 
 
-def _written_kind(value: Value) -> Kind | None:
-    """The kind of what shows it by its form: literals, functions, classes."""
-    match value:
-        case Constant():
-            return _constant_kind(value.constant)
-        case Formatted():
-            return Kind(Role.TEXT)
-        case Display() | Comprehension():
-            return Kind(Role.CONTAINER, name=value.kind)
-        case FunctionValue():
-            return Kind(Role.FUNCTION, name=value.target.qualified_name)
-        case ClassValue():
-            return Kind(Role.CLASS, name=value.target.qualified_name, cls=value.target)
-        case External() if is_class_name(value.qualified_name):
-            return Kind(Role.CLASS, name=value.qualified_name)
-    return None
+def _external_kinds(value: External) -> Iterator[Kind]:
+    if is_class_name(value.qualified_name):
+        yield Kind(Role.CLASS, name=value.qualified_name)
 
 
-def _computed_kinds(value: Value) -> Iterator[Kind]:
-    match value:
-        case Comparison():
-            yield _comparison_kind(value)
-        case Call():
-            yield from result_kinds(value)
-        case Binary() | Unary():
-            yield from _arithmetic_kinds(value)
-        case Attribute():
-            yield from _attribute_kinds(value)
-        case Item() | Part() | Element():
-            yield from _element_kinds(value)
-        case Entered():
-            yield from kinds(value.context)
-        case Parameter():
-            yield from _parameter_kinds(value)
+def _comparison_kinds(value: Comparison) -> Iterator[Kind]:
+    yield _comparison_kind(value)
 
 
-def _constant_kind(constant: object) -> Kind:
-    if constant is None:
-        return Kind(Role.NONE)
-    if isinstance(constant, (str, bytes)):
-        return Kind(Role.TEXT)
-    return Kind(Role.NUMBER)
+def _entered_kinds(value: Entered) -> Iterator[Kind]:
+    yield from kinds(value.context)
 
 
 def _comparison_kind(value: Comparison) -> Kind:
@@ -325,3 +292,18 @@ def _annotated_kinds(parameter: Parameter) -> tuple[Kind, ...]:
         if losses or any(use.name == "reduction" for use in parameter.uses if isinstance(use, Attribute)):
             return losses or (Kind(Role.LOSS_FUNCTION, Confidence.LIKELY),)
     return said
+
+
+_COMPUTED: dict[type[Value], Callable[[Any], Iterator[Kind]]] = {
+    External: _external_kinds,
+    Comparison: _comparison_kinds,
+    Call: result_kinds,
+    Binary: _arithmetic_kinds,
+    Unary: _arithmetic_kinds,
+    Attribute: _attribute_kinds,
+    Item: _element_kinds,
+    Part: _element_kinds,
+    Element: _element_kinds,
+    Entered: _entered_kinds,
+    Parameter: _parameter_kinds,
+}

@@ -6,14 +6,24 @@ that is out of sight, from what is done with it. Names of variables are no evide
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from enum import Enum
+from functools import cache
+from typing import Any, NamedTuple
 
 from memlint.findings import Confidence
 from memlint.model.aliases import instance_class, sources
 from memlint.model.memo import query
 from memlint.model.scopes import Class
-from memlint.model.values import Value
+from memlint.model.values import (
+    ClassValue,
+    Comprehension,
+    Constant,
+    Display,
+    Formatted,
+    FunctionValue,
+    Value,
+)
 
 
 class Role(str, Enum):
@@ -47,9 +57,10 @@ class Role(str, Enum):
     OBJECT = "object"
     """An instance of a class that is none of the above."""
 
+    __hash__ = str.__hash__  # Enum would hash their names in Python, a million times.
 
-@dataclass(frozen=True)
-class Kind:
+
+class Kind(NamedTuple):
     """A role, how sure it is, and the class by qualified name and, if the project defines it, by definition."""
 
     role: Role
@@ -58,14 +69,15 @@ class Kind:
     cls: Class | None = None
 
 
-@query(on_cycle=())
 def kinds(value: Value) -> tuple[Kind, ...]:
     """The kinds that ``value`` may have, one for each source that says something; empty if nothing is known."""
-    # What is known of a value rests on the kinds of others: the two modules need this one.
-    from memlint.model.constructors import is_no_module
-    from memlint.model.evidence import evidence
-    from memlint.model.kind_sources import source_kinds
+    written = written_kind(value)
+    return _kinds(value) if written is None or written is _NONE else (written,)
 
+
+@query(on_cycle=())
+def _kinds(value: Value) -> tuple[Kind, ...]:
+    is_no_module, evidence, source_kinds = _knowledge()
     found = dict.fromkeys(kind for source in sources(value) for kind in source_kinds(source))
     known = [kind for kind in found if kind.role is not Role.NONE]
     if not known:
@@ -76,6 +88,54 @@ def kinds(value: Value) -> tuple[Kind, ...]:
         shown = [] if known_otherwise else [kind for kind in evidence(value) if kind.role in _SHOWN_BY_USE]
         return tuple(dict.fromkeys(kind for kind in found if kind.role is Role.NONE or not shown)) + tuple(shown)
     return tuple(found)
+
+
+@cache
+def _knowledge() -> tuple[Callable[[str], bool], Callable[[Value], Iterator[Kind]], Callable[[Value], Iterator[Kind]]]:
+    # What is known of a value rests on the kinds of others: these modules need this one.
+    from memlint.model.constructors import is_no_module
+    from memlint.model.evidence import evidence
+    from memlint.model.kind_sources import source_kinds
+
+    return is_no_module, evidence, source_kinds
+
+
+def written_kind(value: Value) -> Kind | None:
+    """The kind of what shows it by its form: literals, functions, classes."""
+    tell = _WRITTEN.get(type(value))
+    return None if tell is None else tell(value)
+
+
+_TEXT, _NUMBER, _NONE = Kind(Role.TEXT), Kind(Role.NUMBER), Kind(Role.NONE)
+
+
+def _constant_kind(value: Constant) -> Kind:
+    constant = value.constant
+    if constant is None:
+        return _NONE
+    return _TEXT if isinstance(constant, (str, bytes)) else _NUMBER
+
+
+def _made_kind(value: Display | Comprehension) -> Kind:
+    return Kind(Role.CONTAINER, name=value.kind)
+
+
+def _function_kind(value: FunctionValue) -> Kind:
+    return Kind(Role.FUNCTION, name=value.target.qualified_name)
+
+
+def _class_kind(value: ClassValue) -> Kind:
+    return Kind(Role.CLASS, name=value.target.qualified_name, cls=value.target)
+
+
+_WRITTEN: dict[type[Value], Callable[[Any], Kind]] = {
+    Constant: _constant_kind,
+    Formatted: lambda _: _TEXT,
+    Display: _made_kind,
+    Comprehension: _made_kind,
+    FunctionValue: _function_kind,
+    ClassValue: _class_kind,
+}
 
 
 _SHOWN_BY_USE = frozenset({Role.MODULE, Role.OPTIMIZER, Role.SCALER})
