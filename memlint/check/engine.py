@@ -120,12 +120,13 @@ class _Check:
         program = self._program(source, project)
         source.attach(program.tree)
         found = [diagnostic for rule in rules for diagnostic in self._findings(rule, program, source)]
-        if not self.noqa:
+        wants_idle = any(rule.code == UnusedNoqa.code for rule in rules)
+        if not self.noqa or not (found or wants_idle):
             return found
         noqas = noqa_comments(source.text)
         silent = [each for each in found if (noqa := noqas.get(each.noqa_row)) and noqa.silences(each.code)]
         loud = [each for each in found if each not in silent]
-        if all(rule.code != UnusedNoqa.code for rule in rules):
+        if not wants_idle:
             return loud
         silenced = {(each.noqa_row, each.code) for each in silent}
         run = self.enabled - self.crashes.keys()

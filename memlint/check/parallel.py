@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import multiprocessing
 import os
@@ -88,7 +89,9 @@ def check_files(task: Task, files: Sequence[SourceFile], jobs: int) -> Iterator[
     """
     if jobs <= 1 or len(files) <= 1:
         with _collector_out():
-            yield from map(Worker(task), files)
+            # It is kept: a process that is about to end need not take its trees apart.
+            _Process.worker = Worker(task)
+            yield from map(_Process.worker, files)
         return
     left = deque(files)
     try:
@@ -153,16 +156,18 @@ class _Process:
 
 @contextmanager
 def _collector_out() -> Iterator[None]:
-    """Keeps the garbage collector from going through trees that are in use anyway.
+    """Keeps the garbage collector from going through trees that are in use anyway, and at the end to no avail.
 
     What becomes garbage are whole modules at once, and the project collects them when it drops them.
     """
     was_on = gc.isenabled()
     gc.disable()
+    gc.unfreeze()
     try:
         yield
     finally:
         if was_on:
+            gc.freeze()
             gc.enable()
 
 
@@ -170,6 +175,7 @@ def _start(task: Task) -> None:
     """Prepares a process. Ctrl-C is the parent's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.disable()
+    atexit.register(gc.freeze)  # or the end of the process would go through all trees
     _Process.worker = Worker(task)
 
 

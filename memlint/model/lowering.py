@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import libcst as cst
@@ -992,15 +994,24 @@ def _number(text: str) -> object:
     if text.isdecimal() and len(text) < _MAX_PLAIN_DIGITS:
         return int(text)  # what almost all are; literal_eval compiles a program for each
     try:
-        return ast.literal_eval(text)
+        return float(text) if "." in text and not text.endswith(("j", "J")) else ast.literal_eval(text)
     except ValueError:  # more digits than sys.get_int_max_str_digits allows
         return None
 
 
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"', "\n": ""}
+"""What the usual escapes stand for."""
+
+
 def _text(source: str) -> object:
     quote = source[0]
-    if quote in "'\"" and "\\" not in source:
-        return source[3:-3] if source[:3] == quote * 3 and len(source) >= 6 else source[1:-1]
+    if quote in "'\"":
+        inner = source[3:-3] if source[:3] == quote * 3 and len(source) >= 6 else source[1:-1]
+        if "\\" not in inner:
+            return inner
+        with suppress(KeyError):
+            return _ESCAPE.sub(lambda match: _ESCAPED[match[1]], inner)
     try:
         return ast.literal_eval(source)
     except (ValueError, SyntaxError):

@@ -6,12 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from memlint.model.outline import Outline, outline
+from memlint.model.outline import Outline, outline, words
 
-_SEPARATED = bytes(
-    byte if chr(byte).isalnum() or byte == ord("_") or byte >= 0x80 else ord(" ")  # bytes of other alphabets: letters
-    for byte in range(256)
-)
 _MAX_FILES = 256
 """Files that a word may occur in before it says nothing any more."""
 _MAX_OUTLINES = 2048
@@ -55,8 +51,3 @@ class Mentions:
             if len(self._outlines) > _MAX_OUTLINES:
                 self._outlines.popitem(last=False)
         return known
-
-
-def words(data: bytes) -> set[bytes]:
-    """The identifiers, keywords and numbers in source text, those in strings and comments included."""
-    return set(data.translate(_SEPARATED).split())

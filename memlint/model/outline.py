@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _TEXT = re.compile(
@@ -21,12 +22,18 @@ _NAME = rb"(?<![\w\x80-\xff])(?:[^\W\d]|[\x80-\xff])[\w\x80-\xff]*"
 _IMPORT = re.compile(
     rb"^[ \t]*(?:from[ \t]+[\w.]+[ \t]+import[ \t]*(?:\([^)]*\)|[^\r\n]*)|import[ \t][^\r\n]*)", re.MULTILINE
 )
-_BASES = re.compile(rb"\bclass[ \t]+" + _NAME + rb"[ \t]*\(([^:]*)\)[ \t]*:|(" + _NAME + rb")\.__init__\b")
+_BASES = re.compile(rb"\bclass[ \t]+" + _NAME + rb"[ \t]*\(([^:]*)\)[ \t]*:")
 _HEAD = re.compile(rb"\b(?:def|class)[ \t]+" + _NAME)
-_CALLED = re.compile(rb"(\.?)(" + _NAME + rb")[ \t]*\(")
+# Read from its end, a text shows calls by their brackets: much faster to find than names that a bracket follows.
+_CALLED_BACKWARDS = re.compile(rb"\([ \t]*([\w\x80-\xff]+)(\.?)")
+_INIT_BACKWARDS = re.compile(rb"__tini__\.([\w\x80-\xff]+)")
 _IMPORTED_AS = re.compile(rb"(" + _NAME + rb")[ \t]+as[ \t]")
 _ASSIGNED_AS = re.compile(rb"^[ \t]*\w+[ \t]*=[ \t]*(?:\w+\.)*(" + _NAME + rb")[ \t]*\r?$", re.MULTILINE)
-_WORD = re.compile(_NAME)
+_SEPARATED = bytes(
+    byte if chr(byte).isalnum() or byte == ord("_") or byte >= 0x80 else ord(" ")  # bytes of other alphabets: letters
+    for byte in range(256)
+)
+_DIGITS = tuple(b"0123456789")
 
 
 @dataclass(frozen=True)
@@ -52,18 +59,32 @@ def outline(data: bytes, *, is_package: bool) -> Outline:
     bare = _TEXT.sub(b" " if is_package else rb"\1 ", data)
     imports = b"\n".join(_IMPORT.findall(bare))
     code = _HEAD.sub(b" ", _IMPORT.sub(b" ", bare))
-    calls = set(_CALLED.findall(code))
+    calls = {(name[::-1], bool(dot)) for name, dot in set(_CALLED_BACKWARDS.findall(code[::-1]))}
     renamed = (*_IMPORTED_AS.findall(imports), *_ASSIGNED_AS.findall(code))
     return Outline(
-        _names(_WORD.findall(code)),
-        _names([*(name for before, name in calls if not before), *renamed]),
-        _names([*(name for before, name in calls if before), *renamed]),
-        _names(_WORD.findall(b" ".join(base or named for base, named in _BASES.findall(bare)))),
-        _names(_WORD.findall(imports)),
+        _names(words(code)),
+        _names([*(name for name, dotted in calls if not dotted), *renamed]),
+        _names([*(name for name, dotted in calls if dotted), *renamed]),
+        _names([*words(b" ".join(_BASES.findall(bare))), *_initialized(bare)]),
+        _names(words(imports)),
         b"*" in imports,
     )
 
 
-def _names(found: list[bytes]) -> frozenset[str]:
+def words(data: bytes) -> set[bytes]:
+    """The identifiers, keywords and numbers in source text, those in strings and comments included."""
+    return set(data.translate(_SEPARATED).split())
+
+
+def _initialized(code: bytes) -> Iterator[bytes]:
+    """``C`` of each ``C.__init__``."""
+    backwards = code[::-1]
+    for match in _INIT_BACKWARDS.finditer(backwards):
+        if not words(backwards[match.start() - 1 : match.start()] if match.start() else b""):
+            yield match[1][::-1]
+
+
+def _names(found: Iterable[bytes]) -> frozenset[str]:
+    """The identifiers among ``found``: what starts with a digit is none."""
     # The same names stand in many files; each is kept once.
-    return frozenset(sys.intern(word.decode("utf-8", "replace")) for word in set(found))
+    return frozenset(sys.intern(word.decode("utf-8", "replace")) for word in set(found) if word[0] not in _DIGITS)

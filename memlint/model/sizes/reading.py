@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,25 @@ class Reading:
     ``checkpointing``, ``adapter``, ``sharding``, ``offload``, ``finder``, ``trainer``, ``backward``."""
     unknown: list[str] = field(default_factory=list)
     """What the program says in a way that cannot be read."""
-    words: dict[str, Place] = field(default_factory=dict)
-    """Where in the files of the program these words of interest stand, first mention each."""
+    texts: dict[Path, str] = field(default_factory=dict)
+    """The files of the program that were read."""
 
     def value(self, name: str, default: Any = None) -> Any:
         """The value of a fact, or the default."""
         fact = self.facts.get(name)
         return default if fact is None or fact.value is None else fact.value
+
+    @cached_property
+    def words(self) -> dict[str, Place]:
+        """Where in the files of the program words of interest stand, first mention each."""
+        found: dict[str, Place] = {}
+        for path, text in self.texts.items():
+            for row, line in enumerate(text.splitlines(), 1):
+                for match in _WORDS.finditer(line.partition("#")[0]):
+                    found.setdefault(match[0], Place(path, row))
+                if _CHECKPOINT_IMPORT.search(line):
+                    found.setdefault("torch.utils.checkpoint", Place(path, row))
+        return found
 
     @property
     def is_training(self) -> bool:
@@ -139,7 +152,7 @@ class Reader:
             self.reading.unknown.append("the program is too large to be evaluated")
         except RecursionError:
             self.reading.unknown.append("the program is nested too deeply to be evaluated")
-        self._collect_words()
+        self._collect_texts()
         self._conclude()
         return self.reading
 
@@ -407,16 +420,11 @@ class Reader:
             if any(id(each) in optimized for each in model.parameters()):
                 self._use(model, trained=True)
 
-    def _collect_words(self) -> None:
+    def _collect_texts(self) -> None:
         for path, namespace in self.evaluator.files.items():
             text = self.evaluator.read(path) if namespace is not None else None
-            if text is None:
-                continue
-            for row, line in enumerate(text.splitlines(), 1):
-                for match in _WORDS.finditer(line.partition("#")[0]):
-                    self.reading.words.setdefault(match[0], Place(path, row))
-                if _CHECKPOINT_IMPORT.search(line):
-                    self.reading.words.setdefault("torch.utils.checkpoint", Place(path, row))
+            if text is not None:
+                self.reading.texts[path] = text
 
     def _conclude(self) -> None:
         reading = self.reading
