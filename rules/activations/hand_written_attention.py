@@ -19,11 +19,11 @@ class HandWrittenAttention(Rule):
     `attn_implementation="eager"` in files that ask for no attentions.
 
     ## Why is this bad?
-    Autograd saves the scores, the weights and what dropout makes of them, each `B * H * T * T` numbers: two to four such
-    tensors for each layer. `scaled_dot_product_attention` computes them block by block and saves none. With 512
+    Autograd saves the scores, the weights and what dropout makes of them, each `B * H * T * T` numbers: two to four
+    such tensors for each layer. `scaled_dot_product_attention` computes them block by block and saves none. With 512
     positions, where one such tensor takes 16 MiB, 24 MiB were alive after the forward, 72 MiB with a mask and dropout,
-    and 8 MiB with the function (measured with torch 2.13 on a CPU, where dropout makes it fall back to the written-out
-    form; on CUDA it does not).
+    and 8 MiB with the function (measured with torch 2.13 on a CPU; with dropout the CPU falls back to the written-out
+    form).
 
     ## Example
     ```python
@@ -39,8 +39,8 @@ class HandWrittenAttention(Rule):
     A mask goes in as `attn_mask`: a bias that is added, or booleans that are true where attention is allowed.
 
     ## Fix safety
-    Unsafe: other kernels round differently, and some models of transformers have no other implementation. Attention that
-    is written out is not rewritten: what its mask means is for the author to say.
+    Unsafe: other kernels round differently, and some models of transformers have no other implementation. Attention
+    that is written out is not rewritten: what its mask means is for the author to say.
 
     ## When to ignore
     When there are few positions, as in small windows, or when a hook reads the weights.
@@ -189,7 +189,7 @@ def load(name, data, kind):
         for call, confidence in eager_models(program):
             yield self.finding(
                 call.node,
-                "The eager implementation of attention saves a number for each pair of positions, and nothing reads them",
+                "The eager implementation saves attention weights for each pair of positions, and nothing reads them",
                 holds="the attention weights of all heads and layers, until the backward",
                 severity=Severity.NOTE,
                 confidence=confidence,
