@@ -19,8 +19,8 @@ class AttentionOrHiddenOutputsRequested(Rule):
     are read.
 
     ## Why is this bad?
-    The output holds what was asked for as long as it lives: hidden states are (L + 1) x N x h numbers, 10 MiB more in an
-    evaluation (measured with torch 2.13 on a CPU, and just what the formula says). In training autograd saves most
+    The output holds what was asked for as long as it lives: hidden states are (L + 1) x N x h numbers, 10 MiB more in
+    an evaluation (measured with torch 2.13 on a CPU, and just what the formula says). In training autograd saves most
     hidden states anyway, and the finding is a note. Attention weights are L x B x H x T x T numbers, and make
     transformers fall back to an implementation that saves them for the backward; since version 5 the default one
     returns none, and warns.

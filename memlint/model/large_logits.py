@@ -1,0 +1,106 @@
+"""Losses over a vocabulary: whether the scores of all tokens and words are made for nothing but the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from memlint.findings import Confidence
+from memlint.model.aliases import qualified_names, sources
+from memlint.model.components import readers
+from memlint.model.gradmode import GradMode, grad_mode
+from memlint.model.keywords import given
+from memlint.model.kinds import kinds
+from memlint.model.program import Program
+from memlint.model.values import Attribute, Call, Item, Value
+from memlint.model.vocabulary import scores_vocabulary
+
+_CROSS_ENTROPY = frozenset({"torch.nn.functional.cross_entropy"})
+_LOSS_MODULES = frozenset({"torch.nn.CrossEntropyLoss", "torch.nn.modules.loss.CrossEntropyLoss"})
+_FUSED = frozenset({"torch.nn.functional.linear_cross_entropy"})
+_FUSED_MODULES = frozenset(
+    {"torch.nn.LinearCrossEntropyLoss", "torch.nn.modules.linear_cross_entropy.LinearCrossEntropyLoss"}
+)
+_FORMING = frozenset({"view", "reshape", "transpose", "permute", "contiguous", "float", "flatten", "to", "squeeze"})
+_ASKING = frozenset({"size", "shape", "dim", "device", "dtype", "ndim", "numel"})
+_OTHERS = ("use_liger_kernel", "liger_kernel", "cut_cross_entropy", "linear_cross_entropy", "vocab_parallel")
+"""What a file mentions that has its own way of computing such a loss."""
+
+
+@dataclass(frozen=True)
+class VocabularyLoss:
+    """A cross entropy whose scores serve for nothing else."""
+
+    call: Call
+    confidence: Confidence
+
+
+def vocabulary_losses(program: Program) -> Iterator[VocabularyLoss]:
+    """The cross entropies of a file over the scores of a large vocabulary that a linear layer makes for them."""
+    if any(name in program.module.text for name in _OTHERS):
+        return
+    for call in _cross_entropies(program):
+        scores = call.argument("input", 0)
+        made = _made(scores) if scores is not None else None
+        if made is None or grad_mode(call.region) is GradMode.DISABLED:
+            continue
+        confidence = scores_vocabulary(made)
+        if confidence is not None and _serves_only(made, call):
+            yield VocabularyLoss(call, confidence)
+
+
+def unchunked(program: Program) -> Iterator[Call]:
+    """The calls of ``linear_cross_entropy``, and the modules for it, that do not ask for chunks."""
+    for call in program.calls("linear_cross_entropy", "LinearCrossEntropyLoss"):
+        said = given(call, "options")
+        if qualified_names(call.callee) & (_FUSED | _FUSED_MODULES) and not said.values and not said.unknown:
+            yield call
+
+
+def _cross_entropies(program: Program) -> Iterator[Call]:
+    for call in program.calls("cross_entropy"):
+        if qualified_names(call.callee) & _CROSS_ENTROPY:
+            yield call
+    if "CrossEntropyLoss" in program.module.text:
+        for call in program.calls():
+            if any(kind.name in _LOSS_MODULES for kind in kinds(call.callee)):
+                yield call
+
+
+def _made(scores: Value) -> Value | None:
+    """The call that computes the scores, behind views, shifts and casts."""
+    for _ in range(12):
+        found = sources(scores)
+        if len(found) != 1:
+            return None
+        (source,) = found
+        if isinstance(source, Call) and source.name in _FORMING and source.receiver is not None:
+            scores = source.receiver
+        elif isinstance(source, Item):
+            scores = source.base
+        else:
+            return source
+    return None
+
+
+def _serves_only(scores: Value, loss: Call) -> bool:
+    """Whether nothing but the loss uses the scores, whatever views and casts are made of them."""
+    pending, seen = [scores], set()
+    while pending:
+        value = pending.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        for use in readers(value):
+            match use:
+                case Call() if use is loss:
+                    continue
+                case Attribute(name=name) if name in _ASKING:
+                    continue
+                case Attribute(name=name) if name in _FORMING:
+                    pending.extend(call for call in use.uses if isinstance(call, Call) and call.callee is use)
+                case Item():
+                    pending.append(use)
+                case _:
+                    return False
+    return True
