@@ -371,8 +371,10 @@ def _is_single(value: Value) -> bool:
         if isinstance(each, Item) and isinstance(each.node, cst.Subscript) and any(map(_is_one, each.node.slice[1:])):
             return True
     for source in sources(value):
-        formed = isinstance(source, Call) and source.name in _CASTS | _TRANSPOSES
-        if formed and (source.name == "unsqueeze" or (source.receiver is not None and _is_single(source.receiver))):
+        if isinstance(source, Call) and source.name == "unsqueeze":
+            return True
+        formed = source.receiver if isinstance(source, Call) and source.name in _CASTS | _TRANSPOSES else None
+        if formed is not None and _is_single(formed):
             return True
     return False
 
@@ -384,6 +386,8 @@ def _is_one(part: cst.SubscriptElement) -> bool:
     """Whether an index picks one position: ``x[:, -1]``, ``x[:, 0:1]``."""
     if isinstance(part.slice, cst.Index):
         return code(part.slice.value) == "-1"
+    if not isinstance(part.slice, cst.Slice):
+        return False
     bounds = [code(bound) if bound is not None else None for bound in (part.slice.lower, part.slice.upper)]
     return tuple(bounds) in _ONES
 

@@ -19,7 +19,7 @@ from memlint.model.kinds import Role, kinds
 from memlint.model.memo import query
 from memlint.model.pins import is_older
 from memlint.model.scopes import Function, Module
-from memlint.model.source_text import code
+from memlint.model.source_text import code, text
 from memlint.model.values import Argument, Attribute, Call, Constant, Item, Parameter, Value
 
 _DECODER = re.compile(r"(?<!Mamba)(?<!Rwkv)(ForCausalLM|LMHeadModel)$|^Fast(Language)?Model$")
@@ -129,7 +129,7 @@ def last_scores(call: Call) -> LastScores | None:
     # From the cheapest question to the dearest.
     if any(given(call, name).values for name in ("labels", "logits_to_keep", "num_logits_to_keep")):
         return None
-    logits = [use for use in readers(call) if _is_output(use, "logits")]
+    logits = [use for use in readers(call) if isinstance(use, (Attribute, Item)) and _is_output(use, "logits")]
     if not logits:
         return None
     counts = {count for value in logits for count in _kept(value)}
@@ -171,7 +171,7 @@ def _kept(logits: Value, dropped: int = 0) -> Iterator[str | None]:
             case cst.Index(value=value) if code(value) == "-1":
                 yield str(1 + dropped)
             case cst.Slice(lower=cst.UnaryOperation(operator=cst.Minus(), expression=count), upper=None):
-                written = code(count)
+                written = text(count)
                 yield written if not dropped else str(int(written) + 1) if written.isdigit() else f"{written} + 1"
             case cst.Slice(lower=None, upper=cst.UnaryOperation() as end) if code(end) == "-1" and not dropped:
                 assert isinstance(use, Item)

@@ -9,7 +9,7 @@ import libcst as cst
 from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Severity
 from memlint.model.checkpointing import checkpoints, is_sequential, is_single_segment
 from memlint.model.program import Program
-from memlint.model.source_text import code
+from memlint.model.source_text import code, text
 from memlint.model.values import Call
 from memlint.rule import Rule
 
@@ -239,5 +239,5 @@ def _fixes(call: Call) -> Iterator[Fix]:
             "Use about as many segments as each has layers",
             Applicability.UNSAFE,
             {"expression": changed},
-            {"code": f"max(2, round(len({code(written)}) ** 0.5))"},
+            {"code": f"max(2, round(len({text(written)}) ** 0.5))"},
         )
