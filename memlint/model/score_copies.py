@@ -30,7 +30,7 @@ from memlint.model.values import (
     Unary,
     Value,
 )
-from memlint.model.vocabulary import scores_vocabulary
+from memlint.model.vocabulary import leaves_out_last, scores_vocabulary
 
 
 class CopyKind(Enum):
@@ -77,9 +77,24 @@ def score_copies(program: Program) -> Iterator[ScoreCopy]:
 
 
 def _found(kind: CopyKind, value: Value, scores: Value) -> Iterator[ScoreCopy]:
-    confidence = scores_vocabulary(scores)
+    confidence = scores_vocabulary(scores) or _predicts_next_word(scores)
     if confidence is not None:
         yield ScoreCopy(kind, value, scores, confidence)
+
+
+def _predicts_next_word(scores: Value) -> Confidence | None:
+    """Likely for ``model(...).logits[..., :-1, :]``: the scores of each position but the last are for the next word."""
+    found = sources(scores)
+    shifted = all(isinstance(source, Item) and leaves_out_last(source) and _is_output(source.base) for source in found)
+    return Confidence.LIKELY if found and shifted else None
+
+
+def _is_output(value: Value) -> bool:
+    """Whether ``value`` is the ``logits`` of what a call returns, as models of transformers name them."""
+    return any(
+        isinstance(source, Attribute) and source.name == "logits" and any(isinstance(s, Call) for s in sources(source.base))
+        for source in sources(value)
+    )
 
 
 # ---------------------------------------------------------------------- casts

@@ -253,6 +253,11 @@ def predicts_next_word(forward: Call, loss: Value, uses: Iterable[object]) -> Co
     return Confidence.POSSIBLE if any(_leaves_out(value.node, None, "1") for value in compared) else None
 
 
+def leaves_out_last(item: Item) -> bool:
+    """Whether ``item`` has all positions of a sequence but the last: ``x[..., :-1, :]``."""
+    return _leaves_out(item.node, "-1", None)
+
+
 def _leaves_out(node: cst.CSTNode, upper: str | None, lower: str | None) -> bool:
     """Whether ``node`` is ``x[..., lower:upper, :]`` or ``x[:, lower:upper]``."""
     if not isinstance(node, cst.Subscript) or len(node.slice) < 2:

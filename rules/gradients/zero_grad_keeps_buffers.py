@@ -11,7 +11,7 @@ from memlint.model.aliases import qualified_names, sources
 from memlint.model.calls import callees
 from memlint.model.effects import calls_in
 from memlint.model.identity import objects
-from memlint.model.kinds import Role, role
+from memlint.model.kinds import Role, is_known_other, role
 from memlint.model.knowledge import torch
 from memlint.model.optimization import (
     accumulates,
@@ -22,6 +22,7 @@ from memlint.model.optimization import (
     stepped_in,
     updates,
 )
+from memlint.model.pins import supports_older
 from memlint.model.program import Program
 from memlint.model.values import Argument, Attribute, Branch, Call, Constant, Element, Region, Value
 from memlint.rule import Rule
@@ -32,7 +33,8 @@ class ZeroGradKeepsBuffers(Rule):
 
     ## What it does
     Finds `zero_grad(set_to_none=False)` (also positional, `zero_grad(False)`) and parameters whose `.grad.zero_()` is
-    called in a training loop.
+    called in a training loop. In a project whose metadata says that it runs with torch from before 2.0 (`torch>=1.7`,
+    `torch==1.13.1`), it finds `zero_grad()` as well, which did the same then.
 
     ## Why is this bad?
     The buffers stay allocated through the next forward pass, when the activations need the memory: the peak is higher
@@ -48,7 +50,7 @@ class ZeroGradKeepsBuffers(Rule):
     ## Use instead
     ```python
     optimizer.step()
-    optimizer.zero_grad()
+    optimizer.zero_grad()  # before torch 2.0: zero_grad(set_to_none=True)
     ```
 
     ## Fix safety
@@ -57,7 +59,8 @@ class ZeroGradKeepsBuffers(Rule):
 
     ## When to ignore
     Where the buffers must stay where they are, such as in captured CUDA graphs (not reported in files that capture
-    one), or where code reads `p.grad` before the next backward (not reported if that is in sight).
+    one), or where code reads `p.grad` before the next backward (not reported if that is in sight). When nobody runs the
+    project with the old torch that it still names: raise the bound.
 
     ## References
     - [torch.optim.Optimizer.zero_grad](https://docs.pytorch.org/docs/stable/generated/torch.optim.Optimizer.zero_grad.html)
@@ -68,7 +71,7 @@ class ZeroGradKeepsBuffers(Rule):
     name = "zero-grad-keeps-buffers"
     severity = Severity.NOTE
     gate = frozenset({"zero_grad", "zero_"})
-    fixers = ("remove_argument",)
+    fixers = ("add_argument", "remove_argument")
     positive = (
         """
 import torch
@@ -199,7 +202,9 @@ def run(accumulator: Accumulator):
             return
         for call in program.calls("zero_grad"):
             argument = _keeping_argument(call)
-            if argument is not None and not _is_read_before_backward(call):
+            if argument is None:
+                yield from self._kept_by_default(call)
+            elif not _is_read_before_backward(call):
                 yield self._kept_on_request(call, argument)
         for call in program.calls("zero_"):
             if _zeroes_gradient_of_step(call) and not _is_read_before_backward(call):
@@ -215,11 +220,24 @@ def run(accumulator: Accumulator):
         )
         return self._finding(call, known or Confidence.LIKELY, fix)
 
-    def _finding(self, call: Call, confidence: Confidence, *fixes: Fix) -> Finding:
+    def _kept_by_default(self, call: Call) -> Iterator[Finding]:
+        """``zero_grad()`` in a project that runs with torch from before 2.0."""
+        confidence = _fills_with_old_torch(call)
+        if confidence is not None and not _is_read_before_backward(call):
+            fix = Fix(
+                "add_argument",
+                "Free the gradients with every version of torch",
+                Applicability.SAFE,
+                {"call": call.node},
+                {"code": "set_to_none=True"},
+            )
+            yield self._finding(call, confidence, fix, when="with torch before 2.0, which the project admits, ")
+
+    def _finding(self, call: Call, confidence: Confidence, *fixes: Fix, when: str = "") -> Finding:
         function = call.node.func
         return self.finding(
             call.node,
-            "the gradients are filled with zeros and stay allocated through the next forward",
+            f"{when}the gradients are filled with zeros and stay allocated through the next forward",
             holds="the buffers of all gradients, as many bytes as the trained parameters, through every forward",
             confidence=confidence,
             fixes=fixes,
@@ -255,6 +273,16 @@ def _keeping_argument(call: Call) -> Argument | None:
     if argument.keyword is None and callees(call):
         return None
     return argument if isinstance(argument.value, Constant) and argument.value.constant is False else None
+
+
+def _fills_with_old_torch(call: Call) -> Confidence | None:
+    """How sure it is that ``zero_grad()`` is torch's own, in a project that runs with torch from before 2.0."""
+    receiver = call.receiver
+    if receiver is None or call.arguments or not supports_older(call.function.module, "torch", "2.0"):
+        return None
+    if callees(call) or call.function.module.is_test or is_known_other(receiver, Role.OPTIMIZER, Role.MODULE):
+        return None
+    return Confidence.LIKELY if role(receiver, Role.OPTIMIZER, Role.MODULE) else Confidence.POSSIBLE
 
 
 def _zeroes_gradient_of_step(call: Call) -> bool:

@@ -117,6 +117,16 @@ def loss_of(model: AutoModelForCausalLM, ids, labels):
     logits = model(ids).logits.float()  # MEM403?
     return F.cross_entropy(logits.view(-1, logits.size(-1)), labels.view(-1))
 """,
+        """
+import torch.nn.functional as F
+class Trainer:
+    def __init__(self, model, reference):
+        self.model, self.reference = model, reference
+    def loss(self, batch, labels):
+        outputs = self.model(**batch)
+        shifted = outputs.logits[..., :-1, :].contiguous()  # MEM403: 19
+        return F.log_softmax(shifted, dim=-1).gather(-1, labels[..., 1:, None]).mean()
+""",
     )
     negative = (
         """
@@ -176,6 +186,11 @@ from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained("gpt2", torch_dtype=torch.bfloat16)
 def save(ids):
     return model(input_ids=ids).logits.float().cpu().numpy()
+""",
+        """
+def frames(encoder, x):
+    hidden = encoder(x).hidden
+    return hidden[..., :-1, :].contiguous(), encoder(x).logits[:, 0].contiguous()
 """,
         """
 from transformers import AutoModelForCausalLM

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from memlint.model.pins import is_at_least, is_older
+from memlint.model.pins import is_at_least, is_older, supports_older
 from memlint.model.project import Project
 from memlint.model.scopes import Module
 
@@ -109,3 +109,20 @@ def test_the_nearest_folder_that_constrains_decides(tmp_path: Path) -> None:
 def test_names_are_compared_as_packages_are(tmp_path: Path) -> None:
     module = _module(tmp_path, {"requirements.txt": "PyTorch_Lightning>=2.0"})
     assert is_at_least(module, "pytorch-lightning", "2")
+
+
+@pytest.mark.parametrize(
+    ("requirement", "old"),
+    [
+        ("torch>=1.7", True),
+        ("torch==1.13.1", True),
+        ("torch<2", True),
+        ("torch>=1.9,<3", True),
+        ("torch>=2.0", False),
+        ("torch<3", False),
+        ("torch", False),
+        ("torchvision>=0.1", False),
+    ],
+)
+def test_a_project_supports_an_old_version_where_it_names_one(tmp_path: Path, requirement: str, old: bool) -> None:
+    assert supports_older(_module(tmp_path, {"requirements.txt": requirement}), "torch", "2.0") is old
