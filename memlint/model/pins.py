@@ -77,8 +77,8 @@ def is_older(module: Module, package: str, version: str) -> bool:
 def supports_older(module: Module, package: str, version: str) -> bool:
     """Whether the project of ``module`` says that it runs with versions of ``package`` from before ``version``.
 
-    It does where an older version is the first of those that it admits, or the only one: ``torch>=1.7``, ``torch==1.13``
-    and ``torch<2`` for 2.0, but not ``torch<3``, that says nothing of old ones. False if the project does not say.
+    It does where an older version is the first of those that it admits, or the only one: ``torch>=1.7`` and
+    ``torch<2`` for 2.0, but not ``torch<3``, that says nothing of old ones. False if the project does not say.
     """
     ranges = pinned(module, package)
     return any(_OLDEST < each.first < _version(version) for each in ranges) or is_older(module, package, version)

@@ -92,7 +92,9 @@ def _predicts_next_word(scores: Value) -> Confidence | None:
 def _is_output(value: Value) -> bool:
     """Whether ``value`` is the ``logits`` of what a call returns, as models of transformers name them."""
     return any(
-        isinstance(source, Attribute) and source.name == "logits" and any(isinstance(s, Call) for s in sources(source.base))
+        isinstance(source, Attribute)
+        and source.name == "logits"
+        and any(isinstance(s, Call) for s in sources(source.base))
         for source in sources(value)
     )
 
