@@ -128,17 +128,26 @@ def _half(made: Call) -> Confidence:
 
 def _is_part(scores: Value) -> bool:
     """Whether ``scores`` are those of one position, or of the words that are the targets: few."""
-    pending: list[Value] = []
-    for source in sources(scores):
-        if isinstance(source, Item):
-            if len(source.index) > 1 and any(map(_is_position, source.index)):
+    seen: set[int] = set()
+    pending = [scores]
+    while pending and len(seen) < _MAX_STEPS:
+        for source in sources(pending.pop()):
+            if id(source) in seen:
+                continue
+            seen.add(id(source))
+            if _picks(source):
                 return True
-            pending.append(source.base)
-        elif isinstance(source, Call) and source.name in {"gather", "index_select", "select", "topk", "take", "max"}:
-            return True
-        elif isinstance(source, Call) and source.receiver is not None and source.name in saving.VIEWS:
-            pending.append(source.receiver)
-    return any(map(_is_part, pending))
+            if isinstance(source, Item):
+                pending.append(source.base)
+            elif isinstance(source, Call) and source.receiver is not None and source.name in saving.VIEWS:
+                pending.append(source.receiver)
+    return False
+
+
+def _picks(source: Value) -> bool:
+    if isinstance(source, Item):
+        return len(source.index) > 1 and any(map(_is_position, source.index))
+    return isinstance(source, Call) and source.name in {"gather", "index_select", "select", "topk", "take", "max"}
 
 
 def _is_position(index: Value | None) -> bool:

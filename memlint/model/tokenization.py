@@ -12,13 +12,14 @@ from memlint.model.kinds import Role, kinds, role
 from memlint.model.memo import query
 from memlint.model.scopes import Function, Module
 from memlint.model.settings import option
-from memlint.model.values import Call, FunctionValue, Value
+from memlint.model.values import Branch, Call, FunctionValue, Value
 
 _TOKENIZER = re.compile(r"Tokenizer(Fast|Base)?$")
 _ENCODING = ("encode_plus", "batch_encode_plus", "encode", "pad")
 _FIXED_SHAPES = re.compile(
     r"\b(torch\.compile|torch_compile\w*|torch_xla|xla|CUDAGraph|cuda\.graph|pad_to_multiple_of|diffusers|flash_attn\w*|"
-    r"[Ww]hisper\w*|tpu\w*)\b"
+    r"whisper\w*|tpus?)\b",
+    re.IGNORECASE,
 )
 """What needs or wants batches of one shape, or packs them, so that padding is meant or gone again."""
 _SHORT = 64
@@ -41,7 +42,13 @@ def pads_to_the_end(call: Call) -> Confidence | None:
     longest = option(call, "max_length").only
     if longest is not None and isinstance(longest.constant, int) and longest.constant <= _SHORT:
         return None
-    return _tokenizer(call)
+    return None if _is_chosen(call) else _tokenizer(call)
+
+
+def _is_chosen(call: Call) -> bool:
+    """Whether ``call`` runs under a condition, as for one kind of device, and another call does in its place."""
+    branches = [region for region in call.region.ancestors() if isinstance(region, Branch)]
+    return any(len(branch.siblings) > 1 or branch.test is not None for branch in branches)
 
 
 def _tokenizer(call: Call) -> Confidence | None:

@@ -132,6 +132,20 @@ def train(unet: UNet2DConditionModel, data):
         unet(row).sample.mean().backward()
 """,
         """
+from torch.utils.data import DataLoader
+from transformers import AutoTokenizer
+def train(model, optimizer, data, constant):
+    tokenizer = AutoTokenizer.from_pretrained("bert-base-uncased")
+    def collate(rows):
+        if constant:
+            return tokenizer.pad(rows, padding="max_length", max_length=128)
+        return tokenizer.pad(rows, padding="longest")
+    for batch in DataLoader(data, collate_fn=collate):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+        """
 from transformers import AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("bert-base-uncased")
 def answer(model, question):

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.model.full_precision import full_precision_on_several_devices
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
@@ -20,6 +21,7 @@ from memlint.model.sizes.capacity import (
     size_of_models,
     training_of,
 )
+from memlint.model.sizes.reading import Reading
 from memlint.rule import Rule
 
 _LARGE = 100_000_000
@@ -32,7 +34,8 @@ class LargeModelWithoutMixedPrecision(Rule):
     ## What it does
     Finds training of models with at least 100 million parameters, known from their constructors or as well-known
     architectures, in programs that say nothing of half precision: no autocast, no half-precision dtype, no
-    GradScaler, no such argument of a framework.
+    GradScaler, no such argument of a framework. Where the size is not known, it finds loops that train on several GPUs
+    with DistributedDataParallel in such programs: what fills several GPUs fills one.
 
     ## Why is this bad?
     What autograd saves is twice as large as it has to be. Autocast to bfloat16 took it from 64.0 to 34.9 MiB
@@ -90,8 +93,56 @@ def train(loader):
         optimizer.step()
         optimizer.zero_grad()
 """,
+        """
+import torch
+from torch.nn.parallel import DistributedDataParallel as DDP
+from torch.utils.data import DataLoader
+def epoch(model, optimizer, loader: DataLoader):
+    for x, y in loader:
+        loss = model(x, y)
+        loss.backward()  # MEM411: 9
+        optimizer.step()
+        optimizer.zero_grad()
+def run(rank, model, optimizer, loader):
+    epoch(DDP(model.cuda(rank), device_ids=[rank]), optimizer, loader)
+""",
     )
     negative = (
+        """
+import torch
+from torch.nn.parallel import DistributedDataParallel as DDP
+from torch.utils.data import DataLoader
+def epoch(model, optimizer, loader: DataLoader, args):
+    for x, y in loader:
+        with torch.autocast("cuda", enabled=args.amp):
+            loss = model(x, y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+def run(rank, model, optimizer, loader, args):
+    epoch(DDP(model.cuda(rank), device_ids=[rank]), optimizer, loader, args)
+""",
+        """
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel as DDP
+from torch.utils.data import DataLoader
+def run(rank, data):
+    model = DDP(nn.Linear(20, 1).cuda(rank), device_ids=[rank])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for x, y in DataLoader(data):
+        nn.functional.mse_loss(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+        """
+from torch.utils.data import DataLoader
+def epoch(model, optimizer, loader: DataLoader):
+    for x, y in loader:
+        model(x, y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
         """
 from transformers import AutoModelForMaskedLM, Trainer, TrainingArguments
 model = AutoModelForMaskedLM.from_pretrained("google-bert/bert-base-uncased")
@@ -114,29 +165,54 @@ def train(loader, width):
 
     def check(self, program: Program) -> Iterator[Finding]:
         reading = training_of(program)
-        if reading is None or says(reading, HALF_PRECISION) or {"precision", "parameters dtype"} & reading.facts.keys():
-            return
-        size = size_of_models(reading)
-        if (
-            size is None
-            or size < _LARGE
+        if reading is not None and (
+            says(reading, HALF_PRECISION)
+            or {"precision", "parameters dtype"} & reading.facts.keys()
             or set(reading.unknown) & {"precision", "parameters dtype", "training arguments"}
         ):
             return
+        size = size_of_models(reading) if reading is not None else None
+        if reading is None or size is None:
+            yield from self._on_several_devices(program)
+        elif size >= _LARGE:
+            yield from self._large(program, reading, size)
+
+    def _on_several_devices(self, program: Program) -> Iterator[Finding]:
+        call = full_precision_on_several_devices(program.module)
+        if call is not None:
+            yield self._finding(
+                call.node,
+                "this trains on several GPUs in float32; autocast to bfloat16 halves what autograd saves",
+                Confidence.LIKELY,
+                Severity.NOTE,
+            )
+
+    def _large(self, program: Program, reading: Reading, size: int) -> Iterator[Finding]:
         call, argument = configuration_call(program, _ARGUMENTS)
         place = reading.trained[0].place
         node = call if call is not None else call_at(program, place) if place is not None else None
         if node is not None:
-            yield self.finding(
+            yield self._finding(
                 node,
                 f"{size / 1e6:,.0f} million parameters are trained in float32; autocast to bfloat16 halves what "
                 "autograd saves",
-                holds="what autograd saves, at twice the size",
-                confidence=confidence_of(models=reading.trained),
-                severity=Severity.WARNING if card_of(program).is_configured else Severity.NOTE,
-                fixes=tuple(_fixes(call, argument)),
-                claim=Claim(ClaimShape.SPIKE, "device", "A / 2", unobservable=UNOBSERVABLE),
+                confidence_of(models=reading.trained),
+                Severity.WARNING if card_of(program).is_configured else Severity.NOTE,
+                *_fixes(call, argument),
             )
+
+    def _finding(
+        self, node: cst.CSTNode, message: str, confidence: Confidence, severity: Severity, *fixes: Fix
+    ) -> Finding:
+        return self.finding(
+            node,
+            message,
+            holds="what autograd saves, at twice the size",
+            confidence=confidence,
+            severity=severity,
+            fixes=fixes,
+            claim=Claim(ClaimShape.SPIKE, "device", "A / 2", unobservable=UNOBSERVABLE),
+        )
 
 
 _ARGUMENTS = {

@@ -1,0 +1,65 @@
+"""Training on several GPUs that says nothing of half precision."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from memlint.model.aliases import qualified_names
+from memlint.model.calls import callees
+from memlint.model.devices import files_involved
+from memlint.model.effects import Effect, calls_in, effects, region_effects
+from memlint.model.loops import iterates_over_data
+from memlint.model.memo import query
+from memlint.model.scopes import Module
+from memlint.model.values import Call, Loop
+
+_HALF_PRECISION = re.compile(
+    r"autocast|GradScaler|\b(use_|with_)?(fp16|bf16|amp|half|float16|bfloat16|mixed_precision|precision)\b|"
+    r"\b(accelerate|lightning|pytorch_lightning|deepspeed|apex|fabric|composer)\b"
+)
+"""What mixed precision, or a framework that may be told to use it elsewhere, does not do without."""
+_DDP = frozenset({"torch.nn.parallel.DistributedDataParallel", "torch.nn.parallel.distributed.DistributedDataParallel"})
+
+
+def full_precision_on_several_devices(module: Module) -> Call | None:
+    """The call that runs the backward, in the first loop over data of a file that trains on several GPUs in float32.
+
+    None if the file, one that calls it or one that it calls in that loop, says anything of half precision.
+    """
+    if "DistributedDataParallel" not in module.text or says_half_precision(module) or not _is_distributed(module):
+        return None
+    for loop in _training_loops(module):
+        call = next((call for call in calls_in(loop) if Effect.BACKWARD in effects(call)), None)
+        if call is not None and not any(map(says_half_precision, _files_of(loop))):
+            return call
+    return None
+
+
+@query(on_cycle=False)
+def says_half_precision(module: Module) -> bool:
+    """Whether the code of a file, comments left out, says anything of half precision, or leaves it to a framework."""
+    return any(_HALF_PRECISION.search(line.partition("#")[0]) for line in module.text.splitlines())
+
+
+def _is_distributed(module: Module) -> bool:
+    """Whether the file wraps a model in DistributedDataParallel, or asks whether it is wrapped."""
+    for name in ("DistributedDataParallel", "isinstance"):
+        for call in module.calls_by_name.get(name, ()):
+            named = [call.callee, *(argument.value for argument in call.arguments)]
+            if any(qualified_names(value) & _DDP for value in named):
+                return True
+    return False
+
+
+def _training_loops(module: Module) -> Iterator[Loop]:
+    for function in module.functions:
+        for loop in function.loops:
+            if iterates_over_data(loop) is not None and Effect.BACKWARD in region_effects(loop):
+                yield loop
+
+
+def _files_of(loop: Loop) -> Iterator[Module]:
+    yield from files_involved(loop.function)
+    for call in calls_in(loop):
+        yield from (function.module for function in callees(call))
