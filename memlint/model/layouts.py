@@ -145,6 +145,7 @@ def _made_layout(call: Call) -> Layout | None:
     return found.pop() if len(found) == 1 else None
 
 
+@query(on_cycle=None)
 def _module_layout(made: Value) -> Layout | None:
     """What a module returns that ``made``, a call of its class, makes."""
     if not isinstance(made, Call):

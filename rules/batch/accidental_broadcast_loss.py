@@ -116,6 +116,14 @@ def loss(x, y, model: nn.Module):
     return (model(x) - y.flatten()).pow(2).mean() + (nn.Linear(8, 4)(x) - y.flatten()).mean()
 """,
         """
+from torch import nn
+def stacked(depth, x, y):
+    net = nn.Linear(8, 1)
+    for _ in range(depth):
+        net = nn.Sequential(net, nn.ReLU())
+    return (net(x) - y.view(-1, 1)).mean()
+""",
+        """
 import torch
 def pairwise(scores):
     flat = scores.view(-1)
