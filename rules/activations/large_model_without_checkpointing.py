@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.model.block_loops import BlockLoop, block_loops
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
@@ -20,8 +21,10 @@ from memlint.model.sizes.capacity import (
     size_of_models,
     training_of,
 )
+from memlint.model.sizes.defaults import parameters_by_default
 from memlint.model.sizes.peak import estimate, shown_bytes
 from memlint.model.sizes.reading import Reading, has_blocks
+from memlint.model.source_text import text
 from memlint.rule import Rule
 
 _LARGE = 300_000_000
@@ -36,7 +39,8 @@ class LargeModelWithoutCheckpointing(Rule):
     ## What it does
     Finds training of transformers and convolutional networks with at least 300 million parameters, or whose saved
     tensors are estimated to take 40 % of the GPU, in programs with no activation checkpointing, no offloading of saved
-    tensors and no activation memory budget.
+    tensors and no activation memory budget. In a file that defines a model it finds the loop that runs one block after
+    the other, if the model has 300 million parameters when it is made with the defaults of its constructor.
 
     ## Why is this bad?
     Autograd keeps the intermediate results of every block until the backward. With checkpointing it keeps the input of
@@ -56,8 +60,8 @@ class LargeModelWithoutCheckpointing(Rule):
     `checkpoint(block, x, use_reentrant=False)` of `torch.utils.checkpoint`.
 
     ## Fix safety
-    Unsafe: a step takes longer, and dropout draws other numbers unless its state is kept. Only arguments of Trainer are
-    set.
+    Unsafe: a step takes longer. Arguments of Trainer are set, and a block that is called with positional arguments is
+    run by `checkpoint`, which keeps the state of the generator of random numbers.
 
     ## When to ignore
     When the step fits as it is and time matters more.
@@ -70,8 +74,8 @@ class LargeModelWithoutCheckpointing(Rule):
     code = "MEM511"
     name = "large-model-without-checkpointing"
     severity = Severity.NOTE
-    gate = TRAINING_WORDS
-    fixers = ("add_argument",)
+    gate = TRAINING_WORDS | {"ModuleList"}
+    fixers = ("add_argument", "replace_expression")
     positive = (
         """
 from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainingArguments
@@ -97,8 +101,88 @@ def train(loader):
         optimizer.step()
         optimizer.zero_grad()
 """,
+        """
+import torch
+from torch import nn
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.drop = nn.Dropout(0.1)
+    def forward(self, x, c):
+        return x + self.drop(self.down(torch.relu(self.up(x + c))))
+class Net(nn.Module):
+    def __init__(self, width=2048, depth=16):
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(width) for _ in range(depth)])
+    def forward(self, x, c):
+        for block in self.blocks:
+            x = block(x, c)  # MEM511: 17
+        return x
+""",
+        """
+from timm.models.vision_transformer import Attention, Mlp
+from torch import nn
+class Block(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.attn = Attention(width, num_heads=heads, qkv_bias=True)
+        self.mlp = Mlp(in_features=width, hidden_features=4 * width, drop=0)
+    def forward(self, x):
+        x = x + self.attn(x)
+        return x + self.mlp(x)
+class Net(nn.Module):
+    def __init__(self, width=1536, depth=24, dropout=0.1):
+        super().__init__()
+        self.layers = nn.ModuleList(Block(width, 16) for _ in range(depth))
+        self.depth = depth
+    def forward(self, x):
+        for i in range(self.depth):
+            x = self.layers[i](x)  # MEM511
+        return x
+""",
     )
     negative = (
+        """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, width=2048, depth=16):
+        super().__init__()
+        self.drop = nn.Dropout(0.1)
+        self.blocks = nn.ModuleList([nn.Linear(width, width) for _ in range(depth)])
+        self.heads = nn.ModuleList([nn.Linear(width, 16) for _ in range(depth)])
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return [head(x) for head in self.heads]
+""",
+        """
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+class Net(nn.Module):
+    def __init__(self, width=8192, depth=16):
+        super().__init__()
+        self.drop = nn.Dropout(0.1)
+        self.blocks = nn.ModuleList([nn.Linear(width, width) for _ in range(depth)])
+    def forward(self, x):
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if self.training else block(x)
+        return x
+""",
+        """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, width, depth):
+        super().__init__()
+        self.drop = nn.Dropout(0.1)
+        self.blocks = nn.ModuleList([nn.Linear(width, width) for _ in range(depth)])
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+""",
         """
 from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainingArguments
 model = AutoModelForCausalLM.from_config(LlamaConfig())
@@ -147,6 +231,27 @@ def train(loader):
     )
 
     def check(self, program: Program) -> Iterator[Finding]:
+        found = False
+        for each in block_loops(program):
+            size = parameters_by_default(each.owner)
+            if size is not None and size >= _LARGE:
+                found = True
+                yield self._blocks(each, size)
+        if not found and any(word in program.module.text for word in TRAINING_WORDS):
+            yield from self._trained(program)
+
+    def _blocks(self, found: BlockLoop, size: int) -> Finding:
+        return self.finding(
+            found.call.node,
+            f"autograd saves what each block computes; by default `{found.owner.name}` has at least "
+            f"{size / 1e6:,.0f} million parameters",
+            holds="what autograd saves in every block",
+            confidence=Confidence.LIKELY,
+            fixes=tuple(_checkpointed(found)),
+            claim=Claim(ClaimShape.SPIKE, "device", "A of all blocks but one", unobservable=UNOBSERVABLE),
+        )
+
+    def _trained(self, program: Program) -> Iterator[Finding]:
         reading = training_of(program)
         if reading is None or says(reading, CHECKPOINTING) or "checkpointing" in reading.facts:
             return
@@ -177,6 +282,23 @@ _ARGUMENTS = {
     "TrainingArguments": "gradient_checkpointing=True",
     "Seq2SeqTrainingArguments": "gradient_checkpointing=True",
 }
+
+
+def _checkpointed(found: BlockLoop) -> Iterator[Fix]:
+    """``checkpoint(block, x, c, use_reentrant=False)`` for ``block(x, c)``."""
+    node = found.call.node
+    if all(argument.keyword is None and not argument.star for argument in node.args):
+        given = ", ".join(text(part) for part in (node.func, *(argument.value for argument in node.args)))
+        yield Fix(
+            "replace_expression",
+            "Run the block by `checkpoint`",
+            Applicability.UNSAFE,
+            {"expression": node},
+            {
+                "code": f"torch.utils.checkpoint.checkpoint({given}, use_reentrant=False)",
+                "import": "torch.utils.checkpoint",
+            },
+        )
 
 
 def _saved(reading: Reading) -> float | None:

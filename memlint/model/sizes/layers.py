@@ -187,6 +187,30 @@ def _transformer(module: ModuleObject, given: Mapping[str, Any]) -> None:
         module.attributes[side] = stack
 
 
+def _timm_attention(module: ModuleObject, given: Mapping[str, Any]) -> None:
+    width = _whole(given["dim"])
+    module.attributes["qkv"] = make("torch.nn.Linear", [width, 3 * width], {"bias": given["qkv_bias"]})
+    module.attributes["proj"] = make("torch.nn.Linear", [width, width], {"bias": given["proj_bias"]})
+    if _flag(given["qk_norm"]):
+        raise NotConstant  # The class of the norm decides.
+
+
+def _timm_mlp(module: ModuleObject, given: Mapping[str, Any]) -> None:
+    width = _whole(given["in_features"])
+    inner = width if given["hidden_features"] is None else _whole(given["hidden_features"])
+    out = width if given["out_features"] is None else _whole(given["out_features"])
+    module.attributes["fc1"] = make("torch.nn.Linear", [width, inner], {"bias": given["bias"]})
+    module.attributes["fc2"] = make("torch.nn.Linear", [inner, out], {"bias": given["bias"]})
+
+
+def _timm_patches(module: ModuleObject, given: Mapping[str, Any]) -> None:
+    patch = _sizes(given["patch_size"], 2)
+    arguments = [given["in_chans"], given["embed_dim"], patch]
+    module.attributes["proj"] = make("torch.nn.Conv2d", arguments, {"bias": given["bias"]})
+    image = _sizes(given["img_size"], 2)
+    module.attributes["num_patches"] = (image[0] // patch[0]) * (image[1] // patch[1])
+
+
 def _nothing(_module: ModuleObject, _given: Mapping[str, Any]) -> None:
     return
 
@@ -237,6 +261,15 @@ _LAYERS: dict[str, tuple[str, _Build]] = {
     "TransformerEncoder": ("layer, num_layers, norm=None", _stack),
     "TransformerDecoder": ("layer, num_layers, norm=None", _stack),
     "Transformer": (_TRANSFORMER, _transformer),
+    "timm.Attention": ("dim, num_heads=8, qkv_bias=False, qk_norm=False, proj_bias=True", _timm_attention),
+    "timm.Mlp": (
+        "in_features, hidden_features=None, out_features=None, act_layer=None, norm_layer=None, bias=True",
+        _timm_mlp,
+    ),
+    "timm.PatchEmbed": (
+        "img_size=224, patch_size=16, in_chans=3, embed_dim=768, norm_layer=None, flatten=True, bias=True",
+        _timm_patches,
+    ),
     **{f"Conv{n}d": (_CONVOLUTION, _convolution(n)) for n in (1, 2, 3)},
     **{f"ConvTranspose{n}d": (_TRANSPOSED, _convolution(n, transposed=True)) for n in (1, 2, 3)},
     **{f"BatchNorm{n}d": (_BATCH_NORM, _batch_norm) for n in (1, 2, 3)},
@@ -260,12 +293,20 @@ _WITHOUT_PARAMETERS = frozenset(
     SoftMarginLoss MultiLabelMarginLoss MultiLabelSoftMarginLoss MultiMarginLoss TripletMarginWithDistanceLoss
     """.split()
 )
+_ELSEWHERE = {
+    f"timm.{package}.{name}": f"timm.{name}"
+    for package in ("models.vision_transformer", "layers", "models.layers")
+    for name in ("Attention", "Mlp", "PatchEmbed")
+}
+"""Layers of other libraries that models of their own are made of; formulas from timm 1.0."""
 CONTAINERS = frozenset({"Sequential", "ModuleList", "ModuleDict", "ParameterList", "ParameterDict"})
 
 
 def layer_name(qualified_name: str) -> str | None:
     """``Linear`` for ``torch.nn.Linear`` and the like; None for what is no known layer."""
     prefix, _, name = qualified_name.rpartition(".")
+    if qualified_name in _ELSEWHERE:
+        return _ELSEWHERE[qualified_name]
     if not (prefix == "torch.nn" or prefix.startswith("torch.nn.modules")):
         return None
     known = name in _LAYERS or name in _WITHOUT_PARAMETERS or name in CONTAINERS or name == "Module"
@@ -321,7 +362,7 @@ _DEFAULTS: dict[str, Any] = {
     "True": True,
     "False": False,
     "None": None,
-    **{text: int(text) for text in ("0", "1", "6", "8", "512", "2048")},
+    **{text: int(text) for text in ("0", "1", "3", "6", "8", "16", "224", "512", "768", "2048")},
     **{text: float(text) for text in ("1e-5", "0.1", "0.0", "0.25")},
 }
 
