@@ -19,6 +19,7 @@ _HALF_PRECISION = re.compile(
     r"\b(accelerate|lightning|pytorch_lightning|deepspeed|apex|fabric|composer)\b"
 )
 """What mixed precision, or a framework that may be told to use it elsewhere, does not do without."""
+_CASTS = re.compile(r"autocast|\.half\(|\b(use_|with_)?(fp16|bf16|float16|bfloat16|mixed_precision)\b")
 _DDP = frozenset({"torch.nn.parallel.DistributedDataParallel", "torch.nn.parallel.distributed.DistributedDataParallel"})
 
 
@@ -31,7 +32,7 @@ def full_precision_on_several_devices(module: Module) -> Call | None:
         return None
     for loop in _training_loops(module):
         call = next((call for call in calls_in(loop) if Effect.BACKWARD in effects(call)), None)
-        if call is not None and not any(map(says_half_precision, _files_of(loop))):
+        if call is not None and not any(map(_casts, _files_of(loop))):
             return call
     return None
 
@@ -39,7 +40,17 @@ def full_precision_on_several_devices(module: Module) -> Call | None:
 @query(on_cycle=False)
 def says_half_precision(module: Module) -> bool:
     """Whether the code of a file, comments left out, says anything of half precision, or leaves it to a framework."""
-    return any(_HALF_PRECISION.search(line.partition("#")[0]) for line in module.text.splitlines())
+    return _says(module, _HALF_PRECISION)
+
+
+@query(on_cycle=False)
+def _casts(module: Module) -> bool:
+    """Whether a file may run a model in half precision; one that only saves a GradScaler does not."""
+    return _says(module, _CASTS)
+
+
+def _says(module: Module, words: re.Pattern[str]) -> bool:
+    return any(words.search(line.partition("#")[0]) for line in module.text.splitlines())
 
 
 def _is_distributed(module: Module) -> bool:

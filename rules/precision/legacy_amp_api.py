@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
 from memlint.model.aliases import qualified_names
-from memlint.model.pins import is_at_least, is_older
+from memlint.model.pins import is_at_least, supports_older
 from memlint.model.program import Program
 from memlint.model.scopes import Module
 from memlint.model.source_text import text
@@ -19,8 +19,8 @@ class LegacyAmpApi(Rule):
 
     ## What it does
     Finds `torch.cuda.amp.autocast`, `torch.cpu.amp.autocast` and `torch.cuda.amp.GradScaler`, which warn since torch
-    2.4, and `apex.amp`. It is silent where the project asks for an older torch, and where the file chooses between
-    the old names and the new ones.
+    2.4, and `apex.amp`. It is silent on the former where the project says that it runs with torch from before 2.3 as
+    well, which lacks a new name for the scaler, and where the file chooses between the old names and the new ones.
 
     ## Why is this bad?
     The names of torch cost no memory; they will go away. `apex.amp` does: with `opt_level="O2"` it keeps the float32
@@ -151,7 +151,7 @@ with accelerator.autocast():
     def check(self, program: Program) -> Iterator[Finding]:
         module = program.module
         for call in program.calls("autocast", "GradScaler"):
-            if _old_names(call) and not is_older(module, "torch", "2.4") and not _is_one_of_two_ways(call):
+            if _old_names(call) and not supports_older(module, "torch", "2.3") and not _is_one_of_two_ways(call):
                 yield self._renamed(call)
         for call in _apex_calls(program):
             if not _is_one_of_two_ways(call):
