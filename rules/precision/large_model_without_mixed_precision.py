@@ -165,16 +165,12 @@ def train(loader, width):
 
     def check(self, program: Program) -> Iterator[Finding]:
         reading = training_of(program)
-        if reading is not None and (
-            says(reading, HALF_PRECISION)
-            or {"precision", "parameters dtype"} & reading.facts.keys()
-            or set(reading.unknown) & {"precision", "parameters dtype", "training arguments"}
-        ):
+        if reading is not None and (_PRECISION & reading.facts.keys() or _PRECISION & set(reading.unknown)):
             return
         size = size_of_models(reading) if reading is not None else None
         if reading is None or size is None:
             yield from self._on_several_devices(program)
-        elif size >= _LARGE:
+        elif size >= _LARGE and not says(reading, HALF_PRECISION):
             yield from self._large(program, reading, size)
 
     def _on_several_devices(self, program: Program) -> Iterator[Finding]:
@@ -215,6 +211,8 @@ def train(loader, width):
         )
 
 
+_PRECISION = frozenset({"precision", "parameters dtype", "training arguments"})
+"""What decides on the precision, among what is read of a program."""
 _ARGUMENTS = {
     "TrainingArguments": "bf16=True",
     "Seq2SeqTrainingArguments": "bf16=True",
