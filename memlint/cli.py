@@ -203,6 +203,7 @@ def verify(rules: Sequence[Rule] | None, /, words: tuple[str, ...], **options: A
 @click.option("--output-file", type=click.Path(path_type=Path), metavar="FILE", help="Write there, not to the output.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page, too.")
 @click.option("--run", is_flag=True, help="Run the script on fake tensors instead of reading it: no GPU, no computing.")
+@click.option("--ranks", type=click.IntRange(1), default=1, metavar="N", help="With --run, as rank 0 of N processes.")
 @click.option("--what-if", is_flag=True, help="With --run, run it again with changes that may make it fit.")
 def estimate(words: tuple[str, ...], **options: Any) -> int:
     """Estimates the memory of a training step from the script, by reading it or on fake tensors.

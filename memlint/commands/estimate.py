@@ -38,6 +38,7 @@ class Arguments:
     html: Path | None
     run: bool = False
     what_if: bool = False
+    ranks: int = 1
 
 
 def estimate(words: Sequence[str], arguments: Arguments) -> int:
@@ -54,6 +55,8 @@ def estimate(words: Sequence[str], arguments: Arguments) -> int:
         raise UserError(f"{shown(script)}: no such file")
     if arguments.run:
         return _exit_code(_run(script, words[1:], arguments))
+    if arguments.ranks > 1:
+        raise click.UsageError("--ranks is for scripts that run: use it with --run")
     if arguments.what_if:
         raise click.UsageError("--what-if runs the script again: use it with --run")
     with deep_recursion():
@@ -75,7 +78,7 @@ def _run(script: Path, words: Sequence[str], arguments: Arguments) -> SimulatedE
     if importlib.util.find_spec("torch") is None:
         raise UserError(f"--run needs torch, which is not installed: {_INSTALL}")
     card = known_device(arguments.device)
-    settings = Settings() if card is None else Settings(device=card)
+    settings = Settings(count=arguments.ranks) if card is None else Settings(device=card, count=arguments.ranks)
     prediction = simulate(str(script), words, settings)
     found = remedies(str(script), words, settings) if arguments.what_if and prediction.is_known else ()
     result = SimulatedEstimate(script, card, prediction, tuple(found))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 
 @dataclass(slots=True)
@@ -52,6 +52,13 @@ class AllocatorStats:
     num_ooms: int = 0
     num_device_alloc: int = 0
     num_device_free: int = 0
+
+    def reset_peaks(self) -> None:
+        """As ``torch.cuda.reset_peak_memory_stats()``."""
+        for pool in (self.all, self.small_pool, self.large_pool):
+            for stat in fields(pool):
+                figure: Stat = getattr(pool, stat.name)
+                figure.peak = figure.current
 
     def pools(self, *, small: bool) -> tuple[PoolStats, PoolStats]:
         """The figures that a change in one of the pools touches."""

@@ -31,7 +31,10 @@ CHANGES = (
     Change("accumulate=2", "half the batch at a time, gradients accumulated over two", "smaller kernels"),
     Change("accumulate=4", "a quarter of the batch at a time, gradients accumulated over four", "smaller kernels"),
     Change("8bit", "8-bit states of Adam and AdamW", "another library; rounding of the states"),
+    Change("offload", "the optimizer's state and step on the host", "gradients and parameters cross the bus each step"),
+    Change("bf16", "parameters in bfloat16", "small updates are lost in rounding, unless adapters are trained"),
     Change("lora=8", "low-rank adapters of rank 8 in every Linear, all else frozen", "trains the adapters only"),
+    Change("fsdp=8", "FSDP over 8 GPUs", "eight GPUs; every parameter is sent three times a step"),
 )
 """The cheapest first."""
 

@@ -81,22 +81,30 @@ def simulate(
         plan = SimulationPlan(script, is_module, tuple(args), settings, results, recording)
         path = folder / "plan.json"
         path.write_text(dumped(plan), "utf-8")
-        code = _wait_for(path, settings.seconds)
+        code = _wait_for(path, settings.seconds, settings.count)
         outcome = _outcome(results, code)
         return Prediction(outcome, settings, _recording(recording, outcome))
 
 
-def _wait_for(plan: Path, seconds: float) -> int:
+def _wait_for(plan: Path, seconds: float, ranks: int) -> int:
     command = [sys.executable, "-m", "memlint.capacity.simulate.child", str(plan)]
     sys.stderr.flush()
     # No GPU of this machine is to be touched.
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": "", **_rank_zero(ranks)}
     with subprocess.Popen(command, stdout=_standard_error(), env=environment) as process:
         try:
             return process.wait(seconds + _GRACE)
         except BaseException:
             process.kill()
             raise
+
+
+def _rank_zero(ranks: int) -> dict[str, str]:
+    """What ``torchrun`` tells the first of several processes."""
+    if ranks == 1:
+        return {}
+    places = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    return {**places, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
 def _standard_error() -> int:

@@ -14,7 +14,7 @@ class Settings:
 
     device: Device = field(default_factory=lambda: device("A100-40GB"))
     count: int = 1
-    """How many of them ``torch.cuda.device_count()`` says."""
+    """How many of them ``torch.cuda.device_count()`` says, and how many ranks a process group has."""
     steps: int = 3
     """Optimizer steps: the first makes the optimizer's state, the second starts with what the first one left."""
     seconds: float = 600.0

@@ -10,8 +10,12 @@ from typing import Any
 import torch
 from torch.nn.modules import module as module_hooks
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
+
+from memlint.capacity.simulate.child.recorder import DeviceRecorder
+from memlint.capacity.simulate.child.sharding import Sharding, hand_over
 
 _STATE_BLOCK = 256
 """Elements that share one scale in an 8-bit state, as in bitsandbytes (``blocksize`` of its 8-bit optimizers)."""
@@ -23,8 +27,9 @@ _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Changes:
     """What is done differently. ``not_applied`` are the words that have found nothing to change."""
 
-    def __init__(self, words: tuple[str, ...]) -> None:
+    def __init__(self, words: tuple[str, ...], recorder: DeviceRecorder) -> None:
         self.not_applied = set(words)
+        self._recorder = recorder
         self._optimizers: list[weakref.ref[torch.optim.Optimizer]] = []
         self._at_first_forward: list[Callable[[torch.nn.Module], bool]] = []
         for word in words:
@@ -167,8 +172,66 @@ class Changes:
 
         self._at_first_forward.append(adapt)
 
+    # Where it is kept, and in which type
+
+    def _half_parameters(self, word: str, _: str) -> None:
+        def convert(model: torch.nn.Module) -> bool:
+            model.to(dtype=torch.bfloat16)
+            model.register_forward_pre_hook(_in_bfloat16, with_kwargs=True)
+            self._recorder.begin_again()
+            self._done(word)
+            return True
+
+        self._at_first_forward.insert(0, convert)
+
+    def _fsdp(self, word: str, value: str) -> None:
+        sharding = Sharding(self._recorder, int(value))
+        stepping: set[int] = set()
+
+        def shard(model: torch.nn.Module) -> bool:
+            parts = sharding.shard(model, list(repeated_blocks(model)))
+            optimizers = hand_over(self._optimizers, parts)
+            stepping.update(id(each) for each in optimizers)
+            self._recorder.begin_again()
+            self._done(word)
+            return bool(parts)
+
+        self._at_first_forward.append(shard)
+        register_optimizer_step_pre_hook(lambda *_: sharding.end_backward())
+
+    def _offload(self, word: str, _: str) -> None:
+        """The optimizer's state and its step are the host's: gradients go there, parameters come back."""
+
+        def patched(optimizer: Any) -> None:
+            kind = type(optimizer)
+            if kind not in known:
+                # Before the hooks are put around it: they are to be called.
+                known.add(kind)
+                kind.step = self._step_on_host(kind.step, word)
+            patch(optimizer)
+
+        known: set[type] = set()
+        patch = torch.optim.Optimizer._patch_step_function
+        torch.optim.Optimizer._patch_step_function = patched
+
+    def _step_on_host(self, inner: Callable[..., Any], word: str) -> Callable[..., Any]:
+        @functools.wraps(inner)
+        def step(optimizer: Any, closure: Any = None) -> Any:
+            loss = closure() if closure is not None else None
+            with torch.no_grad():
+                for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+                    if parameter.grad is not None:
+                        self._done(word)
+                        parameter.copy_(parameter.grad.cpu())
+            return loss
+
+        return step
+
 
 _METHODS = {
+    "bf16": "half_parameters",
+    "fsdp": "fsdp",
+    "offload": "offload",
     "accumulate": "accumulate",
     "amp": "amp",
     "checkpoint": "checkpoint",
@@ -187,6 +250,15 @@ def repeated_blocks(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
         return
     for child in children:
         yield from repeated_blocks(child)
+
+
+def _in_bfloat16(_: torch.nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    found: tuple[Any, Any] = tree_map_only(torch.Tensor, _halved, (args, kwargs))
+    return found
+
+
+def _halved(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.bfloat16) if tensor.dtype is torch.float32 else tensor
 
 
 def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:

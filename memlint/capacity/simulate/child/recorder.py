@@ -85,6 +85,31 @@ class DeviceRecorder:
         """Give back what :meth:`hold` took."""
         self._free(event)
 
+    def evict(self, tensor: torch.Tensor) -> None:
+        """Give back the memory of a storage that keeps its identity, until :meth:`restore`."""
+        held = self._held.get(tensor.untyped_storage()._cdata)
+        if held is not None and held.event is not None:
+            self._free(held.event)
+            held.event = None
+
+    def restore(self, tensor: torch.Tensor, index: int, operator: str, category: Category) -> None:
+        """Take memory again for a storage that was evicted."""
+        storage = tensor.untyped_storage()
+        held = self._held.get(storage._cdata)
+        if held is not None and held.event is None and storage.nbytes():
+            held.index, held.event = index, self._allocate(index, storage.nbytes(), operator)
+            held.event.category = category
+
+    def begin_again(self) -> None:
+        """Forget every peak, and what is no longer there: a script would have come here without it."""
+        live = [held.event for held in self._held.values() if held.event is not None]
+        self._events = sorted(live, key=lambda event: event.time_us or 0)
+        self.out_of_memory = ""
+        for allocator in self._allocators.values():
+            allocator.empty_cache()
+            allocator.capacity = self._capacity
+            allocator.stats.reset_peaks()
+
     def classify(self, tensors: Iterable[torch.Tensor], category: Category) -> None:
         """Say what these tensors are for."""
         for tensor in tensors:

@@ -12,6 +12,7 @@ from memlint.capacity.simulate.child.autocast import Autocast
 from memlint.capacity.simulate.child.changes import Changes
 from memlint.capacity.simulate.child.checkpoints import Checkpoints
 from memlint.capacity.simulate.child.device import SimulatedDevice
+from memlint.capacity.simulate.child.distributed import Distributed
 from memlint.capacity.simulate.child.facade import Facade
 from memlint.capacity.simulate.child.kernels import Kernels
 from memlint.capacity.simulate.child.recorder import DeviceRecorder
@@ -49,9 +50,10 @@ class Session:
         self._seen.torch = torch.__version__
         self._facade.install()
         Checkpoints(self._facade.notes).install()
+        Distributed(self._recorder, self._plan.settings.count).install()
         self._kept = Kernels(self._device, self._plan.settings.device.capability), Autocast(self._device)
         self.progress.install()
-        self._changes = Changes(self._plan.settings.changes)
+        self._changes = Changes(self._plan.settings.changes, self._recorder)
         self._device.__enter__()
         os.register_at_fork(after_in_child=self._leave)
 
@@ -118,7 +120,7 @@ def categorise_device(events: list[MemoryEvent]) -> None:
 
 def is_workspace(event: MemoryEvent) -> bool:
     """Whether a library took the memory for itself."""
-    return event.operator is not None and event.operator.startswith(("cublas", "cudnn"))
+    return event.operator is not None and event.operator.startswith(("cublas", "cudnn", "nccl"))
 
 
 def _shares(events: list[MemoryEvent]) -> list[Share]:
