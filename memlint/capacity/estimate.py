@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from memlint.devices import Device, UnknownDevice, device
-from memlint.files import absolute
+from memlint.files import absolute, project_root
 from memlint.messages import UserError
-from memlint.model.sizes.capacity import find_module
+from memlint.model.sizes.capacity import FRAMEWORKS, find_module
 from memlint.model.sizes.objects import Place
 from memlint.model.sizes.peak import RESERVED, Peak, estimate, smaller_batch
 from memlint.model.sizes.reading import Fact, Reader, Reading
@@ -79,9 +79,11 @@ def estimate_script(script: Path, device_name: str | None, overrides: Mapping[st
     """Reads ``script`` and estimates its peak. Raises UserError for an unknown device."""
     card = known_device(device_name)
     path = absolute(script)
-    reading = Reader(lambda origin, name: find_module(origin, path.parent, name), _text, overrides, 3_000_000).read(
-        path
-    )
+    reading = _read(path, overrides)
+    if not reading.models:
+        # Many scripts do not go far without arguments that have no default.
+        again = _read(path, overrides, absent_is_unknown=True)
+        reading = again if again.models else reading
     for name in FACTS:
         if name in overrides:
             reading.facts[name] = Fact(overrides[name], Place(Path("--set"), 0))
@@ -90,6 +92,19 @@ def estimate_script(script: Path, device_name: str | None, overrides: Mapping[st
     if result.fits is not True and result.peak is not None and result.peak.activations is not None:
         result.remedies = _remedies(result)
     return result
+
+
+def _read(path: Path, overrides: Mapping[str, Any], *, absent_is_unknown: bool = False) -> Reading:
+    root = project_root([path])
+
+    def locate(origin: Path, name: str) -> Path | None:
+        found = find_module(origin, path.parent, name)
+        # A framework's own examples mean what the framework is known to make, not its source.
+        return found if found is not None or name.partition(".")[0] in FRAMEWORKS else find_module(origin, root, name)
+
+    reader = Reader(locate, _text, overrides, 3_000_000)
+    reader.evaluator.absent_is_unknown = absent_is_unknown
+    return reader.read(path)
 
 
 def _text(path: Path) -> str | None:

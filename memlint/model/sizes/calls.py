@@ -71,11 +71,14 @@ class Calls(ABC):
     uncertain: int
     overrides: dict[str, Any]
     """Values of command-line arguments, by destination, that are set by the user."""
+    absent_is_unknown: bool
+    """Whether arguments without a value are to be taken for ones that a run gives a value."""
 
     def __init__(self) -> None:
         self.returned: list[tuple[int, list[Any]]] = []
         """What functions may have returned under conditions of unknown outcome, by the scope."""
         self.overrides = {}
+        self.absent_is_unknown = False
         self.special: dict[str, Callable[[list[Any], dict[str, Any]], Any]] = {
             "isinstance": self._isinstance,
             "issubclass": lambda _given, _named: PLAIN,
@@ -261,7 +264,7 @@ class Calls(ABC):
             full = f"{value.name}.{name}"
             return natives.CONSTANTS.get(full, External(full))
         if isinstance(value, Namespace):
-            return self.member(value, name)
+            return dict(value.scope.variables) if name == "__dict__" else self.member(value, name)
         if isinstance(value, SuperObject):
             return self._super_member(value, name)
         if isinstance(value, ClassObject):
@@ -349,6 +352,8 @@ class Calls(ABC):
             return Tensor(None)
         if isinstance(value, Items) and value.doubt:
             return Unknown(value.doubt)
+        if isinstance(value, External) and value.name.endswith(".__dict__") and isinstance(key, str):
+            return External(f"{value.name.removesuffix('.__dict__')}.{key}")
         if isinstance(value, (list, tuple, dict, str, range)) and not isinstance(key, Unknown):
             try:
                 found = value[key]
@@ -583,6 +588,9 @@ class Calls(ABC):
             result = Items(pairs if name == "named_children" else [each for _, each in pairs])
         if module.doubts():
             result.doubt = module.doubts()[0]
+        elif "children" in name and any(each.entry is not None for each in module.modules()):
+            # What is known of these is their size, not what they consist of.
+            result.doubt = f"the layers of {module.class_name}"
         return result
 
     def _container_method(self, module: ModuleObject, name: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:

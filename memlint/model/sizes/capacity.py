@@ -175,11 +175,12 @@ def configuration_call(program: Program, arguments: Mapping[str, str]) -> tuple[
     for name, argument in arguments.items():
         for call in program.calls(name):
             known = qualified_names(call.callee)
-            if any(each.split(".")[0] in _FRAMEWORKS for each in known):
+            if any(each.split(".")[0] in FRAMEWORKS for each in known):
                 is_transformers = any(each.startswith("transformers.") for each in known)
                 if name != "Trainer" or not is_transformers:
                     return call.node, argument
     return None, ""
 
 
-_FRAMEWORKS = frozenset({"transformers", "trl", "accelerate", "lightning", "pytorch_lightning"})
+FRAMEWORKS = frozenset({"transformers", "trl", "accelerate", "lightning", "pytorch_lightning"})
+"""Libraries that train."""

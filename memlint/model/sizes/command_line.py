@@ -33,6 +33,8 @@ def _add_argument(calls: Calls, parser: Instance, names: list[Any], given: dict[
     value = given.get("default", {"store_true": False, "store_false": True}.get(str(action)))
     if given.get("required") is True or not long.startswith("-"):
         value = given.get("default", PLAIN)
+    if value is None and calls.absent_is_unknown:
+        value = PLAIN
     value = calls.overrides.get(destination, _typed(value, given.get("type")))
     arguments[destination] = marked(value, calls.place, by_command_line=True)
     return PLAIN

@@ -431,6 +431,9 @@ class Reader:
         inner = {id(each) for model in self.used.values() for each in model.modules() if each is not model}
         roots = [model for model in self.used.values() if id(model) not in inner and (model.count() or model.doubts())]
         reading.trained = [model for model in reading.trained if id(model) not in inner]
+        if not reading.trained and len(roots) == 1 and any(_is_unread(each) for each in self.optimized):
+            # Its parameters were collected in a way that cannot be read, but there is nothing else to train.
+            reading.trained = roots[:]
         reading.models = sorted(roots, key=lambda model: all(model is not each for each in reading.trained))
         if "batch" not in reading.facts:
             chosen = self._training_loader()
@@ -463,6 +466,17 @@ def _parameters_in(value: Any) -> list[Parameter]:
     if isinstance(value, dict):
         return _parameters_in(value.get("params"))
     return []
+
+
+def _is_unread(value: Any) -> bool:
+    """Whether what an optimizer was given is not known. It takes no empty list, so that one was not read to its end."""
+    if isinstance(value, dict):
+        return _is_unread(value.get("params"))
+    if isinstance(value, Items) and value.doubt:
+        return True
+    if isinstance(value, (list, tuple)):
+        return not value or any(_is_unread(each) for each in value)
+    return isinstance(value, Unknown)
 
 
 def _may_train(node: ast.AST) -> bool:

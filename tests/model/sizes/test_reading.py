@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from memlint.architectures import checkpoint_configuration, table
+from memlint.capacity.estimate import estimate_script
 from memlint.model.sizes.peak import estimate
 from memlint.model.sizes.reading import Reader, Reading
 
@@ -118,3 +119,48 @@ def test_a_default_configuration_is_not_taken_for_a_checkpoint_of_another_size()
         "head_dim": 128,
         "tie_word_embeddings": False,
     }
+
+
+_REPLACED = """
+import torch, torchvision
+backbone = torchvision.models.__dict__["resnet18"]()
+layers = torch.nn.Sequential(*list(backbone.children())[:-1]).cuda()
+other = torchvision.models.__dict__["resnet18"]().cuda()
+"""
+
+
+def test_what_a_known_model_consists_of_is_not_known(tmp_path: Path) -> None:
+    reading = _reading(tmp_path, _REPLACED)
+    counts = {each.place.row: None if each.doubts() else each.count() for each in reading.models if each.place}
+    assert counts == {4: None, 5: table()["torchvision.models.resnet18"]["params"]}
+
+
+_GROUPED = """
+import torch
+model = torch.nn.Linear(4, 4).cuda()
+wanted = set()
+for name, parameter in model.named_parameters():
+    if parameter.is_cuda:
+        wanted.add(name)
+named = dict(model.named_parameters())
+optimizer = torch.optim.AdamW([{"params": [named[each] for each in sorted(wanted)], "weight_decay": 0.1}])
+model(torch.ones(2, 4).cuda()).sum().backward()
+"""
+
+
+def test_the_only_model_is_the_one_that_is_trained(tmp_path: Path) -> None:
+    assert [each.count() for each in _reading(tmp_path, _GROUPED).trained] == [20]
+
+
+def test_modules_of_the_project_and_required_arguments_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "setup.py").write_text("")
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / "__init__.py").write_text("import torch\ndef tiny(n):\n    return torch.nn.Linear(n, n)\n")
+    (tmp_path / "examples" / "one").mkdir(parents=True)
+    script = tmp_path / "examples" / "one" / "train.py"
+    script.write_text(
+        "import argparse\nimport nets\nparser = argparse.ArgumentParser()\nparser.add_argument('--data')\n"
+        "args = parser.parse_args()\nif args.data is None:\n    raise SystemExit('which data?')\n"
+        "model = nets.__dict__['tiny'](8).cuda()\n"
+    )
+    assert [each.count() for each in estimate_script(script, None, {}).reading.models] == [72]

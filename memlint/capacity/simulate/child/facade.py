@@ -201,12 +201,16 @@ class Facade:
         cuda.memory_summary = memory.memory_summary = lambda *_, **__: ""
         cuda.mem_get_info = memory.mem_get_info = self._free_and_total
         cuda.empty_cache = memory.empty_cache = self._empty_cache
-        for name in ("reset_peak_memory_stats", "reset_max_memory_allocated", "set_per_process_memory_fraction"):
-            setattr(cuda, name, _nothing)
-            setattr(memory, name, _nothing)
+        for name in ("reset_peak_memory_stats", "reset_max_memory_allocated", "reset_max_memory_cached"):
+            setattr(cuda, name, self._reset_peaks)
+            setattr(memory, name, self._reset_peaks)
+        cuda.set_per_process_memory_fraction = memory.set_per_process_memory_fraction = _nothing
 
     def _level(self, read: Callable[[Any], int]) -> Callable[..., int]:
         return lambda device=None: read(self._recorder.allocator(self._index(device)).stats.all)
+
+    def _reset_peaks(self, device: Any = None) -> None:
+        self._recorder.reset_peaks(self._index(device))
 
     def _free_and_total(self, device: Any = None) -> tuple[int, int]:
         total = self._settings.device.usable

@@ -43,6 +43,7 @@ class DeviceRecorder:
         """By the address of the C++ storage, which is its identity as long as it lives."""
         self._allocators: dict[int, CachingAllocator] = {}
         self._stacks = StackCache()
+        self._highest: dict[int, tuple[int, int]] = {}
 
     def place(self, step: int | None, phase: Phase | None) -> None:
         """Say where the script is from now on."""
@@ -100,11 +101,24 @@ class DeviceRecorder:
             held.index, held.event = index, self._allocate(index, storage.nbytes(), operator)
             held.event.category = category
 
+    def reset_peaks(self, index: int) -> None:
+        """The script counts its peaks from here; :meth:`peaks` goes on from where it was."""
+        stats = self.allocator(index).stats
+        self._highest[index] = self.peaks(index)
+        stats.reset_peaks()
+
+    def peaks(self, index: int) -> tuple[int, int]:
+        """The most bytes of a device that were ever allocated, and reserved."""
+        allocated, reserved = self._highest.get(index, (0, 0))
+        stats = self.allocator(index).stats.all
+        return max(allocated, stats.allocated_bytes.peak), max(reserved, stats.reserved_bytes.peak)
+
     def begin_again(self) -> None:
         """Forget every peak, and what is no longer there: a script would have come here without it."""
         live = [held.event for held in self._held.values() if held.event is not None]
         self._events = sorted(live, key=lambda event: event.time_us or 0)
         self.out_of_memory = ""
+        self._highest.clear()
         for allocator in self._allocators.values():
             allocator.empty_cache()
             allocator.capacity = self._capacity

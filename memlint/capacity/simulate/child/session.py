@@ -72,14 +72,13 @@ class Session:
         recording = recorder.recording()
         events = [event for event in recording.events if event.action in (Action.ALLOCATE, Action.FREE)]
         categorise_device(events)
-        busiest = max(recorder.used_devices, key=lambda index: recorder.allocator(index).stats.all.reserved_bytes.peak)
+        busiest = max(recorder.used_devices, key=lambda index: recorder.peaks(index)[1])
         stats = recorder.allocator(busiest).stats.all
-        seen.peak_allocated = stats.allocated_bytes.peak
-        seen.peak_reserved = stats.reserved_bytes.peak
+        seen.peak_allocated, seen.peak_reserved = recorder.peaks(busiest)
         seen.allocated_at_end = stats.allocated_bytes.current
         seen.segments = stats.segment.peak
         seen.shares = _shares(list(recording.of(f"cuda:{busiest}")))
-        seen.unused_at_peak = stats.reserved_bytes.peak - stats.allocated_bytes.peak
+        seen.unused_at_peak = seen.peak_reserved - seen.peak_allocated
         with self._plan.recording.open("wb") as file:
             write_snapshot(recording, file)
         seen.has_recording = True
