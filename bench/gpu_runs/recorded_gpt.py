@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -159,10 +158,9 @@ class AdamW(torch.optim.Optimizer):
     def __init__(self, parameters: Any) -> None:
         super().__init__(parameters, {})
 
-    @torch.no_grad()
-    def step(self, _closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for parameter in group["params"]:
+    def step(self, _closure: Any = None) -> None:
+        with torch.no_grad():
+            for parameter in (each for group in self.param_groups for each in group["params"]):
                 state = self.state[parameter]
                 if not state:
                     state["m"] = torch.zeros_like(parameter)

@@ -30,12 +30,12 @@ class Changes:
     def __init__(self, words: tuple[str, ...], recorder: DeviceRecorder) -> None:
         self.not_applied = set(words)
         self._recorder = recorder
-        self._optimizers: list[weakref.ref[torch.optim.Optimizer]] = []
+        self._optimizers: list[weakref.ref[torch.optim.Optimizer]]
         self._at_first_forward: list[Callable[[torch.nn.Module], bool]] = []
         for word in words:
             name, _, value = word.partition("=")
             getattr(self, f"_{_METHODS[name]}")(word, value)
-        self._watch_optimizers()
+        self._optimizers = watched_optimizers()
         if self._at_first_forward:
             module_hooks.register_module_forward_pre_hook(self._before_forward)
 
@@ -119,15 +119,6 @@ class Changes:
         self._at_first_forward[:] = [change for change in self._at_first_forward if not change(module)]
 
     # What is trained, and how
-
-    def _watch_optimizers(self) -> None:
-        patch = torch.optim.Optimizer._patch_step_function
-
-        def patched(optimizer: Any) -> None:
-            self._optimizers.append(weakref.ref(optimizer))
-            patch(optimizer)
-
-        torch.optim.Optimizer._patch_step_function = patched
 
     def _fused(self, word: str, _: str) -> None:
         def choose(optimizer: Any, *_: Any) -> None:
@@ -239,6 +230,19 @@ _METHODS = {
     "8bit": "eight_bit",
     "lora": "lora",
 }
+
+
+def watched_optimizers() -> list[weakref.ref[torch.optim.Optimizer]]:
+    """A list to which every optimizer comes that is made from now on."""
+    found: list[weakref.ref[torch.optim.Optimizer]] = []
+    patch = torch.optim.Optimizer._patch_step_function
+
+    def patched(optimizer: Any) -> None:
+        found.append(weakref.ref(optimizer))
+        patch(optimizer)
+
+    torch.optim.Optimizer._patch_step_function = patched
+    return found
 
 
 def repeated_blocks(model: torch.nn.Module) -> Iterator[torch.nn.Module]:

@@ -19,7 +19,7 @@ import torch
 from torch.nn.modules import module as module_hooks
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from memlint.capacity.simulate.child.changes import repeated_blocks
+from memlint.capacity.simulate.child.changes import repeated_blocks, watched_optimizers
 from memlint.capacity.simulate.child.recorder import HOST, DeviceRecorder
 from memlint.capacity.simulate.child.sharding import Sharding, hand_over
 from memlint.trace.events import Category
@@ -56,7 +56,7 @@ class Distributed:
         for name in _FSDP:
             after_import(name, partial(self._replace, name, sharded))
         after_import("torch.distributed.device_mesh", self._meshes)
-        self._watch_optimizers()
+        self._optimizers = watched_optimizers()
         register_optimizer_step_pre_hook(self._before_step)
         module_hooks.register_module_forward_pre_hook(self._before_forward)
 
@@ -141,15 +141,6 @@ class Distributed:
         for group in self._sharding.groups:
             group.is_root = False
         self._parts.update(self._sharding.shard(module, blocks))
-
-    def _watch_optimizers(self) -> None:
-        patch = torch.optim.Optimizer._patch_step_function
-
-        def patched(optimizer: Any) -> None:
-            self._optimizers.append(weakref.ref(optimizer))
-            patch(optimizer)
-
-        torch.optim.Optimizer._patch_step_function = patched
 
     def _before_step(self, *_: Any) -> None:
         if self._sharding is not None:
