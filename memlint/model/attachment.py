@@ -238,7 +238,7 @@ def _is_key(value: Item | Part | Element) -> bool:
 
 def _part_of(base: Value, value: Item | Part | Element, bare: Function | None) -> Attachment:
     """What the value that a component is taken out of says of it."""
-    if all(_is_told_by_use(source, bare) for source in sources(base)) and _is_beside_differentiated(value):
+    if all(map(_is_told_by_use, sources(base))) and _is_beside_differentiated(value):
         return Attachment.UNKNOWN
     found = [_returned_component(source, value, bare) for source in sources(base)]
     if found and all(level is not None for level in found):
@@ -250,11 +250,14 @@ def _part_of(base: Value, value: Item | Part | Element, bare: Function | None) -
     return _level(base, bare)
 
 
-def _is_told_by_use(source: Value, bare: Function | None) -> bool:
-    """Whether nothing says that the result of a call carries a graph but that a part of it is differentiated."""
+def _is_told_by_use(source: Value) -> bool:
+    """Whether nobody knows what a call returns, but that a part of it is differentiated.
+
+    A loss function out of sight may detach what it returns for the record, as those for preferences do.
+    """
     if not isinstance(source, Call) or callees(source) or role(source.callee, Role.MODULE, Role.ENGINE):
         return False
-    return not qualified_names(source.callee) and _arguments(source, bare) <= Attachment.UNKNOWN
+    return not qualified_names(source.callee)
 
 
 def _is_beside_differentiated(value: Item | Part | Element) -> bool:

@@ -220,8 +220,14 @@ def _may_call(call: Call, function: Function) -> bool:
 def _instance_calls(module: Module, function: Function) -> Iterator[Call]:
     for caller in module.functions:
         for call in caller.calls:
-            if call.method is None and function in callees(call):
+            if (call.method is None or _is_held(call)) and function in callees(call):
                 yield call
+
+
+def _is_held(call: Call) -> bool:
+    """Whether what is called is kept in an attribute, as ``self.decoder(x)`` calls it, and is no method."""
+    owner = class_of(call.receiver) if call.receiver is not None else None
+    return owner is not None and any(call.method in cls.instance_stores for cls in mro(owner))
 
 
 @query(on_cycle=None)

@@ -33,11 +33,13 @@ class Framework(Enum):
     DEEPSPEED = "DeepSpeed's initialize, or a plugin or strategy for it"
 
 
+_LIGHTNING = ("pytorch_lightning", "lightning", "lightning_fabric")
+
 _NAMES: dict[str, Framework] = {
     **dict.fromkeys(
         [
             f"{root}.{name}"
-            for root in ("pytorch_lightning", "lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric")
+            for root in (*_LIGHTNING, "lightning.pytorch", "lightning.fabric")
             for name in ("Trainer", "Fabric", "trainer.Trainer", "trainer.trainer.Trainer")
         ],
         Framework.LIGHTNING_TRAINER,
@@ -53,15 +55,21 @@ _NAMES: dict[str, Framework] = {
     "deepspeed.initialize": Framework.DEEPSPEED,
 }
 _LAST_NAMES = {
-    "DDPStrategy": Framework.DDP,
-    "DistributedDataParallelKwargs": Framework.DDP,
-    "FSDPStrategy": Framework.FSDP,
-    "FullyShardedDataParallelPlugin": Framework.FSDP,
-    "DeepSpeedPlugin": Framework.DEEPSPEED,
-    "DeepSpeedStrategy": Framework.DEEPSPEED,
-    "DeepSpeedPrecisionPlugin": Framework.DEEPSPEED,
+    **{
+        (root, name): found
+        for root in _LIGHTNING
+        for name, found in (
+            ("DDPStrategy", Framework.DDP),
+            ("FSDPStrategy", Framework.FSDP),
+            ("DeepSpeedStrategy", Framework.DEEPSPEED),
+            ("DeepSpeedPrecisionPlugin", Framework.DEEPSPEED),
+        )
+    },
+    ("accelerate", "DistributedDataParallelKwargs"): Framework.DDP,
+    ("accelerate", "FullyShardedDataParallelPlugin"): Framework.FSDP,
+    ("accelerate", "DeepSpeedPlugin"): Framework.DEEPSPEED,
 }
-"""Classes that several packages export under this name."""
+"""Classes that several modules of a package export, by package and name."""
 
 
 def framework(names: frozenset[str]) -> Framework | None:
@@ -71,7 +79,7 @@ def framework(names: frozenset[str]) -> Framework | None:
         last = rest.rpartition(".")[2]
         if last.endswith("TrainingArguments") or (root == "trl" and last.endswith("Config")):
             return Framework.TRAINING_ARGUMENTS
-        found = _NAMES.get(name) or _LAST_NAMES.get(last)
+        found = _NAMES.get(name) or _LAST_NAMES.get((root, last))
         if found is not None:
             return found
     return None

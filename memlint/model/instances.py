@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memlint.findings import Confidence
 from memlint.model.aliases import base_names, find_method, mro, qualified_names, sources
-from memlint.model.calls import passed_arguments
+from memlint.model.calls import callees, passed_arguments
 from memlint.model.constructors import is_dataset_base, is_module_class, is_optimizer_base
 from memlint.model.kinds import Kind, Role, kinds, role
 from memlint.model.knowledge import frameworks, torch
@@ -92,7 +92,7 @@ def _base_role(name: str) -> Role | None:
 
 @query(on_cycle=True)
 def _holds_parameters(owner: Class) -> bool:
-    """Whether a module of the project may have parameters of its own: False only if all that it holds has none."""
+    """Whether a module of the project may have parameters to train: False only if all that it holds has none."""
     classes = list(mro(owner))
     if not any("__init__" in cls.methods for cls in classes):
         return not all(_plain_module_bases(cls) for cls in classes)
@@ -166,10 +166,16 @@ def _result_may_hold_parameters(call: Call) -> bool:
     names = qualified_names(call.callee)
     if names and all(_parameterless(name) for name in names):
         return False
-    if names & torch.CREATORS_WITH_GRAD or role(call, Role.MODULE):
+    if names & torch.CREATORS_WITH_GRAD:
+        required = call.argument("requires_grad", 1)
+        return not (isinstance(required, Constant) and required.constant is False)
+    if role(call, Role.MODULE):
         return True
     if role(call, Role.LOSS_FUNCTION, Role.NUMBER, Role.TEXT, Role.TENSOR):
         return False
+    made_by = callees(call)
+    if made_by and all(function.name != "__init__" and function.exits for function in made_by):
+        return any(_may_hold_parameters(exit.value) for function in made_by for exit in function.exits)
     return _used_as_module(call)
 
 

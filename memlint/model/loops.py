@@ -8,6 +8,7 @@ import libcst as cst
 
 from memlint.findings import Confidence
 from memlint.model.aliases import qualified_names, sources
+from memlint.model.calls import callees
 from memlint.model.containers import names_of
 from memlint.model.destinations import destinations
 from memlint.model.devices import moves_to_accelerator
@@ -72,7 +73,12 @@ def _is_sliced_in(loop: Loop, collection: Value) -> bool:
 
 
 def _moves_elements(loop: Loop) -> bool:
-    """Whether each element, or a part of it, is moved to an accelerator, as batches are that come from host memory."""
+    """Whether each element, or a part of it, is moved to an accelerator, as batches are that come from host memory.
+
+    A function that calls itself for each element moves the parts of one batch.
+    """
+    if any(loop.function in callees(call) for call in loop.function.calls if call.region.within(loop)):
+        return False
     return loop.element is not None and any(
         isinstance(call, Call) and moves_to_accelerator(call)
         for use in destinations(loop.element)

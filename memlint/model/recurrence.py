@@ -11,12 +11,14 @@ from memlint.model.attachment import Attachment, attachment
 from memlint.model.calls import callees
 from memlint.model.effects import backward_of, started_roots
 from memlint.model.kinds import kinds
+from memlint.model.knowledge.torch import IN_PLACE_DETACH
 from memlint.model.scopes import Function
 from memlint.model.upstream import ancestors, component_index, local_ancestors
 from memlint.model.values import (
     Binary,
     Call,
     Display,
+    Element,
     Item,
     Loop,
     Occurrence,
@@ -75,7 +77,7 @@ def _carried_states(phi: Phi, loop: Loop, backwards: list[Call]) -> Iterator[Rec
         if attachment(carried) <= Attachment.UNKNOWN:
             continue
         upstream = list(local_ancestors(carried))
-        if not any(value is phi for value in upstream):
+        if not any(value is phi for value in upstream) or _detaches_in_place(loop, phi):
             continue
         for step in upstream:
             if isinstance(step, Call) and step.region.within(loop):
@@ -83,6 +85,26 @@ def _carried_states(phi: Phi, loop: Loop, backwards: list[Call]) -> Iterator[Rec
                 backward = _backward_over(step, backwards)
                 if state is not None and backward is not None:
                     yield Recurrence((phi.key,), loop, step, state, (carried,), backward)
+
+
+def _detaches_in_place(loop: Loop, state: Phi) -> bool:
+    """Whether an iteration detaches the tensors in ``state`` where they are: ``for h in hidden: h.detach_()``."""
+    held = set(sources(state))
+    return any(
+        call.method in IN_PLACE_DETACH
+        and call.receiver is not None
+        and call.region.within(loop)
+        and any(not held.isdisjoint(sources(each)) for each in _with_wholes(call.receiver))
+        for call in loop.function.calls
+    )
+
+
+def _with_wholes(part: Value) -> Iterator[Value]:
+    """``part``, what it is an element of, and what that is an element of."""
+    yield part
+    while isinstance(part, (Item, Part, Element)):
+        part = part.iterable if isinstance(part, Element) else part.base
+        yield part
 
 
 def _receives(step: Call, phi: Phi) -> Occurrence | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
-from memlint.model.aliases import aliases, instance_class, qualified_names
+from memlint.model.aliases import aliases, instance_class, qualified_names, sources
 from memlint.model.attachment import Attachment, attachment, is_leaf
 from memlint.model.calls import bound_arguments, call_sites, callees, proven_call_sites
 from memlint.model.containers import GROWING_METHODS, elements
@@ -20,6 +20,7 @@ from memlint.model.values import (
     Attribute,
     Branch,
     Call,
+    Display,
     Element,
     Exit,
     Item,
@@ -236,8 +237,35 @@ def _need_out_of_sight(run: _Pass) -> Need:
         for value in graph_of(argument.value)
         if id(value) in mine
     ]
-    returned = bool(_returned_with(run)) and not call_sites(run.call.function)
-    return max(min(_heaviest(given), Need.UNKNOWN), Need.UNLIKELY if returned else Need.NO)
+    return max(min(_heaviest(given), Need.UNKNOWN), _need_of_strangers(run))
+
+
+def _need_of_strangers(run: _Pass) -> Need:
+    """How likely callers that are not in sight run a backward over what they get.
+
+    They have the loss itself only to look at; what is computed from it, as by the loss functions of GANs that balance
+    gradients first, is not there for nothing.
+    """
+    if call_sites(run.call.function):
+        return Need.NO
+    if _returns_more(run):
+        return Need.UNKNOWN
+    return Need.UNLIKELY if _returned_with(run) else Need.NO
+
+
+def _returns_more(run: _Pass) -> bool:
+    """Whether the function returns something that is computed from the graph, and no part of it."""
+    mine = {id(value) for value in run.graph}
+    returned = [
+        value
+        for leaving in run.call.function.exits
+        for source in sources(leaving.value)
+        for value in (source.elements if isinstance(source, Display) else (source,))
+    ]
+    return any(
+        id(value) not in mine and any(id(each) in mine and _weight(each) > Need.NO for each in graph_of(value))
+        for value in returned
+    )
 
 
 def _is_out_of_sight(call: Call) -> bool:

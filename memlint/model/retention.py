@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 
 import libcst as cst
 
@@ -168,7 +168,7 @@ def _assigned(store: Store) -> Accumulation | None:
 
 def _build(store: Store, is_old: Callable[[Value], bool], span: Span, loop: Loop | None) -> Accumulation | None:
     addends: list[Occurrence] = []
-    if not _split(store.value, is_old, addends, set()) or not addends:
+    if _split(store.value, is_old, addends, set()) is not _Old.MERGED or not addends:
         return None
     attribute = store.attribute if store.base is not None and instance_class(store.base) is not None else None
     return Accumulation(store.target, attribute, store.region, store.value, tuple(addends), span, loop)
@@ -212,18 +212,29 @@ def _lifetime(holder: Value, region: Region) -> tuple[Span | None, Loop | None, 
     return None, None, None
 
 
-def _split(value: Value, is_old: Callable[[Value], bool], addends: list[Occurrence], seen: set[int]) -> bool:
-    """Whether ``value`` combines the old value with others, which are collected in ``addends``."""
+class _Old(IntEnum):
+    """What of the old value is in a new one."""
+
+    NOTHING = 0
+    ITSELF = 1
+    """The value may be the old one itself: ``x = y if y is not None else x`` does not grow."""
+    MERGED = 2
+
+
+def _split(value: Value, is_old: Callable[[Value], bool], addends: list[Occurrence], seen: set[int]) -> _Old:
+    """How ``value`` combines the old value with others, which are collected in ``addends``."""
     if id(value) in seen:
-        return False
+        return _Old.NOTHING
     seen.add(id(value))
     if is_old(value):
-        return True
+        return _Old.ITSELF
     parts = combined(value)
     old = [_split(part.value, is_old, addends, seen) for part in parts]
     if any(old):
-        addends.extend(part for part, is_part_old in zip(parts, old, strict=True) if not is_part_old)
-    return any(old)
+        addends.extend(part for part, within in zip(parts, old, strict=True) if not within)
+    most = max(old, default=_Old.NOTHING)
+    selects = isinstance(value, (Phi, Choice)) or len(parts) == 1
+    return _Old.MERGED if most and not selects else most
 
 
 def combined(value: Value) -> tuple[Occurrence, ...]:
@@ -625,6 +636,8 @@ def _is_made_within(value: Value, loop: Loop) -> bool:
     modules = graph_sources(value)
     if modules and all(call.function is loop.function and not call.region.within(loop) for call in modules):
         return False  # Parts of one output, which is there before: what the loop adds to its graph is small.
+    if modules and _comes_from_callers(value, loop):
+        return False
     calls = [
         a
         for a in local_ancestors(value)
@@ -636,6 +649,15 @@ def _is_made_within(value: Value, loop: Loop) -> bool:
     if calls:
         return any(call.region.within(loop) for call in calls)
     return any(not isinstance(a, Phi) and not _is_taken_out(a) for a in inside)
+
+
+def _comes_from_callers(value: Value, loop: Loop) -> bool:
+    """Whether the function was given the graph of ``value``, and ``loop`` runs no module and no other function on it."""
+    upstream = list(local_ancestors(value))
+    if any(isinstance(a, Call) and a.region.within(loop) and (role(a.callee, Role.MODULE) or callees(a)) for a in upstream):
+        return False
+    carrying = [a for a in upstream if isinstance(a, Parameter) and attachment(a) > Attachment.UNKNOWN]
+    return any(a is not loop.function.instance for a in carrying)
 
 
 def _is_taken_out(value: Value) -> bool:

@@ -117,9 +117,12 @@ def _call_operands(call: Call) -> tuple[Value, ...]:
     if call.method in torch.STRUCTURE_METHODS or call.method in torch.PARAMETER_METHODS:
         return ()
     names = qualified_names(call.callee)
+    if names & torch.CREATORS_WITH_GRAD:
+        return ()  # A parameter is a leaf, whatever its values are taken from.
     if any(name in torch.DETACHING_FUNCTIONS or name.startswith(torch.DETACHING_ROOTS) for name in names):
         return ()
-    if call.method in torch.DETACHING_METHODS and call.receiver is not None and class_of(call.receiver) is None:
+    detaches = call.method in torch.DETACHING_METHODS or call.method in torch.IN_PLACE_DETACH
+    if detaches and call.receiver is not None and class_of(call.receiver) is None:
         return ()
     receiver = () if call.receiver is None else (call.receiver,)
     functions = callees(call)

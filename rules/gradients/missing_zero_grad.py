@@ -9,6 +9,7 @@ import libcst as cst
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.aliases import base_names, instance_class, mro, sources
 from memlint.model.calls import call_sites
+from memlint.model.constructors import is_optimizer_base
 from memlint.model.effects import calls_in, returns_loss_to_framework
 from memlint.model.kinds import Role, role
 from memlint.model.optimization import (
@@ -25,7 +26,7 @@ from memlint.model.optimization import (
     updates,
 )
 from memlint.model.program import Program
-from memlint.model.scopes import Class
+from memlint.model.scopes import Class, Function
 from memlint.model.source_text import code
 from memlint.model.values import Attribute, Call, Element, Loop, Value
 from memlint.rule import Rule
@@ -196,6 +197,28 @@ def update(model, optimizer, batch):
     )
     negative = (
         """
+import torch
+from torch import nn
+
+class Preconditioned(torch.optim.Optimizer):
+    def __init__(self, model: nn.Module):
+        super().__init__(model.parameters(), {})
+        self.inner = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step(self):
+        self.inner.step()
+
+class Learner:
+    def __init__(self, model: nn.Module):
+        self.model, self.optimizer = model, Preconditioned(model)
+
+    def learn(self, loader):
+        for x, y in loader:
+            self.optimizer.zero_grad()
+            nn.functional.mse_loss(self.model(x), y).backward()
+            self.optimizer.step()
+""",
+        """
 def train(model, loader, optimizer, loss_fn, k):
     for i, batch in enumerate(loader):
         (loss_fn(model(batch)) / k).backward()
@@ -363,7 +386,7 @@ def train(model, loader):
 
     def check(self, program: Program) -> Iterator[Finding]:
         for function in program.functions:
-            for update in updates(function):
+            for update in () if _is_of_optimizer(function) else updates(function):
                 confidence = _confidence(update)
                 if confidence is not None:
                     yield self._finding(update, confidence)
@@ -380,6 +403,11 @@ def train(model, loader):
                 ClaimShape.PLATEAU, "device", "G", holder=update.optimizer.node, watch=Watch.GRADIENTS_ADDED_TO
             ),
         )
+
+
+def _is_of_optimizer(function: Function) -> bool:
+    """Whether an optimizer of the project runs another one: who steps it clears by its own ``zero_grad``."""
+    return function.owner is not None and any(map(is_optimizer_base, base_names(function.owner)))
 
 
 def _place(update: Update) -> cst.CSTNode:

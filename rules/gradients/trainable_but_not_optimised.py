@@ -179,6 +179,28 @@ def classify(loader):
         """
 import torch
 from torch import nn
+
+class Penalty(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.sum = nn.Parameter(torch.tensor(0.0), requires_grad=False)
+
+    def forward(self, x):
+        loss = (x.norm() - self.sum) ** 2
+        self.sum.add_(x.norm().detach())
+        return loss
+
+def train(loader):
+    model, penalty = nn.Linear(4, 4), Penalty()
+    optimizer = torch.optim.Adam(model.parameters())
+    for x in loader:
+        optimizer.zero_grad()
+        penalty(model(x)).backward()
+        optimizer.step()
+""",
+        """
+import torch
+from torch import nn
 from torchvision.models import resnet18
 def finetune(loader, criterion):
     model = resnet18(weights="DEFAULT")

@@ -143,6 +143,26 @@ class Centre(nn.Module):
 import torch
 from torch import nn
 
+class Noise(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.register_buffer("noise", torch.zeros(3))
+
+    def fix(self, noise=None, trainable=False):
+        noise = self.noise if noise is None else noise.to(self.weight) * self.weight
+        if trainable:
+            noise = nn.Parameter(noise)
+        self.noise = noise
+        return noise
+
+    def forward(self, x):
+        return x + self.weight * self.noise
+""",
+        """
+import torch
+from torch import nn
+
 class Norm(nn.Module):
     def __init__(self, dim):
         super().__init__()

@@ -243,6 +243,37 @@ def collect(model: nn.Module, loader):
     negative = (
         """
 import torch
+from torch import nn
+
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(4, 4)
+
+    def forward(self, sequence):
+        state, out = None, []
+        for x in torch.split(sequence, 1):
+            state = self.cell(x[0], state)
+            out += [state]
+        return torch.stack(out)
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.decoder = Decoder()
+
+    def forward(self, sequence):
+        return self.decoder(sequence)
+
+def train(loader, optimizer):
+    model = Model()
+    for sequence, target in loader:
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(sequence), target).backward()
+        optimizer.step()
+""",
+        """
+import torch
 
 def train(model: torch.nn.Module, loader, opt, criterion):
     norms = []

@@ -195,6 +195,26 @@ def train(model, loader, criterion, optimizer):
     )
     negative = (
         """
+import torch
+from torch import nn
+class Loss(nn.Module):
+    def __init__(self, discriminator, weight):
+        super().__init__()
+        self.discriminator = discriminator
+        self.weight = weight
+    def adaptive(self, nll, g, last):
+        a = torch.autograd.grad(nll, last, retain_graph=True)[0]
+        b = torch.autograd.grad(g, last, retain_graph=True)[0]
+        return (a.norm() / (b.norm() + 1e-4)).clamp(0, 1e4).detach()
+    def forward(self, inputs, reconstructions, last, split):
+        nll = (inputs - reconstructions).abs().mean()
+        g = -self.discriminator(reconstructions).mean()
+        w = self.adaptive(nll, g, last)
+        loss = nll + w * g
+        log = {f"{split}/loss": loss.detach(), "nll": nll.detach()}
+        return loss, log
+""",
+        """
 def train(model, loader, criterion, optimizer):
     for x, y in loader:
         out = model(x)

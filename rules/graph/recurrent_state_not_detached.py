@@ -127,6 +127,29 @@ def train(batches, opt, memory):
     )
     negative = (
         """
+import torch
+from torch import nn
+
+def train(loader, crit, opt):
+    rnn = nn.LSTM(4, 4)
+    state, other = None, (torch.zeros(1), torch.zeros(1))
+    h, c = torch.zeros(1), torch.zeros(1)
+    for x, y in loader:
+        if state is not None:
+            state[0].detach_()
+            state[1].detach_()
+        h.detach_()
+        c.detach_()
+        out, state = rnn(x, state)
+        more, other = rnn(x, other)
+        most, (h, c) = rnn(x, (h, c))
+        (crit(out, y) + crit(more, y) + crit(most, y)).backward()
+        opt.step()
+        opt.zero_grad()
+        for each in other:
+            each.detach_()
+""",
+        """
 from torch import nn
 
 def train(loader, crit, opt):

@@ -101,6 +101,13 @@ def wrap(model, **options):
     )
     negative = (
         """
+from functools import partial
+from mmengine._strategy import FSDPStrategy
+
+def strategy(policy):
+    return FSDPStrategy(model_wrapper=dict(auto_wrap_policy=partial(policy)))
+""",
+        """
 import functools
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy

@@ -12,7 +12,7 @@ from memlint.model.effects import Effect, region_effects
 from memlint.model.kinds import Role, role
 from memlint.model.program import Program
 from memlint.model.source_text import code
-from memlint.model.values import Branch, Call, Loop, Store
+from memlint.model.values import Branch, Call, Loop, Store, operand_occurrences
 from memlint.rule import Rule
 
 
@@ -225,8 +225,7 @@ def rounds(model: torch.nn.Module, clients, average):
 
 
 def _model(state: Call) -> str:
-    assert state.receiver is not None
-    return code(state.receiver.node)
+    return code(operand_occurrences(state)[0].node)
 
 
 def _fixes(state: Call, replaced: Call) -> tuple[Fix, ...]:
