@@ -155,8 +155,7 @@ def _only_called_without_gradients(function: Function) -> bool:
     if has_callers_out_of_sight(function):
         return False
     sites = [call for call in call_sites(function) if call.function is not function]
-    modes = [local_grad_mode(call.region) or declared_mode(call.function) for call in sites]
-    return bool(modes) and all(mode is GradMode.DISABLED for mode in modes)
+    return bool(sites) and all(grad_mode(call.region) is GradMode.DISABLED for call in sites)
 
 
 def _definition_region(function: Function) -> Region:

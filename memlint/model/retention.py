@@ -556,6 +556,8 @@ class Keeping:
     holder: cst.CSTNode
     kept: Value
     """The container, or the new value of the sum."""
+    is_state: bool = False
+    """Whether it is state of a module, of which its own class is told: see :func:`is_module_state`."""
 
 
 def is_sum(event: Call | Store | Binary | Comprehension) -> bool:
@@ -584,7 +586,8 @@ def _keepings(function: Function) -> Iterator[Keeping]:
 def _summed(accumulation: Accumulation, function: Function) -> Iterator[Keeping]:
     for addend in accumulation.addends:
         for parameter in _parameters_in(addend.value, function):
-            yield Keeping(parameter, True, accumulation.holder, accumulation.value)
+            state = is_module_state(function, accumulation)
+            yield Keeping(parameter, True, accumulation.holder, accumulation.value, state)
 
 
 def _passed_on(function: Function) -> Iterator[Keeping]:
@@ -593,7 +596,7 @@ def _passed_on(function: Function) -> Iterator[Keeping]:
         for argument in call.arguments if _keeps_something(call) and _kept_beyond(call) else ():
             for keeping in kept_arguments(call, argument):
                 for parameter in _parameters_in(argument.value, function):
-                    yield Keeping(parameter, keeping.summed, call.node, keeping.kept)
+                    yield Keeping(parameter, keeping.summed, call.node, keeping.kept, keeping.is_state)
 
 
 def _keeps_something(call: Call) -> bool:
@@ -652,12 +655,13 @@ def _is_made_within(value: Value, loop: Loop) -> bool:
 
 
 def _comes_from_callers(value: Value, loop: Loop) -> bool:
-    """Whether the function was given the graph of ``value``, and ``loop`` runs no module and no other function on it."""
+    """Whether the function was given the graph of ``value``, and ``loop`` runs no module or function on it."""
     upstream = list(local_ancestors(value))
-    if any(isinstance(a, Call) and a.region.within(loop) and (role(a.callee, Role.MODULE) or callees(a)) for a in upstream):
+    calls = (each for each in upstream if isinstance(each, Call) and each.region.within(loop))
+    if any(role(call.callee, Role.MODULE) or callees(call) for call in calls):
         return False
-    carrying = [a for a in upstream if isinstance(a, Parameter) and attachment(a) > Attachment.UNKNOWN]
-    return any(a is not loop.function.instance for a in carrying)
+    carrying = (each for each in upstream if isinstance(each, Parameter) and attachment(each) > Attachment.UNKNOWN)
+    return any(each is not loop.function.instance for each in carrying)
 
 
 def _is_taken_out(value: Value) -> bool:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.findings import Claim, ClaimShape, Confidence, Finding, Related, Severity
-from memlint.model.aliases import instance_class
+from memlint.model.aliases import instance_class, qualified_names, sources
 from memlint.model.attachment import certainty
 from memlint.model.contexts import is_meant_without_gradients
 from memlint.model.effects import Effect, function_effects, region_effects
@@ -17,6 +17,7 @@ from memlint.model.forwards import (
     module_mode,
     wasted,
 )
+from memlint.model.knowledge import torch
 from memlint.model.loops import iterates_over_data
 from memlint.model.no_grad import enable_grad_only, no_grad_fixes
 from memlint.model.partial_runs import PartialRun, run_without_gradients
@@ -381,6 +382,24 @@ def evaluate(encoder, decoder, loader):
 """,
     )
     negative = (
+        """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x):
+        return self.layer(x)
+
+if __name__ == "__main__":
+    model = Net()
+    model.eval()
+    x = torch.rand(1, 3, 513, 513)
+    print(model(x).size())
+""",
         """
 from collections import OrderedDict
 from functools import partial
@@ -808,7 +827,15 @@ def _confidence(call: Call) -> Confidence | None:
     if repeated:
         return confidence
     # What runs once, outside of any evaluation, holds little.
-    return Confidence.LIKELY if evaluates or repeated is None else Confidence.POSSIBLE
+    meant = (evaluates or repeated is None) and not _is_tried_out(call)
+    return Confidence.LIKELY if meant else Confidence.POSSIBLE
+
+
+def _is_tried_out(call: Call) -> bool:
+    """Whether a file tries out its model once, on made-up numbers: ``print(model(torch.rand(1, 3)).size())``."""
+    given = [source for value in call.positional() for source in sources(value)]
+    made_up = all(isinstance(each, Call) and qualified_names(each.callee) & torch.FILLED_TENSORS for each in given)
+    return call.function.parent is None and bool(given) and made_up
 
 
 def _is_meant_to_evaluate(call: Call, evaluates: bool) -> bool:

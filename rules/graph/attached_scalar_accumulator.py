@@ -272,6 +272,19 @@ def train(model: nn.Module, loader, optimizer):
     )
     negative = (
         """
+import torch
+from torch import nn
+
+def errors(predictions, targets):
+    total = 0.0
+    for prediction, target in zip(predictions, targets):
+        total += torch.mean(torch.abs(prediction[target > 0] - target[target > 0]))
+    return torch.tensor(total / len(targets))
+
+def evaluate(model: nn.Module, loader):
+    return [errors(model(x), y) for x, y in loader]
+""",
+        """
 from collections import defaultdict
 import torch
 from torch import nn
@@ -534,5 +547,5 @@ class Penalty:
     def _kept_by_callee(self, call: Call) -> Iterator[Finding]:
         for where, keeping in kept_by(call):
             leaves = attached_leaves(where)
-            if keeping.summed and leaves and not isinstance(where.value, Parameter):
+            if keeping.summed and not keeping.is_state and leaves and not isinstance(where.value, Parameter):
                 yield self._finding(keeping.holder, where, leaves, certainty(where.value))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity
 from memlint.model.attachment import Attachment, attachment, certainty
-from memlint.model.downstream import Reach, reaches_gradient
+from memlint.model.downstream import Reach, gradient_flow_within, reaches_gradient
 from memlint.model.drain import Drain, drain
 from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.holding import holding
@@ -24,7 +24,7 @@ from memlint.model.retention import (
 )
 from memlint.model.scopes import Function
 from memlint.model.source_text import code
-from memlint.model.values import Occurrence
+from memlint.model.values import Branch, Occurrence
 from memlint.rule import Rule
 
 
@@ -136,6 +136,39 @@ class Centre(nn.Module):
         out = self.net(x)
         self.update_centre(out)
         return out
+""",
+        """
+import torch
+from torch import nn
+
+class Norm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x):
+        if self.training:
+            mean = x.mean(0)
+            self.mean = 0.9 * self.mean + 0.1 * mean  # MEM103: 43
+        else:
+            mean = self.mean
+        return self.scale * (x - mean)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Linear(4, 4), Norm()
+
+    def forward(self, x):
+        return self.norm(self.first(x))
+
+def train(loader, optimizer):
+    net = Net()
+    for x, y in loader:
+        optimizer.zero_grad()
+        nn.functional.mse_loss(net(x), y).backward()
+        optimizer.step()
 """,
     )
     negative = (
@@ -258,10 +291,24 @@ class Counter(nn.Module):
     def _confidence(self, function: Function, accumulation: Accumulation, addend: Occurrence) -> Confidence | None:
         if grad_mode(accumulation.region) is GradMode.DISABLED:
             return None
-        if reaches_gradient(accumulation.value) is Reach.YES and drain(addend.value) is not Drain.DRAINED:
+        if _is_differentiated(accumulation) and drain(addend.value) is not Drain.DRAINED:
             return None
         if attachment(addend.value) > Attachment.UNKNOWN:
             return certainty(addend.value)
         if is_module_state(function, accumulation) and depends_on_input(addend.value, function):
             return Confidence.LIKELY
         return None
+
+
+def _is_differentiated(accumulation: Accumulation) -> bool:
+    """Whether a backward runs over the state in calls that update it; those that do not are of the evaluation."""
+    if reaches_gradient(accumulation.value) is not Reach.YES:
+        return False
+    others = [
+        sibling
+        for region in accumulation.region.ancestors()
+        if isinstance(region, Branch)
+        for sibling in region.siblings
+        if sibling is not region
+    ]
+    return not others or gradient_flow_within(accumulation.value, others, ()).reach is Reach.YES

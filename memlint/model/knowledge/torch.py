@@ -197,6 +197,11 @@ AUTOGRAD_FUNCTIONS = frozenset(
 )
 """Base classes of custom autograd functions."""
 
+FILLED_TENSORS = frozenset(
+    "torch.zeros torch.ones torch.empty torch.full torch.rand torch.randn torch.randint torch.arange torch.eye".split()
+)
+"""Functions that make a tensor of a given shape out of nothing."""
+
 CREATORS_WITH_GRAD = frozenset({"torch.nn.Parameter", "torch.nn.parameter.Parameter"})
 
 GRADIENT_FUNCTIONS = frozenset({"torch.autograd.grad", "torch.autograd.backward"})
