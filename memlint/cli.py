@@ -123,6 +123,9 @@ def _list_option(name: str, metavar: str, help_text: str) -> Callable[[_Function
 @click.option("-e", "--exit-zero", is_flag=True, help="Exit with 0 even if there are findings.")
 @click.option("--exit-non-zero-on-fix", is_flag=True, help="Exit with 1 if anything was fixed.")
 @click.option("-n", "--no-cache", is_flag=True, help="Neither read nor write the cache.")
+@click.option(
+    "--cache-dir", type=click.Path(path_type=Path, file_okay=False), help="Keep the cache here (MEMLINT_CACHE_DIR)."
+)
 @click.option("-w", "--watch", is_flag=True, help="Check again whenever a file changes.")
 @click.option("--stdin-filename", type=click.Path(path_type=Path), help="The name of what comes from standard input.")
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Processes to use; by default as many as are worth it.")

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pathspec import GitIgnoreSpec
-
 from memlint.messages import UserError, did_you_mean
 
 if sys.version_info >= (3, 11):
@@ -24,7 +22,9 @@ else:
     import tomli as tomllib
 
 if TYPE_CHECKING:
-    from memlint.rule import Rule
+    from pathspec import GitIgnoreSpec
+
+    from memlint.rule import Rule, RuleFacts
 
 DEFAULT_EXCLUDE = (
     ".bzr",
@@ -56,6 +56,8 @@ DEFAULT_EXCLUDE = (
     "venv",
 )
 """What is not walked into unless it is named; ruff's list and memlint's own cache."""
+
+DEFAULT_NAMES = frozenset(DEFAULT_EXCLUDE)
 
 OUTPUT_FORMATS = ("full", "concise", "json", "github", "sarif")
 """How findings can be printed (:mod:`memlint.report`)."""
@@ -135,11 +137,11 @@ class Settings:
     unsafe_fixes: bool = False
     device: str | None = None
 
-    def enabled(self, rules: Sequence[Rule]) -> frozenset[str]:
+    def enabled(self, rules: Sequence[Rule | RuleFacts]) -> frozenset[str]:
         """The codes of those of ``rules`` that are on."""
         return _enabled(self.selections, tuple(rules))
 
-    def enabled_in(self, path: Path, rules: Sequence[Rule]) -> frozenset[str]:
+    def enabled_in(self, path: Path, rules: Sequence[Rule | RuleFacts]) -> frozenset[str]:
         """The codes of those of ``rules`` that are on in the file at ``path``."""
         codes = {rule.code for rule in rules}
         ignored = (each.selectors for each in self.per_file_ignores if each.matches(path))
@@ -147,13 +149,16 @@ class Settings:
 
     def excludes(self, path: Path, base: Path | None = None, is_directory: bool = False) -> bool:
         """Whether ``path`` is excluded; ``base`` is what patterns are relative to instead of their own roots."""
-        exclude = self.exclude or (Patterns(self.root, DEFAULT_EXCLUDE),)
-        return any(patterns.match(path, base, is_directory) for patterns in (*exclude, *self.extend_exclude))
+        if not self.exclude and not DEFAULT_NAMES.isdisjoint(_parts(path, base or self.root)):
+            return True
+        return any(patterns.match(path, base, is_directory) for patterns in (*self.exclude, *self.extend_exclude))
 
 
 @functools.lru_cache(maxsize=1024)
 def matcher(patterns: tuple[str, ...]) -> GitIgnoreSpec:
     """Compiles patterns as in .gitignore files."""
+    from pathspec import GitIgnoreSpec
+
     return GitIgnoreSpec.from_lines(patterns)
 
 
@@ -174,8 +179,13 @@ def relative(path: Path, root: Path) -> str:
         return path.as_posix().lstrip("/")
 
 
+def _parts(path: Path, root: Path) -> tuple[str, ...]:
+    """The names in ``path`` below ``root``; all of them for a path elsewhere."""
+    return path.relative_to(root).parts if path.is_relative_to(root) else path.parts
+
+
 @functools.lru_cache(maxsize=1024)
-def _enabled(selections: tuple[Selection, ...], rules: tuple[Rule, ...]) -> frozenset[str]:
+def _enabled(selections: tuple[Selection, ...], rules: tuple[Rule | RuleFacts, ...]) -> frozenset[str]:
     codes = [rule.code for rule in rules]
     enabled = frozenset(rule.code for rule in rules if rule.default)
     for selection in selections:

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path
-
-from pathspec import GitIgnoreSpec
+from typing import TYPE_CHECKING
 
 from memlint.config import ConfigError, Configuration, Settings, is_pattern, relative, shown
 from memlint.messages import did_you_mean
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
 
 SUFFIXES = frozenset({".py", ".pyi", ".ipynb"})
 """The files that a walk finds; a file that is named may be called anything."""
@@ -103,7 +105,7 @@ def project_root(paths: Sequence[Path]) -> Path:
     except ValueError:
         # On Windows, paths on several drives.
         return directories[0]
-    return next((each for each in (common, *common.parents) if _is_root(each)), common)
+    return next((each for each in (common, *common.parents) if is_root(each)), common)
 
 
 def project_files(root: Path, checked: Iterable[Path], configuration: Configuration) -> tuple[Path, ...]:
@@ -111,7 +113,7 @@ def project_files(root: Path, checked: Iterable[Path], configuration: Configurat
 
     Only the checked ones if ``root`` holds so much that it is more than one project.
     """
-    walk = _Walk(configuration, _ENTRIES_OF_A_PROJECT if _is_root(root) else _ENTRIES_OF_A_FOLDER)
+    walk = _Walk(configuration, _ENTRIES_OF_A_PROJECT if is_root(root) else _ENTRIES_OF_A_FOLDER)
     try:
         walk.start(root)
     except _TooMany:
@@ -119,7 +121,8 @@ def project_files(root: Path, checked: Iterable[Path], configuration: Configurat
     return tuple(sorted({*checked, *(file.path for file in walk.finished().files)}))
 
 
-def _is_root(directory: Path) -> bool:
+def is_root(directory: Path) -> bool:
+    """Whether a project begins in ``directory``."""
     return any((directory / marker).exists() for marker in _ROOT_MARKERS)
 
 
@@ -167,6 +170,8 @@ def _gitignore(file: Path) -> GitIgnoreSpec | None:
         lines = file.read_text("utf-8", errors="replace").splitlines()
     except OSError:
         return None
+    from pathspec import GitIgnoreSpec
+
     # Git passes over a line that is no pattern.
     return GitIgnoreSpec.from_lines(line for line in lines if is_pattern(line))
 

@@ -20,8 +20,8 @@ from typing import ClassVar
 from flake8.exceptions import ExecutionError
 from flake8.options.manager import OptionManager
 
-from memlint.check.engine import FileResult
 from memlint.check.hosted import HostedChecker
+from memlint.check.results import FileResult
 from memlint.config import ConfigError, Configuration, Options, checked_selectors
 from memlint.diagnostics import Location
 from memlint.files import ErrorKind, FileError, absolute

@@ -19,8 +19,8 @@ from pygls.uris import to_fs_path
 from pygls.workspace import TextDocument
 
 from memlint import __version__
-from memlint.check.engine import FileResult
 from memlint.check.hosted import HostedChecker
+from memlint.check.results import FileResult
 from memlint.check.suppression import noqa_additions
 from memlint.config import ConfigError, Configuration
 from memlint.diagnostics import Diagnostic, LocatedFix, Location

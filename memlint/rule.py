@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from memlint.findings import Claim, Confidence, Finding, Fix, Related, Severity
 
@@ -13,6 +13,18 @@ if TYPE_CHECKING:
     import libcst
 
     from memlint.model.program import Program
+
+
+class RuleFacts(NamedTuple):
+    """What has to be known of a rule to turn it on and off; the rule itself loads the model of programs."""
+
+    code: str
+    default: bool
+
+    @classmethod
+    def of(cls, rule: Rule) -> RuleFacts:
+        """The facts of a rule."""
+        return cls(rule.code, rule.default)
 
 
 class Rule(ABC):

@@ -13,14 +13,16 @@ import libcst
 import libcst.matchers as m
 import pytest
 
-from memlint.check.engine import FileResult, check_data
+from memlint.check.engine import check_data
+from memlint.check.results import FileResult
 from memlint.check.suppression import UnusedNoqa
 from memlint.config import Settings
 from memlint.findings import Applicability, Confidence, Finding, Fix, Severity
-from memlint.fixing import MAX_PASSES, FixOutcome, WriteError, fix_data, unified_diff, write_atomically
+from memlint.fixing import MAX_PASSES, FixOutcome, fix_data, unified_diff
 from memlint.model.program import Program
 from memlint.model.project import Project
 from memlint.rule import Rule
+from memlint.writing import WriteError, write_atomically
 
 SAFE, UNSAFE, DISPLAY = Applicability.SAFE, Applicability.UNSAFE, Applicability.DISPLAY
 Fixes = Callable[[libcst.Call, libcst.Module], tuple[Fix, ...]]

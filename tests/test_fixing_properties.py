@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from memlint.check.engine import FileResult, check_data
+from memlint.check.engine import check_data
+from memlint.check.results import FileResult
 from memlint.config import Settings
 from memlint.fixing import FixOutcome, fix_data
 from memlint.model.project import Project

@@ -6,8 +6,7 @@ import ast
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import libcst
 
 from memlint.check.gate import rules_that_can_fire
 from memlint.check.locate import locate
+from memlint.check.results import FileResult
 from memlint.check.suppression import UnusedNoqa, idle_noqa, may_name_own_codes, noqa_comments, skips_file
 from memlint.config import Settings
 from memlint.diagnostics import Diagnostic, Location
@@ -36,22 +36,6 @@ _LIBCST_ERROR = re.compile(
 _DECLARED_ENCODING = re.compile(rb"(?:[^\r\n]*(?:\r\n?|\n))?[ \t\f]*#[^\r\n]*?coding[:=][ \t]*([-\w.]+)")
 _PLAIN_ENCODINGS = (b"utf-8", b"utf8", b"ascii", b"us-ascii", b"latin", b"iso-8859", b"cp125", b"koi8")
 """Beginnings of the names of encodings that have ASCII as a part."""
-
-
-@dataclass(frozen=True)
-class FileResult:
-    """What the check of one file has found.
-
-    With an ``error`` of kind INTERNAL some rules have failed and ``diagnostics`` are those of the others; with any
-    other error there are none. ``text`` is the decoded text, ``cells`` the texts of a notebook's cells by number;
-    both are there if there are diagnostics.
-    """
-
-    path: Path
-    diagnostics: list[Diagnostic]
-    error: FileError | None = None
-    text: str | None = None
-    cells: Mapping[int, str] = field(default_factory=dict)
 
 
 def check_data(

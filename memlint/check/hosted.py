@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from memlint.check.engine import FileResult, check_data
+from memlint.check.engine import check_data
+from memlint.check.results import FileResult
 from memlint.config import Configuration
 from memlint.files import project_files, project_root
 from memlint.model.project import Project

@@ -13,16 +13,16 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from itertools import islice
 from pathlib import Path
 
-from memlint.check.engine import FileResult, check_data
+from memlint.check.engine import check_data
+from memlint.check.results import Action, FileReport, FileResult, Importing, Record
 from memlint.check.suppression import UnusedNoqa, with_noqa
 from memlint.config import Configuration, Settings
-from memlint.diagnostics import Diagnostic
 from memlint.files import ErrorKind, FileError, SourceFile
-from memlint.fixing import Refusal, fix_data
+from memlint.fixing import fix_data
+from memlint.model.dependencies import digest
 from memlint.model.project import Project
 from memlint.notebook import read_source
 from memlint.rule import Rule
@@ -30,20 +30,7 @@ from memlint.source import SourceError
 
 _CHUNK = 16
 """Files that a process takes at a time, at most."""
-_FILES_FOR_A_PROCESS = 64
-"""Fewer files than this are not worth the start of another process."""
 _READ_ATTEMPTS = 3
-
-
-class Action(Enum):
-    """What is done with the findings of a file."""
-
-    CHECK = "check"
-    """Report them, or fix them where the settings of the file say so."""
-    FIX = "fix"
-    """Fix what can be fixed, and report the rest."""
-    ADD_NOQA = "add-noqa"
-    """Silence them with comments."""
 
 
 @dataclass(frozen=True)
@@ -56,30 +43,8 @@ class Task:
     configuration: Configuration
     rules: tuple[Rule, ...]
     action: Action = Action.CHECK
-
-
-@dataclass(frozen=True)
-class FileReport:
-    """What became of one file. Nothing has been written yet."""
-
-    file: SourceFile
-    result: FileResult
-    """What is left to report."""
-    before: bytes = b""
-    after: bytes | None = None
-    """What the file should hold; None if that is what it holds."""
-    unchanged: FileResult | None = None
-    """What is to be reported if ``after`` cannot be written."""
-    fixed: tuple[Diagnostic, ...] = ()
-    refused: tuple[Refusal, ...] = ()
-    silenced: int = 0
-    """Findings that got a noqa comment."""
-
-
-def default_jobs(files: int) -> int:
-    """How many processes check ``files`` files if nobody says: one for each core, if there is enough to do."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, files // _FILES_FOR_A_PROCESS))
+    is_kept: bool = False
+    """Whether the reports say what they rest on, so that they can be kept."""
 
 
 def check_files(task: Task, files: Sequence[SourceFile], jobs: int) -> Iterator[FileReport]:
@@ -207,7 +172,14 @@ class Worker:
             return self._fix(file, data, settings)
         if self._task.action is Action.ADD_NOQA:
             return self._add_noqa(file, data, settings)
-        return FileReport(file, self._check(file, data, settings), data)
+        result = self._check(file, data, settings)
+        return FileReport(file, result, data, record=self._record(data) if self._task.is_kept else None)
+
+    def _record(self, data: bytes) -> Record:
+        """What the check that has just been made of ``data`` rests on."""
+        lookups = self._project.lookups
+        importing = {folder: Importing(*met) for folder, met in lookups.news().items()}
+        return Record(digest(data), self._project.dependencies(), importing)
 
     def _check(self, file: SourceFile, data: bytes, settings: Settings) -> FileResult:
         return check_data(file.path, data, self._task.rules, self._project, settings, named=file.named)

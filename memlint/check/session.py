@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
-from memlint.check.engine import FileResult
-from memlint.check.parallel import Action, FileReport, Task, Worker, check_files, default_jobs
+from memlint.cache.cache import Cache
+from memlint.check.results import Action, FileReport, FileResult
 from memlint.config import Configuration
 from memlint.files import (
     Discovery,
@@ -20,11 +24,29 @@ from memlint.files import (
     project_files,
     project_root,
 )
-from memlint.fixing import WriteError, write_atomically
-from memlint.rule import Rule
+from memlint.rule import Rule, RuleFacts
+from memlint.writing import WriteError, write_atomically
 
 STDIN = Path("-")
 """The path that stands for standard input."""
+
+_FILES_FOR_A_PROCESS = 64
+"""Fewer files than this are not worth the start of another process."""
+
+Progress: TypeAlias = Callable[[int], AbstractContextManager[Callable[[], None]]]
+"""Shows how far a number of files have got: what it gives is called after each."""
+
+
+@contextmanager
+def silent(files: int) -> Iterator[Callable[[], None]]:  # noqa: ARG001 - nothing is shown
+    """Shows nothing."""
+    yield lambda: None
+
+
+def default_jobs(files: int) -> int:
+    """How many processes check ``files`` files if nobody says: one for each core, if there is enough to do."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, files // _FILES_FOR_A_PROCESS))
 
 
 @dataclass
@@ -32,9 +54,13 @@ class Session:
     """The files that ``paths`` mean, and how they are checked."""
 
     configuration: Configuration
-    rules: tuple[Rule, ...]
+    rules: Callable[[], tuple[Rule, ...]]
+    """Loads all rules that there are."""
     paths: Sequence[Path]
     action: Action = Action.CHECK
+    cache: Cache | None = None
+    facts: Sequence[RuleFacts] = ()
+    """Of all rules, for the cache."""
     discovery: Discovery = field(init=False)
     root: Path = field(init=False)
 
@@ -47,29 +73,69 @@ class Session:
         """The files to check."""
         return self.discovery.files
 
-    def task(self) -> Task:
-        """What the processes that check the files have to know."""
-        files = project_files(self.root, (file.path for file in self.files), self.configuration)
-        return Task(self.root, files, self.configuration, self.rules, self.action)
+    @cached_property
+    def _members(self) -> tuple[Path, ...]:
+        """The files of the project."""
+        checked = (file.path for file in self.files)
+        if self.root in map(absolute, self.paths):
+            return tuple(checked)
+        return project_files(self.root, checked, self.configuration)
 
-    def run(self, jobs: int | None, done: Callable[[], None] = lambda: None) -> Outcome:
-        """Checks the files in ``jobs`` processes, by default as many as are worth it; ``done`` after each."""
+    def run(self, jobs: int | None, progress: Progress = silent) -> Outcome:
+        """Checks the files in ``jobs`` processes, by default as many as are worth it."""
         outcome = Outcome(errors=list(self.discovery.errors))
         if not self.files:
             return outcome
-        for report in check_files(self.task(), self.files, jobs or default_jobs(len(self.files))):
-            outcome.add(report)
-            done()
+        known = self._known()
+        left = [file for file in self.files if file.path not in known]
+        with progress(len(left)) as done, closing(self._checked(left, jobs)) as reports:
+            for file in self.files:
+                report = known.get(file.path) or next(reports)
+                outcome.add(report)
+                if report.file.path not in known:
+                    done()
+        if self.cache is not None and self._is_kept:
+            self.cache.keep(outcome.reports, self.facts)
         return outcome
+
+    def _known(self) -> dict[Path, FileReport]:
+        """What is known of files that have not changed, except where something is to be done about it."""
+        if self.cache is None:
+            return {}
+        if self._is_kept:
+            self.cache.prepare()
+        found = self.cache.known(self.files, self._members, self.configuration, self.facts)
+        return {
+            file.path: FileReport(file, found[file.path])
+            for file in self.files
+            if file.path in found and not (found[file.path].diagnostics and self._changes_files(file))
+        }
+
+    @property
+    def _is_kept(self) -> bool:
+        """Whether what is found is kept: what fixing has found on its way is no use to anybody."""
+        return self.cache is not None and self.action is Action.CHECK
+
+    def _changes_files(self, file: SourceFile) -> bool:
+        return self.action is not Action.CHECK or self.configuration.settings(file.path.parent).fix
+
+    def _checked(self, files: Sequence[SourceFile], jobs: int | None) -> Generator[FileReport, None, None]:
+        if files:
+            from memlint.check.parallel import Task, check_files
+
+            task = Task(self.root, self._members, self.configuration, self.rules(), self.action, self._is_kept)
+            yield from check_files(task, files, jobs or default_jobs(len(files)))
 
     def run_on(self, data: bytes, name: Path | None) -> Outcome:
         """Checks ``data`` as if it stood at ``name``; without a name it comes from nowhere. Raises ConfigError."""
+        from memlint.check.parallel import Task, Worker
+
         file = SourceFile(absolute(name or Path("stdin.py")), named=True)
         settings = self.configuration.settings(file.path.parent)
         if name and settings.force_exclude and settings.excludes(file.path):
             return Outcome([FileReport(file, FileResult(file.path, []), data)])
         files = project_files(self.root, [file.path], self.configuration)
-        task = Task(self.root, files, self.configuration, self.rules, self.action)
+        task = Task(self.root, files, self.configuration, self.rules(), self.action)
         outcome = Outcome()
         report = Worker(task).report(file, data)
         outcome.add(report if name else _from_nowhere(report))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -15,8 +16,9 @@ from typing import TextIO
 
 import click
 
-from memlint.check.parallel import Action, default_jobs
-from memlint.check.session import STDIN, Outcome, Session
+from memlint.cache.cache import DIRECTORY, Cache
+from memlint.check.results import Action
+from memlint.check.session import STDIN, Outcome, Session, default_jobs
 from memlint.commands.configuration import configuration_from, known_rules, listed, selectors
 from memlint.config import (
     ConfigError,
@@ -30,14 +32,19 @@ from memlint.config import (
     shown,
 )
 from memlint.diagnostics import Diagnostic
+from memlint.files import absolute, is_root, project_root
 from memlint.findings import Applicability
-from memlint.fixing import WriteError, unified_diff, write_atomically
 from memlint.messages import CLEAN, FAILED, FOUND, UserError
 from memlint.report import Report, fails, renderer
 from memlint.report.style import wants_color, wrapped
-from memlint.rule import Rule
+from memlint.rule import Rule, RuleFacts
+from memlint.writing import WriteError, write_atomically
 
 _TEXT_FORMATS = ("full", "concise")
+_FORMATS_WITH_RULES = ("sarif",)
+"""Formats that say something of all rules, whether they have found anything or not."""
+CACHE_VARIABLE = "MEMLINT_CACHE_DIR"
+"""Environment variable that says where caches are kept."""
 _WATCH_INTERVAL = 0.5
 """Seconds between two looks at the files."""
 
@@ -65,6 +72,7 @@ class Arguments:
     exit_zero: bool
     exit_non_zero_on_fix: bool
     no_cache: bool
+    cache_dir: Path | None
     watch: bool
     stdin_filename: Path | None
     jobs: int | None
@@ -90,6 +98,14 @@ class Arguments:
         )
 
 
+def cache_directory(given: Path | None, root: Path) -> Path:
+    """Where caches are kept: as the command line or the environment says, else at the root of the project."""
+    named = given or os.environ.get(CACHE_VARIABLE)
+    if named:
+        return absolute(Path(named))
+    return (root if is_root(root) else Path.cwd()) / DIRECTORY
+
+
 def _patterns(option: str, given: Sequence[str]) -> Patterns | None:
     parts = listed(given)
     return None if parts is None else Patterns(Path.cwd(), checked_patterns(parts, option))
@@ -110,20 +126,37 @@ def _per_file_ignores(given: Sequence[str], codes: frozenset[str]) -> tuple[PerF
 
 def check(paths: Sequence[str], rules: Sequence[Rule] | None, arguments: Arguments) -> int:
     """Runs the command and returns its exit code. Raises ConfigError and click.UsageError."""
-    return _Check(paths, known_rules(rules), arguments).run()
+    return _Check(paths, rules, arguments).run()
 
 
 class _Check:
-    def __init__(self, paths: Sequence[str], rules: tuple[Rule, ...], arguments: Arguments) -> None:
+    def __init__(self, paths: Sequence[str], rules: Sequence[Rule] | None, arguments: Arguments) -> None:
         self.paths = [Path(path) for path in paths or (".",)]
-        self.rules = rules
+        self._given = rules
         self.arguments = arguments
         self.from_stdin = STDIN in self.paths
         self._expect_sense("" in paths)
-        codes = frozenset(rule.code for rule in rules)
+        self.cache = self._cache()
+        self.facts = self._facts()
+        codes = frozenset(rule.code for rule in self.facts)
         overrides = arguments.overrides(codes)
         self.configuration = configuration_from(codes, arguments.config, arguments.isolated, overrides)
         self.settings = self._own_settings(overrides)
+
+    def rules(self) -> tuple[Rule, ...]:
+        """All rules, loaded when they are needed."""
+        return known_rules(self._given)
+
+    def _facts(self) -> tuple[RuleFacts, ...]:
+        """What there is to select, without the rules being loaded if the cache knows it."""
+        kept = self.cache.facts if self.cache is not None else None
+        return kept or tuple(map(RuleFacts.of, self.rules()))
+
+    def _cache(self) -> Cache | None:
+        if self.arguments.no_cache or self._given is not None or self.from_stdin or self.arguments.show_files:
+            return None
+        root = project_root([absolute(path) for path in self.paths])
+        return Cache(cache_directory(self.arguments.cache_dir, root), root)
 
     def _expect_sense(self, has_empty_path: bool) -> None:
         given = self.arguments
@@ -157,11 +190,11 @@ class _Check:
             return self._watch()
         return self._run_once()[0]
 
-    def _session(self) -> Session:
-        return Session(self.configuration, self.rules, self.paths, self._action)
+    def _session(self, cache: Cache | None = None) -> Session:
+        return Session(self.configuration, self.rules, self.paths, self._action, cache, self.facts)
 
     def _run_once(self) -> tuple[int, Outcome]:
-        session = self._session()
+        session = self._session(self.cache)
         if self.arguments.show_files:
             print_text("".join(f"{file.path}\n" for file in session.files))
             return self._complain(Outcome(errors=session.discovery.errors)), Outcome()
@@ -169,8 +202,7 @@ class _Check:
             _say("warning: no Python files found")
         self._log(session)
         start = time.monotonic()
-        with self._progress(len(session.files)) as done:
-            outcome = session.run(self.arguments.jobs, done)
+        outcome = session.run(self.arguments.jobs, self._progress)
         if self.arguments.verbose:
             _say(f"checked in {time.monotonic() - start:.2f} s")
         if not self.arguments.diff:
@@ -221,6 +253,8 @@ class _Check:
         return FAILED if outcome.errors else CLEAN
 
     def _print_diff(self, outcome: Outcome) -> None:
+        from memlint.fixing import unified_diff
+
         for report in outcome.changed:
             name = "-" if self.from_stdin and not self.arguments.stdin_filename else shown(report.file.path)
             after = report.after or b""
@@ -234,8 +268,9 @@ class _Check:
         color = file is None and wants_color(stream)
         width = shutil.get_terminal_size().columns if file is None and stream.isatty() else None
         errors = [*outcome.errors, *outcome.warnings]
-        report = Report(outcome.results, errors, self.rules, root, self.settings.unsafe_fixes, width)
         output_format = self.settings.output_format
+        rules = self.rules() if output_format in _FORMATS_WITH_RULES else ()
+        report = Report(outcome.results, errors, rules, root, self.settings.unsafe_fixes, width)
         if self.arguments.statistics:
             text = _statistics(report, as_json=output_format == "json")
         else:
@@ -277,6 +312,7 @@ class _Check:
             if sys.stdout.isatty():
                 click.clear()
             _, outcome = self._run_once()
+            self.cache = self._cache()
             # What memlint has just written itself is no news.
             before.times.update(_times(report.file.path for report in outcome.changed))
             _say("Watching for changes (Ctrl-C ends).", quiet=self.arguments.quiet)

@@ -6,13 +6,16 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from memlint.config import ConfigError, Configuration, Options, checked_selectors, inline_options
-from memlint.registry import all_rules
 from memlint.rule import Rule
 
 
 def known_rules(rules: Sequence[Rule] | None) -> tuple[Rule, ...]:
     """``rules``, or all that there are."""
-    return all_rules() if rules is None else tuple(rules)
+    if rules is not None:
+        return tuple(rules)
+    from memlint.registry import all_rules
+
+    return all_rules()
 
 
 def configuration_from(

@@ -17,7 +17,6 @@ from memlint.commands.check import print_text, write_output
 from memlint.commands.configuration import configuration_from, known_rules, selectors
 from memlint.config import Options, shown
 from memlint.files import absolute
-from memlint.fixing import WriteError, write_atomically
 from memlint.messages import CLEAN, FAILED, FOUND, UserError
 from memlint.report.style import wants_color
 from memlint.report.verification import verdict_renderer
@@ -36,6 +35,7 @@ from memlint.verify.ranks import RankResult, Ranks, merged
 from memlint.verify.report import VerifyReport, failure_of
 from memlint.verify.static import Static, check_program, watched_lines
 from memlint.verify.verdicts import Verdict
+from memlint.writing import WriteError, write_atomically
 
 _INSTALL = 'pip install "torch-memlint[verify]"'
 

@@ -11,10 +11,12 @@ from pathlib import Path
 class Lookups:
     """Looks for files by lists of folders, and remembers for each folder that imports what was not there.
 
-    A name that was missed is that of a file, or without a suffix that of a folder or of a module.
+    A name that was missed is that of a file; with a slash that of a folder; without a suffix that of a module, which
+    may be a file or a folder.
     """
 
     def __init__(self) -> None:
+        self._news: dict[Path, tuple[list[str], dict[str, set[str]]]] = {}
         self._names: dict[str, frozenset[str]] = {}
         self.missed: defaultdict[Path, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         """For each folder that imports: folders, and the names that were not in them."""
@@ -26,7 +28,7 @@ class Lookups:
         names = self._listed(folder)
         if name in names or f"{name}.py" in names:
             return True
-        self.missed[importing][folder.rstrip(os.sep)].add(name)
+        self._miss(importing, folder.rstrip(os.sep) or os.sep, name)
         return False
 
     def is_file(self, importing: Path, path: str) -> bool:
@@ -36,8 +38,23 @@ class Lookups:
             return True
         while not os.path.isdir(folder) and os.path.dirname(folder) != folder:  # noqa: PTH112, PTH120
             folder, name = os.path.split(folder)
-        self.missed[importing][folder].add(name)
+            name += "/"
+        self._miss(importing, folder, name)
         return False
+
+    def _miss(self, importing: Path, folder: str, name: str) -> None:
+        missed = self.missed[importing][folder]
+        if name not in missed:
+            missed.add(name)
+            self._new(importing)[1].setdefault(folder, set()).add(name)
+
+    def _new(self, importing: Path) -> tuple[list[str], dict[str, set[str]]]:
+        return self._news.setdefault(importing, ([], {}))
+
+    def news(self) -> dict[Path, tuple[list[str], dict[str, set[str]]]]:
+        """What has been found out since this was last asked: :attr:`packages` and :attr:`missed`, by folder."""
+        news, self._news = self._news, {}
+        return news
 
     def follow_package(self, folder: Path) -> None:
         """Takes note of which folders make ``folder`` a part of a package."""
@@ -49,6 +66,7 @@ class Lookups:
             found.append(f"{each}{os.sep}__init__.py")
             each = each.parent
         self.packages[folder] = tuple(found)
+        self._new(folder)[0].extend(found)
 
     def matching(self, folder: Path, pattern: str) -> list[Path]:
         """The files in ``folder`` whose names match ``pattern``, sorted."""

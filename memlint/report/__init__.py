@@ -12,7 +12,7 @@ from memlint.diagnostics import Diagnostic, LocatedFix
 from memlint.findings import Applicability, Severity
 
 if TYPE_CHECKING:
-    from memlint.check.engine import FileResult
+    from memlint.check.results import FileResult
     from memlint.files import FileError
     from memlint.rule import Rule
 

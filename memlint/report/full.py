@@ -6,14 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.cells import cell_len
-
-from memlint.check.engine import FileResult
+from memlint.check.results import FileResult
 from memlint.diagnostics import Diagnostic, Location
 from memlint.findings import Applicability
 from memlint.report import Report
 from memlint.report.concise import headline, place
-from memlint.report.style import GUTTER, HELP, RELATED, SEVERITIES, Style, styled, wrapped
+from memlint.report.style import GUTTER, HELP, RELATED, SEVERITIES, Style, cell_len, styled, wrapped
 
 _CONTEXT = 2
 """Rows shown before and after a finding."""

@@ -6,11 +6,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from memlint.check.engine import FileResult, check_data
+from memlint.check.engine import check_data
+from memlint.check.results import FileResult, Refusal
 from memlint.config import Configuration
 from memlint.diagnostics import Diagnostic
 from memlint.findings import Confidence
-from memlint.fixing import Refusal, fix_data
+from memlint.fixing import fix_data
 from memlint.model.project import Project
 from memlint.rule import Rule
 from memlint.verify.static import Static

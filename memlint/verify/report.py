@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from memlint.check.engine import FileResult
+from memlint.check.results import FileResult
 from memlint.files import FileError
 from memlint.rule import Rule
 from memlint.trace.events import Recording

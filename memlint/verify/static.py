@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from memlint.check.engine import FileResult, check_data
+from memlint.check.engine import check_data
 from memlint.check.parallel import UnstableFile, read
+from memlint.check.results import FileResult
 from memlint.check.suppression import UnusedNoqa
 from memlint.config import Configuration
 from memlint.diagnostics import Diagnostic, LocatedClaim

@@ -10,7 +10,8 @@ import hypothesmith
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memlint.check.engine import FileResult, check_data
+from memlint.check.engine import check_data
+from memlint.check.results import FileResult
 from memlint.config import Selection, Settings
 from memlint.files import ErrorKind
 from memlint.findings import Confidence

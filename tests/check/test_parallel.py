@@ -10,7 +10,9 @@ from typing import cast
 import libcst
 import pytest
 
-from memlint.check.parallel import Action, FileReport, Task, UnstableFile, Worker, check_files, default_jobs, read
+from memlint.check.parallel import Task, UnstableFile, Worker, check_files, read
+from memlint.check.results import Action, FileReport
+from memlint.check.session import default_jobs
 from memlint.config import Configuration, Options
 from memlint.files import ErrorKind, SourceFile
 from memlint.findings import Finding

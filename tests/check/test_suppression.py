@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from memlint.check.engine import FileResult
+from memlint.check.results import FileResult
 from memlint.check.suppression import with_noqa
 from memlint.diagnostics import Diagnostic
 from memlint.edits import Replacement, applied

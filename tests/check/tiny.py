@@ -8,7 +8,8 @@ from typing import Any
 
 import libcst
 
-from memlint.check.engine import FileResult, check_data
+from memlint.check.engine import check_data
+from memlint.check.results import FileResult
 from memlint.check.suppression import UnusedNoqa
 from memlint.config import Options, Settings
 from memlint.findings import Applicability, Confidence, Finding, Fix, Related, Severity

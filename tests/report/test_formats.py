@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from memlint.check.engine import FileResult
+from memlint.check.results import FileResult
 from memlint.config import OUTPUT_FORMATS
 from memlint.diagnostics import Diagnostic, Location
 from memlint.findings import Confidence, Severity

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from memlint.check.engine import FileResult, check_data
+from memlint.check.engine import check_data
+from memlint.check.results import FileResult
 from memlint.config import Selection, Settings
 from memlint.findings import Confidence, Finding
 from memlint.fixing import FixOutcome, fix_data

@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from memlint.check.engine import FileResult
+from memlint.check.results import FileResult
 from memlint.config import Configuration, Options
 from memlint.registry import all_rules
 from memlint.verify.decide import decide

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("plotly")
 
-from memlint.check.engine import FileResult
+from memlint.check.results import FileResult
 from memlint.findings import Watch
 from memlint.report.verification import verdict_renderer
 from memlint.trace.events import HOST, Action, Category, MemoryEvent, Origin, Phase, Recording

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from memlint.check.engine import FileResult
+from memlint.check.results import FileResult
 from memlint.findings import Severity
 from memlint.report import Report, github
 from memlint.verify.report import VerifyReport

@@ -1,0 +1,1 @@
+"""Remembers findings between runs, and knows which of them still hold."""
