@@ -129,6 +129,7 @@ def _list_option(name: str, metavar: str, help_text: str) -> Callable[[_Function
 @click.option("-w", "--watch", is_flag=True, help="Check again whenever a file changes.")
 @click.option("--stdin-filename", type=click.Path(path_type=Path), help="The name of what comes from standard input.")
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Processes to use; by default as many as are worth it.")
+@click.option("--profile", is_flag=True, help="Print where the time goes, by stage and by rule.")
 @click.option("-q", "--quiet", is_flag=True, help="Print findings only.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what is done.")
 @_configured

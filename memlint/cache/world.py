@@ -170,6 +170,6 @@ def digest_of(data: bytes | None) -> str:
     """Tells contents apart; empty for what cannot be read."""
     if data is None:
         return ""
-    from memlint.model.dependencies import digest
+    from memlint.digests import digest
 
     return digest(data).hex()

@@ -27,6 +27,7 @@ from memlint.parsing import TOO_DEEP, is_deep, parse
 from memlint.registry import documentation_url
 from memlint.rule import Rule
 from memlint.source import Source, SourceError, deep_recursion
+from memlint.stages import stage
 
 _DEBUG = "MEMLINT_DEBUG"
 """Environment variable; if set to 1, internal errors are raised instead of reported in one line."""
@@ -81,7 +82,9 @@ class _Check:
     def run(self, project: Project, named: bool) -> FileResult:
         """The result. Raises SourceError for what is not text and _NotPython for what does not parse."""
         source = None if _is_plain(self.path, self.data) else read_source(self.path, self.data)
-        possible = self._rules_that_can_fire(self.data if source is None else source.text.encode("utf-8", "replace"))
+        with stage("gate"):
+            data = self.data if source is None else source.text.encode("utf-8", "replace")
+            possible = self._rules_that_can_fire(data)
         if not possible and not named:
             return FileResult(self.path, [])
         source = source or read_source(self.path, self.data)
@@ -131,8 +134,9 @@ class _Check:
 
     def _findings(self, rule: Rule, program: Program, source: Source) -> list[Diagnostic]:
         try:
-            found = (each for each in rule.check(program) if self._counts(each))
-            return locate(found, source, self.path, documentation_url)
+            with stage(rule.code):
+                found = (each for each in rule.check(program) if self._counts(each))
+                return locate(found, source, self.path, documentation_url)
         except SourceError:
             # The text cannot be read in some other way than its tree says; no rule is to blame.
             raise

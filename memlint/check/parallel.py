@@ -8,21 +8,22 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+from memlint import stages
 from memlint.check.engine import check_data
 from memlint.check.results import Action, FileReport, FileResult, Importing, Record
 from memlint.check.suppression import UnusedNoqa, with_noqa
 from memlint.config import Configuration, Settings
+from memlint.digests import digest
 from memlint.files import ErrorKind, FileError, SourceFile
 from memlint.fixing import fix_data
-from memlint.model.dependencies import digest
 from memlint.model.project import Project
 from memlint.notebook import read_source
 from memlint.rule import Rule
@@ -41,8 +42,10 @@ class Task:
     files: tuple[Path, ...]
     """The files of the project, checked or not."""
     configuration: Configuration
-    rules: tuple[Rule, ...]
+    rules: Callable[[], tuple[Rule, ...]]
+    """Loads all rules that there are; called in each process, so that the one that checks nothing loads none."""
     action: Action = Action.CHECK
+    is_profiled: bool = False
     is_kept: bool = False
     """Whether the reports say what they rest on, so that they can be kept."""
 
@@ -141,7 +144,10 @@ def _start(task: Task) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.disable()
     atexit.register(gc.freeze)  # or the end of the process would go through all trees
-    _Process.worker = Worker(task)
+    if task.is_profiled:
+        stages.start()
+    with stages.stage("start"):
+        _Process.worker = Worker(task)
 
 
 def _work(files: Sequence[SourceFile]) -> list[FileReport]:
@@ -153,10 +159,17 @@ class Worker:
 
     def __init__(self, task: Task) -> None:
         self._task = task
+        self._rules = task.rules()
         self._project = Project(task.root, task.files)
 
     def __call__(self, file: SourceFile) -> FileReport:
         """Does the task's action for ``file``."""
+        with stages.stage("check"):
+            report = self._report(file)
+        seconds = stages.taken()
+        return replace(report, seconds=seconds) if seconds else report
+
+    def _report(self, file: SourceFile) -> FileReport:
         try:
             data = read(file.path)
         except OSError as error:
@@ -182,7 +195,7 @@ class Worker:
         return Record(digest(data), self._project.dependencies(), importing)
 
     def _check(self, file: SourceFile, data: bytes, settings: Settings) -> FileResult:
-        return check_data(file.path, data, self._task.rules, self._project, settings, named=file.named)
+        return check_data(file.path, data, self._rules, self._project, settings, named=file.named)
 
     def _fix(self, file: SourceFile, data: bytes, settings: Settings) -> FileReport:
         checks: list[FileResult] = []

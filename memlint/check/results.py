@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from memlint.diagnostics import Diagnostic
 from memlint.files import FileError, SourceFile
+from memlint.stages import Seconds
 
 if TYPE_CHECKING:
     from memlint.model.dependencies import Dependencies
@@ -90,3 +91,5 @@ class FileReport:
     """Findings that got a noqa comment."""
     record: Record | None = None
     """There if the result can be kept."""
+    seconds: Seconds = field(default_factory=dict)
+    """What the stages of the check took, if that is counted."""

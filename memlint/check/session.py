@@ -25,6 +25,7 @@ from memlint.files import (
     project_root,
 )
 from memlint.rule import Rule, RuleFacts
+from memlint.stages import Seconds, added, stage
 from memlint.writing import WriteError, write_atomically
 
 STDIN = Path("-")
@@ -61,11 +62,13 @@ class Session:
     cache: Cache | None = None
     facts: Sequence[RuleFacts] = ()
     """Of all rules, for the cache."""
+    is_profiled: bool = False
     discovery: Discovery = field(init=False)
     root: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        self.discovery = discover(self.paths, self.configuration)
+        with stage("discover"):
+            self.discovery = discover(self.paths, self.configuration)
         self.root = project_root([absolute(path) for path in self.paths])
 
     @property
@@ -86,7 +89,8 @@ class Session:
         outcome = Outcome(errors=list(self.discovery.errors))
         if not self.files:
             return outcome
-        known = self._known()
+        with stage("cache"):
+            known = self._known()
         left = [file for file in self.files if file.path not in known]
         with progress(len(left)) as done, closing(self._checked(left, jobs)) as reports:
             for file in self.files:
@@ -95,7 +99,8 @@ class Session:
                 if report.file.path not in known:
                     done()
         if self.cache is not None and self._is_kept:
-            self.cache.keep(outcome.reports, self.facts)
+            with stage("cache"):
+                self.cache.keep(outcome.reports, self.facts)
         return outcome
 
     def _known(self) -> dict[Path, FileReport]:
@@ -123,7 +128,9 @@ class Session:
         if files:
             from memlint.check.parallel import Task, check_files
 
-            task = Task(self.root, self._members, self.configuration, self.rules(), self.action, self._is_kept)
+            task = Task(
+                self.root, self._members, self.configuration, self.rules, self.action, self.is_profiled, self._is_kept
+            )
             yield from check_files(task, files, jobs or default_jobs(len(files)))
 
     def run_on(self, data: bytes, name: Path | None) -> Outcome:
@@ -135,7 +142,7 @@ class Session:
         if name and settings.force_exclude and settings.excludes(file.path):
             return Outcome([FileReport(file, FileResult(file.path, []), data)])
         files = project_files(self.root, [file.path], self.configuration)
-        task = Task(self.root, files, self.configuration, self.rules(), self.action)
+        task = Task(self.root, files, self.configuration, self.rules, self.action)
         outcome = Outcome()
         report = Worker(task).report(file, data)
         outcome.add(report if name else _from_nowhere(report))
@@ -173,6 +180,11 @@ class Outcome:
     def fixed(self) -> Counter[str]:
         """How many findings have been fixed, by code."""
         return Counter(diagnostic.code for report in self.reports for diagnostic in report.fixed)
+
+    @property
+    def seconds(self) -> Seconds:
+        """What the stages of the checks took, if that is counted."""
+        return added(report.seconds for report in self.reports)
 
     @property
     def silenced(self) -> int:

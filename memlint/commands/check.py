@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 import click
 
+from memlint import stages
 from memlint.cache.cache import DIRECTORY, Cache
 from memlint.check.results import Action
 from memlint.check.session import STDIN, Outcome, Session, default_jobs
@@ -76,6 +78,7 @@ class Arguments:
     watch: bool
     stdin_filename: Path | None
     jobs: int | None
+    profile: bool
     quiet: bool
     verbose: bool
     config: tuple[str, ...]
@@ -191,9 +194,17 @@ class _Check:
         return self._run_once()[0]
 
     def _session(self, cache: Cache | None = None) -> Session:
-        return Session(self.configuration, self.rules, self.paths, self._action, cache, self.facts)
+        profile = self.arguments.profile
+        return Session(self.configuration, self._loader, self.paths, self._action, cache, self.facts, profile)
+
+    @property
+    def _loader(self) -> Callable[[], tuple[Rule, ...]]:
+        """What other processes can call to have the rules."""
+        return partial(known_rules, self._given)
 
     def _run_once(self) -> tuple[int, Outcome]:
+        if self.arguments.profile:
+            stages.start()
         session = self._session(self.cache)
         if self.arguments.show_files:
             print_text("".join(f"{file.path}\n" for file in session.files))
@@ -207,11 +218,20 @@ class _Check:
             _say(f"checked in {time.monotonic() - start:.2f} s")
         if not self.arguments.diff:
             outcome.write()
-        return self._finish(outcome, session.root), outcome
+        with stages.stage("report"):
+            code = self._finish(outcome, session.root)
+        if self.arguments.profile:
+            self._print_profile(outcome)
+        return code, outcome
+
+    def _print_profile(self, outcome: Outcome) -> None:
+        from memlint.report.profile import table
+
+        print_text(table(stages.finished(), outcome.seconds), sys.stderr)
 
     def _run_on_stdin(self) -> int:
         name = self.arguments.stdin_filename
-        session = Session(self.configuration, self.rules, [], self._action)
+        session = Session(self.configuration, self._loader, [], self._action)
         data = sys.stdin.buffer.read()
         outcome = session.run_on(data, name)
         report = outcome.reports[0]

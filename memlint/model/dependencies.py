@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,14 +77,9 @@ class Dependencies:
     """What the findings of one file rest on besides its own text."""
 
     files: dict[Path, bytes]
-    """Other files, with digests of what was read (:func:`digest`); empty for those that cannot be read."""
+    """Other files, with digests of what was read (:mod:`memlint.digests`); empty for those that cannot be read."""
     listed: dict[FolderListed, tuple[str, ...]]
     """Folders and patterns, with the names of the files that match."""
     calls: tuple[CallersSought, ...]
     names: tuple[str, ...]
     """Names whose users in the project were asked for."""
-
-
-def digest(data: bytes) -> bytes:
-    """Tells the contents of two files apart."""
-    return blake2b(data, digest_size=16).digest()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from memlint.digests import digest
 from memlint.model.callers import FEW_FILES, CallerFiles, caller_files, callers_sought
 from memlint.model.dependencies import (
     Basis,
@@ -19,7 +20,6 @@ from memlint.model.dependencies import (
     FolderListed,
     Leaf,
     UsersSought,
-    digest,
     leaves,
 )
 from memlint.model.documents import SUFFIXES, Entry, parse_document
@@ -30,6 +30,7 @@ from memlint.model.program import Program
 from memlint.model.scopes import Function, Module
 from memlint.model.values import ClassValue, External, FunctionValue, ModuleValue, Value
 from memlint.parsing import parse, source_encoding
+from memlint.stages import stage
 
 if TYPE_CHECKING:
     from memlint.model.pins import Range
@@ -98,7 +99,9 @@ class Project:
 
     def _parsed(self, path: Path, text: str) -> Module:
         self.lookups.follow_package(path.parent)
-        return Module(path, module_name(path), text, parse(text), self, path.name == "__init__.py")
+        with stage("parse"):
+            tree = parse(text)
+        return Module(path, module_name(path), text, tree, self, path.name == "__init__.py")
 
     def forget(self) -> None:
         """Drops what was worked out so far; it is worked out again when it is asked for."""

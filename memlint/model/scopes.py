@@ -23,6 +23,7 @@ from memlint.model.values import (
     Store,
     Value,
 )
+from memlint.stages import stage
 
 if TYPE_CHECKING:
     from memlint.model.project import Project
@@ -163,7 +164,7 @@ class Function:
             self._lowered = True
             from memlint.model.lowering import lower
 
-            with self.project.memo.lasting(self.module):
+            with self.project.memo.lasting(self.module), stage("lowering"):
                 lower(self)
         return self
 

@@ -4,6 +4,7 @@ import io
 import os
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +14,7 @@ import pytest
 from memlint.check.parallel import Task, UnstableFile, Worker, check_files, read
 from memlint.check.results import Action, FileReport
 from memlint.check.session import default_jobs
+from memlint.commands.configuration import known_rules
 from memlint.config import Configuration, Options
 from memlint.files import ErrorKind, SourceFile
 from memlint.findings import Finding
@@ -42,7 +44,7 @@ def run(
     root: Path, files: Sequence[SourceFile], jobs: int, action: Action = Action.CHECK, rules: tuple[Rule, ...] = RULES
 ) -> list[FileReport]:
     configuration = Configuration(CODES | {rule.code for rule in rules}, Options(unsafe_fixes=True))
-    task = Task(root, tuple(file.path for file in files), configuration, rules, action)
+    task = Task(root, tuple(file.path for file in files), configuration, partial(known_rules, rules), action)
     return list(check_files(task, files, jobs))
 
 
@@ -81,7 +83,7 @@ def test_a_process_that_dies_costs_one_file(tmp_path: Path) -> None:
 
 def test_a_caller_may_stop_early(tmp_path: Path) -> None:
     files = project(tmp_path, ["hazard()\n"] * 20)
-    task = Task(tmp_path, (), Configuration(CODES), RULES)
+    task = Task(tmp_path, (), Configuration(CODES), partial(known_rules, RULES))
     reports = check_files(task, files, 2)
     assert next(reports).file == files[0]
     reports.close()  # type: ignore[attr-defined]
@@ -135,7 +137,7 @@ def test_what_is_read_is_of_one_moment(tmp_path: Path) -> None:
 def test_what_is_fixed_is_seen_by_no_other_file(tmp_path: Path) -> None:
     """The second file is checked against the first as it is on the disk, fixed or not."""
     files = project(tmp_path, ["hazard()\n", "hazard()\n"])
-    worker = Worker(Task(tmp_path, (), Configuration(CODES), RULES, Action.FIX))
+    worker = Worker(Task(tmp_path, (), Configuration(CODES), partial(known_rules, RULES), Action.FIX))
     first, second = map(worker, files)
     assert first.after == second.after == b"harmless()\n"
     assert [diagnostic.code for diagnostic in first.fixed] == ["MEM901"]

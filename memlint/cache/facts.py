@@ -1,0 +1,76 @@
+"""What a changed file says to those who search the project, before and after the change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from memlint.model.callers import call
+from memlint.model.dependencies import CallersSought
+from memlint.model.mentions import words
+from memlint.model.outline import Outline, outline
+
+Sought = tuple[str, str, str | None, str]
+"""The fields of :class:`~memlint.model.dependencies.CallersSought` as they are kept."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the text of one file says."""
+
+    words: frozenset[bytes] = frozenset()
+    outline: Outline | None = None
+
+    @classmethod
+    def of(cls, path: str, data: bytes | None) -> Facts:
+        """The facts of a file that holds ``data``; None is no file at all."""
+        place = Path(path)
+        if data is None or place.suffix != ".py":
+            return cls()
+        return cls(frozenset(words(data)), outline(data, is_package=place.name == "__init__.py"))
+
+    def about_callers(self, sought: CallersSought) -> tuple[bool, ...]:
+        """What :func:`memlint.model.callers.caller_files` sees of the file."""
+        if self.outline is None:
+            return (False,) * 4
+        word, calls = call(sought)
+        owner = sought.owner
+        return (
+            word.encode() in self.words,
+            owner is not None and owner.encode() in self.words,
+            calls(self.outline),
+            owner in self.outline.used,
+        )
+
+    def about_users(self, name: str) -> tuple[bool, bool]:
+        """What :meth:`memlint.model.project.Project.mentioning` sees of the file."""
+        used = self.outline is not None and name in self.outline.used
+        return name.encode() in self.words, used
+
+
+class Comparison:
+    """Compares what some files say with what they said."""
+
+    def __init__(self, changed: dict[str, tuple[bytes | None, bytes | None]]) -> None:
+        """``changed`` holds what each file held and holds; None where it is no file of the project."""
+        self._facts = [(Facts.of(path, old), Facts.of(path, new)) for path, (old, new) in changed.items()]
+        self._callers: dict[Sought, bool] = {}
+        self._users: dict[str, bool] = {}
+
+    def same_callers(self, kept: Sought) -> bool:
+        """Whether a search for callers gives what it gave."""
+        known = self._callers.get(kept)
+        if known is None:
+            own, module, owner, name = kept
+            sought = CallersSought(Path(own), module, owner, name)
+            known = all(before.about_callers(sought) == after.about_callers(sought) for before, after in self._facts)
+            self._callers[kept] = known
+        return known
+
+    def same_users(self, name: str) -> bool:
+        """Whether a search for the users of a name gives what it gave."""
+        known = self._users.get(name)
+        if known is None:
+            known = all(before.about_users(name) == after.about_users(name) for before, after in self._facts)
+            self._users[name] = known
+        return known
