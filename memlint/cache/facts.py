@@ -7,8 +7,7 @@ from pathlib import Path
 
 from memlint.model.callers import call
 from memlint.model.dependencies import CallersSought
-from memlint.model.mentions import words
-from memlint.model.outline import Outline, outline
+from memlint.model.outline import Outline, outline, words
 
 Sought = tuple[str, str, str | None, str]
 """The fields of :class:`~memlint.model.dependencies.CallersSought` as they are kept."""
