@@ -201,3 +201,20 @@ def test_a_script_that_fails_says_where(tmp_path: Path) -> None:
     assert prediction.outcome.error_place.endswith("train.py:3")
     assert not prediction.is_known
     assert prediction.fits is None
+
+
+GRADIENTS = """
+import torch
+table = torch.nn.Parameter(torch.empty(1024, 512, device="cuda"))
+weight = torch.nn.Parameter(torch.empty(512, 512, device="cuda"))
+x = table[torch.arange(16, device="cuda")]
+torch.einsum("bi,oi->bo", x, weight).sum().backward()
+before = torch.cuda.memory_allocated()
+table.grad = weight.grad = None
+assert before - torch.cuda.memory_allocated() == 4 * (1024 * 512 + 512 * 512)
+"""
+
+
+def test_gradients_that_are_copied_into_the_layout_of_their_parameter_lie_on_the_device(tmp_path: Path) -> None:
+    outcome = run(tmp_path, GRADIENTS).outcome
+    assert (outcome.ending, outcome.error) == ("finished", "")

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from memlint.capacity.simulate.child.recorder import HOST, DeviceRecorder
 from memlint.capacity.simulate.child.values import Values
+from memlint.trace.events import Phase
 
 aten = torch.ops.aten
 
@@ -132,7 +133,11 @@ class SimulatedDevice(TorchDispatchMode):  # type: ignore[misc,unused-ignore]
     def _run(self, func: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor], device: Any) -> Any:
         if func is aten._local_scalar_dense.default:
             return self.values.scalar(args[0])
-        index = self._place(tensors, device)
+        index = (
+            self.current
+            if self._is_gradient(func, tensors, device)
+            else self._place(tensors, None if _is_its_arguments(func, tensors, device) else device)
+        )
         plain = _on_host(kwargs)
         dynamic = self.values.shaped_by_data(func, args, plain)
         if dynamic is not None:
@@ -147,6 +152,11 @@ class SimulatedDevice(TorchDispatchMode):  # type: ignore[misc,unused-ignore]
         if index != HOST:
             self._around(func, args, plain, result, index)
         return result
+
+    def _is_gradient(self, func: Any, tensors: list[torch.Tensor], device: torch.device | None) -> bool:
+        """Whether autograd makes a tensor with the options of a gradient, which it takes for the host's."""
+        is_made = not tensors and device is not None and device.type == "cpu"
+        return is_made and self.recorder.phase is Phase.BACKWARD and _name_of(func) in _FACTORIES
 
     def _without_data(self, func: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor]) -> Any:
         with self._within(), self.fake:
@@ -216,6 +226,18 @@ def _device_in(kwargs: dict[str, Any]) -> torch.device | None:
     return torch.device(CUDA, device) if isinstance(device, int) else torch.device(device)
 
 
+def _is_its_arguments(func: Any, tensors: list[torch.Tensor], device: torch.device | None) -> bool:
+    """Whether the device that an operator is told is that of its argument, which the core takes for the host's.
+
+    So it clones gradients whose layout is not the parameter's (``clone_obey_contract`` in
+    ``torch/csrc/autograd/utils/grad_layout_contract.h``), and makes those of an indexed tensor.
+    """
+    return device is not None and device.type == "cpu" and bool(tensors) and _name_of(func) in _LIKE_THEIR_ARGUMENT
+
+
+_LIKE_THEIR_ARGUMENT = frozenset({"new_empty", "new_empty_strided", "new_zeros", "new_ones", "new_full"})
+
+
 def _on_host(kwargs: dict[str, Any]) -> dict[str, Any]:
     """What the core is to be told: it knows no device but the host."""
     plain = {name: value for name, value in kwargs.items() if name != "pin_memory"}
@@ -226,7 +248,7 @@ def _on_host(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def _is_initialiser(func: Any, args: Any, kwargs: Any) -> bool:
     """Whether an operator makes a floating point tensor from nothing but its shape."""
-    if func._schema.name.removeprefix("aten::") not in _FACTORIES:
+    if _name_of(func) not in _FACTORIES:
         return False
     dtype = kwargs.get("dtype") or torch.get_default_dtype()
     if func is aten.full.default and kwargs.get("dtype") is None and not isinstance(args[1], float):
@@ -236,6 +258,11 @@ def _is_initialiser(func: Any, args: Any, kwargs: Any) -> bool:
     for each in size:
         elements *= int(each)
     return dtype.is_floating_point and elements > _SMALL_TABLE
+
+
+def _name_of(func: Any) -> str:
+    name: str = func._schema.name
+    return name.removeprefix("aten::")
 
 
 def _is_written(argument: Any) -> bool:
