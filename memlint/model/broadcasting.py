@@ -9,7 +9,9 @@ import libcst as cst
 
 from memlint.findings import Confidence
 from memlint.model.aliases import qualified_names, sources
+from memlint.model.attachment import Attachment, attachment
 from memlint.model.components import readers
+from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.kinds import Role, role
 from memlint.model.memo import query
 from memlint.model.pins import is_older
@@ -74,8 +76,15 @@ def _pairwise(call: Call) -> Pairwise | None:
         first.tensor if plain else None,
         second.tensor if plain else None,
         exponent,
-        Confidence.LIKELY if tensor and not call.function.module.is_test else Confidence.POSSIBLE,
+        Confidence.LIKELY if tensor and _is_recorded(difference) else Confidence.POSSIBLE,
     )
+
+
+def _is_recorded(difference: Value) -> bool:
+    """Whether the differences may be saved for a backward, and are no matter of tests."""
+    if difference.function.module.is_test or grad_mode(difference.region) is GradMode.DISABLED:
+        return False
+    return attachment(difference) is not Attachment.DETACHED
 
 
 def _operand(call: Call) -> Value | None:
@@ -90,7 +99,7 @@ def _is_over_last(call: Call) -> bool:
     is_method = not any(name.startswith("torch.") for name in qualified_names(call.callee))
     place = {"norm": 1, "vector_norm": 1}.get(call.name, 0) + (0 if is_method else 1)
     return any(
-        known is not None and known.constant in {-1, 2, 3}
+        known is not None and known.constant in (-1, 2, 3)
         for known in (option(call, "dim", place).only, option(call, "axis").only)
     )
 
@@ -141,7 +150,7 @@ def _spread(value: Value) -> _Spread | None:
                     return _Spread(node.value, new[0])
             case Call(name="unsqueeze", node=cst.Call(func=cst.Attribute(value=tensor))) if source.receiver is not None:
                 axis = option(source, "dim", 0).only
-                if axis is not None and axis.constant in {0, 1, 2}:
+                if axis is not None and axis.constant in (0, 1, 2):
                     return _Spread(tensor, axis.constant)
     return None
 
@@ -208,10 +217,11 @@ def needless_repeats(program: Program) -> Iterator[Repeat]:
     for call in program.calls("repeat"):
         if call.receiver is None or call.is_open or role(call.receiver, Role.TEXT, Role.NUMBER):
             continue
-        counts = _counts(call)
+        counts = _counts(call) if not any(argument.keyword for argument in call.arguments) else []
         ones = _size_one(call.receiver)
         repeated = [axis for axis, count in enumerate(counts) if count != "1"]
-        if not repeated or ones is None or any(axis not in ones.axes for axis in repeated):
+        # One number is what NumPy's method takes.
+        if len(counts) < 2 or not repeated or ones is None or any(axis not in ones.axes for axis in repeated):
             continue
         if ones.dimensions is not None and ones.dimensions != len(counts):
             continue
@@ -323,5 +333,5 @@ def _repeating(value: Value | None) -> Call | None:
     call = found[0] if len(found) == 1 else None
     if isinstance(call, Call) and call.name == "repeat_interleave":
         dim = option(call, "dim", 1).only
-        return call if dim is not None and dim.constant in {1, -3} else None
+        return call if dim is not None and dim.constant in (1, -3) else None
     return None

@@ -9,6 +9,7 @@ import libcst as cst
 
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.components import readers
+from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.program import Program
 from memlint.model.scopes import Function
 from memlint.model.settings import values
@@ -26,11 +27,11 @@ class Decomposed:
 
 
 def decomposed_activations(program: Program) -> Iterator[Decomposed]:
-    """The activations of a file that are written out, in functions that nothing compiles."""
+    """The activations of a file that are written out where gradients may be recorded and nothing is compiled."""
     for name, recognise in (("sigmoid", _silu), ("tanh", _gelu_by_tanh), ("erf", _gelu_by_erf)):
         for call in program.calls(name):
             found = recognise(call) if not _is_compiled(call.function) else None
-            if found is not None:
+            if found is not None and grad_mode(call.region) is not GradMode.DISABLED:
                 yield found
 
 

@@ -67,7 +67,7 @@ class Attention:
 def attentions(program: Program) -> Iterator[Attention]:
     """The attentions of a file whose weights serve for nothing but the product with the values."""
     for call in _softmaxes(program):
-        if _dim(call) in {-1, 2, 3}:
+        if _dim(call) in (-1, 2, 3):
             found = _attention(call)
             if found is not None:
                 yield found

@@ -90,6 +90,17 @@ def fused(x):
 """,
         """
 import torch
+class Swish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+@torch.no_grad()
+def evaluate(x):
+    return x * torch.sigmoid(x)
+""",
+        """
+import torch
 from torch import nn
 class Block(nn.Module):
     def forward(self, x):

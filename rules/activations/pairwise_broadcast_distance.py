@@ -37,7 +37,8 @@ class PairwiseBroadcastDistance(Rule):
     Unsafe: rounding differs where points are close to each other, and the gradient of a distance of zero is zero.
 
     ## When to ignore
-    When there are few features or few pairs.
+    When there are few features or few pairs. Where no graph is recorded the differences are freed at once, and the
+    finding is only possible.
 
     ## References
     - [torch.cdist](https://docs.pytorch.org/docs/stable/generated/torch.cdist.html)
@@ -67,6 +68,14 @@ def spread(x, y):
     d1 = torch.sum(torch.abs(x[None, :, :] - y[:, None, :]), dim=2)  # MEM508
     d2 = ((x[:, :, None] - y[:, None]) ** 2).mean(dim=-1)  # MEM508
     return d1, d2
+""",
+        """
+import torch
+def costs(boxes: torch.Tensor, targets: torch.Tensor):
+    return (boxes.detach().unsqueeze(1) - targets.detach().unsqueeze(0)).abs().sum(-1)  # MEM508?
+@torch.no_grad()
+def nearest(x: torch.Tensor, y: torch.Tensor):
+    return (x[:, None] - y[None]).norm(dim=-1).argmin(-1)  # MEM508?
 """,
         """
 def unknown(x, y):
