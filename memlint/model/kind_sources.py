@@ -171,9 +171,23 @@ def _kinds_inside(base: Value, *, iterated: bool, unpacked: bool = False) -> Ite
             case Role.PARAMETERS:
                 yield Kind(Role.TENSOR)
             case Role.MODULE if not unpacked:
-                yield Kind(Role.MODULE, Confidence.LIKELY)
+                held = _held_kinds(base) if kind.name in _MODULE_CONTAINERS else ()
+                yield from held or (Kind(Role.MODULE, Confidence.LIKELY),)
             case Role.CONTAINER if not unpacked:
                 yield from (kind for element in elements(base) for kind in kinds(element))
+
+
+_MODULE_CONTAINERS = frozenset({"torch.nn.ModuleList", "torch.nn.ModuleDict", "torch.nn.Sequential"})
+
+
+def _held_kinds(container: Value) -> tuple[Kind, ...]:
+    """The kinds of what a ``ModuleList`` holds, if libraries define them all; those of the project stay modules."""
+    made = [source for source in sources(container) if isinstance(source, Call)]
+    given = [value for call in made for argument in call.positional() for value in (elements(argument) or (argument,))]
+    found = [kinds(value) for value in (*given, *elements(container))]
+    if not found or not all(len(each) == 1 and each[0].role is Role.MODULE and each[0].cls is None for each in found):
+        return ()
+    return tuple(dict.fromkeys(Kind(Role.MODULE, Confidence.LIKELY, each[0].name) for each in found))
 
 
 def _component_kinds(call: Call, value: Item | Part | Element) -> Iterator[Kind]:

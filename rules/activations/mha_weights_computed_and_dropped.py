@@ -85,6 +85,22 @@ class Encoder(Module):
 """,
         """
 from torch import nn
+class Decoder(nn.Module):
+    def __init__(self, d, h, n):
+        super().__init__()
+        self.own = nn.ModuleList(nn.MultiheadAttention(d, h) for _ in range(n))
+        self.cross = nn.ModuleList()
+        for _ in range(n):
+            self.cross.append(nn.MultiheadAttention(d, h))
+    def forward(self, x, memory):
+        for own, cross in zip(self.own, self.cross):
+            x = x + own(x, x, x)[0]  # MEM504
+            x = x + cross(x, memory, memory)[0]  # MEM504
+        y, _ = self.own[0](x, x, x)  # MEM504
+        return y
+""",
+        """
+from torch import nn
 class Block(nn.Module):
     def __init__(self, d, h):
         super().__init__()
@@ -150,6 +166,18 @@ class Block(nn.Module):
     def forward(self, x):
         y, _ = self.attention(x, x, x)
         return y
+""",
+        """
+from torch import nn
+class Mixed(nn.Module):
+    def __init__(self, d, h, layers):
+        super().__init__()
+        self.mixed = nn.ModuleList([nn.MultiheadAttention(d, h), nn.LSTM(d, d)])
+        self.given = nn.ModuleList(layers)
+    def forward(self, x):
+        for layer in (*self.mixed, *self.given):
+            x = layer(x, x, x)[0]
+        return x, self.mixed[1](x)[0], self.given[0](x, x, x)[0]
 """,
         """
 from torch import nn
