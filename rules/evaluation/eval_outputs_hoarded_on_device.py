@@ -26,10 +26,10 @@ class EvalOutputsHoardedOnDevice(Rule):
 
     ## What it does
     Finds outputs of a model (logits, probabilities, features) that are collected batch after batch of a loader without
-    being moved to host memory: in a list or dict, a comprehension, a tensor that grows by `torch.cat`, or an object of
-    the project that keeps what it is given; in loops outside of training, in the `*_step` hooks of a LightningModule
-    and in the `on_*_batch_end` hooks of its callbacks. A loop goes through a loader if it was made as one, or if what
-    it yields is moved to a device. What is small (losses, class indices) is left alone.
+    being moved to host memory: in a list or dict, a comprehension, or an object of the project that keeps what it is
+    given (a tensor that grows by `torch.cat` under `no_grad` is MEM812); in loops outside of training, in the `*_step`
+    hooks of a LightningModule and in the `on_*_batch_end` hooks of its callbacks. A loop goes through a loader if it
+    was made as one, or if what it yields is moved to a device. What is small (losses, class indices) is left alone.
 
     ## Why is this bad?
     There is no graph, but every batch's output stays on the device until the loop is over, and `torch.cat` then needs
@@ -187,11 +187,10 @@ def by_key(model: torch.nn.Module, batches):
 @torch.no_grad()
 def in_one_row(model: torch.nn.Module, loader: torch.utils.data.DataLoader):
     return torch.cat([model(x.cuda()) for x in loader])  # MEM604: 23
-@torch.no_grad()
 def grown(model: torch.nn.Module, loader: torch.utils.data.DataLoader):
     everything = torch.empty(0, 8).cuda()
     for x in loader:
-        features = model(x.cuda())
+        features = model(x.cuda()).detach()
         everything = torch.cat([everything, features])  # MEM604: 45
     return everything
 """,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity
-from memlint.model.gradmode import GradMode, grad_mode
-from memlint.model.loops import iterates_over_data
-from memlint.model.paths import path_key
+from memlint.model.devices import may_use_accelerator
+from memlint.model.footprint import Footprint, footprint
 from memlint.model.program import Program
-from memlint.model.retention import Accumulation, Span, accumulations, concatenates
+from memlint.model.regrowth import concatenation, is_copied_each_time
+from memlint.model.retention import Accumulation, accumulations
 from memlint.model.source_text import code
-from memlint.model.values import Call, Choice
 from memlint.rule import Rule
 
 
@@ -20,7 +18,9 @@ class CatGrownBuffer(Rule):
     """A tensor grows by `torch.cat` in each iteration, so that it is copied, and there twice, each time.
 
     ## What it does
-    Finds `buffer = torch.cat([buffer, new])` (and `stack`, `hstack`, `vstack`) in loops over batches or samples.
+    Finds `buffer = torch.cat([buffer, new])` (and `stack`, `hstack`, `vstack`) in loops over batches or samples. It is
+    a warning where the outputs of a model for a whole data set stay on the device so (lists of such are MEM604), and a
+    note otherwise.
 
     ## Why is this bad?
     Each call allocates a tensor of another, larger size and copies what was there. Old and new are alive together,
@@ -118,8 +118,8 @@ def generate(model: torch.nn.Module, tokens, count):
 
     def check(self, program: Program) -> Iterator[Finding]:
         for function in program.functions:
-            for accumulation in map(_chosen, accumulations(function)):
-                confidence = _confidence(accumulation)
+            for accumulation in map(concatenation, accumulations(function)):
+                confidence = is_copied_each_time(accumulation)
                 if confidence is not None:
                     yield self._finding(accumulation, confidence)
 
@@ -129,33 +129,13 @@ def generate(model: torch.nn.Module, tokens, count):
             accumulation.value.node,
             f"`{buffer}` is copied into a larger tensor in each iteration",
             holds=f"`{buffer}` twice while it is copied, each time in blocks of another size",
+            severity=Severity.WARNING if _holds_outputs(accumulation) else Severity.NOTE,
             confidence=confidence,
             claim=Claim(ClaimShape.SPIKE, "device", "2 x the result", held=accumulation.value.node),
         )
 
 
-def _chosen(accumulation: Accumulation) -> Accumulation:
-    """What grows the buffer in ``first if buffer is None else torch.cat((buffer, new))``."""
-    ways = accumulation.value.values if isinstance(accumulation.value, Choice) else ()
-    grown = (replace(accumulation, value=way) for way in ways)
-    return next(filter(concatenates, grown), accumulation)
-
-
-def _confidence(accumulation: Accumulation) -> Confidence | None:
-    loop = accumulation.loop
-    if loop is None or accumulation.span is not Span.ITERATION or not concatenates(accumulation):
-        return None
-    found = iterates_over_data(loop) if isinstance(accumulation.value, Call) else None
-    if found is None or accumulation.region.function.module.is_test or _is_cut(accumulation):
-        return None
-    # With its graph the tensor is an activation, which a loss may need.
-    return Confidence.LIKELY if grad_mode(accumulation.region) is GradMode.DISABLED else Confidence.POSSIBLE
-
-
-def _is_cut(accumulation: Accumulation) -> bool:
-    """Whether the loop keeps a part of the buffer only, or begins it anew."""
-    loop, key = accumulation.loop, path_key(accumulation.holder)
-    return loop is not None and any(
-        store.key == key and store.target is not accumulation.holder and store.region.within(loop)
-        for store in accumulation.function.stores
-    )
+def _holds_outputs(accumulation: Accumulation) -> bool:
+    """Whether the outputs of a model for the whole data set stay on a device."""
+    on_device = may_use_accelerator(accumulation.function)
+    return on_device and any(footprint(each.value) is Footprint.FULL for each in accumulation.addends)
