@@ -169,6 +169,10 @@ class _SnapshotReader:
         category = fields.get("category")
         if isinstance(category, str):
             event.category = _CATEGORIES.get(category)
+        # What memlint's own recorder knows, and that of PyTorch does not.
+        operator, records_graph = fields.get("operator"), fields.get("records_graph")
+        event.operator = operator if isinstance(operator, str) else None
+        event.records_graph = records_graph if isinstance(records_graph, bool) else None
         # An entry that appears twice would otherwise multiply what a small file turns into.
         fields.clear()
         return event

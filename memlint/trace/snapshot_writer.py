@@ -70,6 +70,10 @@ class _SnapshotWriter:
         metadata = format_metadata(event.step, event.phase)
         if metadata:
             entry["user_metadata"] = metadata
+        if event.operator is not None:
+            entry["operator"] = event.operator
+        if event.records_graph is not None:
+            entry["records_graph"] = event.records_graph
         if categorised:
             entry["category"] = event.category.value if event.category is not None else "unknown"
         if event.action is Action.FREE and event.device == HOST:

@@ -1,0 +1,32 @@
+"""The same attention by the function of torch, which makes no weights."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+BATCH, HEADS, TOKENS, WIDTH = 2, 4, 256, 64
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+        self.head = nn.Linear(WIDTH, 1)
+        self.scale = (WIDTH // HEADS) ** -0.5
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).reshape(BATCH, TOKENS, 3, HEADS, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)  # REFUTED MEM503 attention
+        return self.head(x.transpose(1, 2).reshape(BATCH, TOKENS, WIDTH))
+
+
+def main():
+    model = Block()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for _ in range(6):
+        optimizer.zero_grad()
+        model(torch.randn(BATCH, TOKENS, WIDTH)).mean().backward()
+        optimizer.step()
+
+
+main()
