@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import libcst as cst
-
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.findings import Applicability, Confidence, Finding, Fix, Severity
 from memlint.model.block_loops import BlockLoop, block_loops
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
     CHECKPOINTING,
-    UNOBSERVABLE,
-    call_at,
+    capacity_claim,
+    capacity_severity,
     card_of,
     confidence_of,
-    configuration_call,
     says,
     size_of_models,
     training_of,
+    training_site,
 )
 from memlint.model.sizes.defaults import parameters_by_default
 from memlint.model.sizes.peak import estimate, shown_bytes
@@ -248,7 +246,7 @@ def train(loader):
             holds="what autograd saves in every block",
             confidence=Confidence.LIKELY,
             fixes=tuple(_checkpointed(found)),
-            claim=Claim(ClaimShape.SPIKE, "device", "A of all blocks but one", unobservable=UNOBSERVABLE),
+            claim=capacity_claim("A of all blocks but one"),
         )
 
     def _trained(self, program: Program) -> Iterator[Finding]:
@@ -262,9 +260,7 @@ def train(loader):
         card = card_of(program)
         if size < _LARGE and (saved is None or saved < _MUCH * card.usable):
             return
-        call, argument = configuration_call(program, _ARGUMENTS)
-        place = reading.trained[0].place
-        node = call if call is not None else call_at(program, place) if place is not None else None
+        node, fixes = training_site(program, reading, _ARGUMENTS)
         if node is not None:
             much = f", autograd saves about {shown_bytes(saved)}" if saved is not None else ""
             yield self.finding(
@@ -272,9 +268,9 @@ def train(loader):
                 f"{size / 1e6:,.0f} million parameters are trained without activation checkpointing{much}",
                 holds="what autograd saves in every block",
                 confidence=confidence_of(reading.facts.get("batch"), models=reading.trained),
-                severity=Severity.WARNING if card.is_configured else Severity.NOTE,
-                fixes=tuple(_fixes(call, argument)),
-                claim=Claim(ClaimShape.SPIKE, "device", "A of all blocks but one", unobservable=UNOBSERVABLE),
+                severity=capacity_severity(program),
+                fixes=fixes,
+                claim=capacity_claim("A of all blocks but one"),
             )
 
 
@@ -307,9 +303,3 @@ def _saved(reading: Reading) -> float | None:
     if peak is None or not peak.is_complete or peak.activations is None:
         return None
     return peak.activations.likely
-
-
-def _fixes(call: cst.Call | None, argument: str) -> Iterator[Fix]:
-    if call is not None:
-        message = f"Add `{argument}`"
-        yield Fix("add_argument", message, Applicability.UNSAFE, {"call": call}, {"code": argument})

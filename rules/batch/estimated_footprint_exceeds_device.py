@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Claim, ClaimShape, Finding, Severity
+from memlint.findings import Finding, Severity
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
     AUTOMATIC_BATCH,
     SHARDED,
-    UNOBSERVABLE,
     call_at,
+    capacity_claim,
     card_of,
     confidence_of,
     says,
@@ -146,5 +146,5 @@ def train(dataset):
                 f"{shown_bytes(card.usable)}: {parts}, {states}, {saved}",
                 holds="more than the device has at the peak of a step",
                 confidence=confidence_of(batch, models=reading.trained),
-                claim=Claim(ClaimShape.SPIKE, "device", "the estimate", unobservable=UNOBSERVABLE),
+                claim=capacity_claim("the estimate"),
             )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Severity
+from memlint.findings import Applicability, Finding, Fix, Severity
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
@@ -14,8 +14,9 @@ from memlint.model.sizes.capacity import (
     AUTOMATIC_BATCH,
     COUPLED_BATCH,
     SHARDED,
-    UNOBSERVABLE,
     call_at,
+    capacity_claim,
+    capacity_severity,
     card_of,
     confidence_of,
     says,
@@ -160,9 +161,9 @@ def train(dataset, model):
             f"{card.name} has {shown_bytes(card.usable)}; {smaller} would fit, gradients accumulated over {steps}",
             holds="what autograd saves for the whole batch, at the peak",
             confidence=confidence_of(batch, models=reading.trained),
-            severity=Severity.WARNING if card.is_configured else Severity.NOTE,
+            severity=capacity_severity(program),
             fixes=tuple(_fixes(node, smaller, steps)),
-            claim=Claim(ClaimShape.SPIKE, "device", "A", unobservable=UNOBSERVABLE),
+            claim=capacity_claim("A"),
         )
 
 

@@ -6,20 +6,19 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.findings import Confidence, Finding, Fix, Severity
 from memlint.model.full_precision import full_precision_on_several_devices
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
     HALF_PRECISION,
-    UNOBSERVABLE,
-    call_at,
-    card_of,
+    capacity_claim,
+    capacity_severity,
     confidence_of,
-    configuration_call,
     says,
     size_of_models,
     training_of,
+    training_site,
 )
 from memlint.model.sizes.reading import Reading
 from memlint.rule import Rule
@@ -184,17 +183,15 @@ def train(loader, width):
             )
 
     def _large(self, program: Program, reading: Reading, size: int) -> Iterator[Finding]:
-        call, argument = configuration_call(program, _ARGUMENTS)
-        place = reading.trained[0].place
-        node = call if call is not None else call_at(program, place) if place is not None else None
+        node, fixes = training_site(program, reading, _ARGUMENTS)
         if node is not None:
             yield self._finding(
                 node,
                 f"{size / 1e6:,.0f} million parameters are trained in float32; autocast to bfloat16 halves what "
                 "autograd saves",
                 confidence_of(models=reading.trained),
-                Severity.WARNING if card_of(program).is_configured else Severity.NOTE,
-                *_fixes(call, argument),
+                capacity_severity(program),
+                *fixes,
             )
 
     def _finding(
@@ -207,7 +204,7 @@ def train(loader, width):
             confidence=confidence,
             severity=severity,
             fixes=fixes,
-            claim=Claim(ClaimShape.SPIKE, "device", "A / 2", unobservable=UNOBSERVABLE),
+            claim=capacity_claim("A / 2"),
         )
 
 
@@ -219,9 +216,3 @@ _ARGUMENTS = {
     "Accelerator": 'mixed_precision="bf16"',
     "Trainer": 'precision="bf16-mixed"',
 }
-
-
-def _fixes(call: cst.Call | None, argument: str) -> Iterator[Fix]:
-    if call is not None:
-        message = f"Add `{argument}`"
-        yield Fix("add_argument", message, Applicability.UNSAFE, {"call": call}, {"code": argument})

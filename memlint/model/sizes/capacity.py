@@ -11,7 +11,7 @@ import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 
 from memlint.devices import UnknownDevice, device
-from memlint.findings import Confidence
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Fix, Severity
 from memlint.model.aliases import qualified_names
 from memlint.model.memo import query
 from memlint.model.program import Program
@@ -89,6 +89,32 @@ UNOBSERVABLE = (
     "the peak is that of the whole step on the GPU; memlint estimate --run simulates it, and "
     "torch.cuda.max_memory_allocated() measures it"
 )
+
+
+def capacity_claim(size: str) -> Claim:
+    """The claim of a rule about the size of a model: ``size`` bytes at the peak, which no run here shows."""
+    return Claim(ClaimShape.SPIKE, "device", size, unobservable=UNOBSERVABLE)
+
+
+def capacity_severity(program: Program) -> Severity:
+    """A warning where the device is configured, so that the estimate is about it; else a note."""
+    return Severity.WARNING if card_of(program).is_configured else Severity.NOTE
+
+
+def training_site(
+    program: Program, reading: Reading, arguments: Mapping[str, str]
+) -> tuple[cst.Call | None, tuple[Fix, ...]]:
+    """Where a finding about what is trained stands, and the fix for it.
+
+    The call of ``arguments`` that configures the training, to which the argument for it is added; without one, the call
+    that makes the first model, and no fix.
+    """
+    call, argument = configuration_call(program, arguments)
+    if call is None:
+        place = reading.trained[0].place
+        return (call_at(program, place) if place is not None else None), ()
+    fix = Fix("add_argument", f"Add `{argument}`", Applicability.UNSAFE, {"call": call}, {"code": argument})
+    return call, (fix,)
 
 
 def training_of(program: Program) -> Reading | None:
