@@ -162,7 +162,7 @@ def _is_none(part: cst.SubscriptElement) -> bool:
 def _is_whole(part: cst.SubscriptElement) -> bool:
     if isinstance(part.slice, cst.Index):
         return code(part.slice.value) == "..."
-    return part.slice.lower is None and part.slice.upper is None
+    return isinstance(part.slice, cst.Slice) and part.slice.lower is None and part.slice.upper is None
 
 
 def _is_of_torch(call: Call, reduced: Value) -> bool:
@@ -260,7 +260,7 @@ def _source_size_one(source: Value) -> _Ones | None:
             return _Ones(frozenset(new)) if new and plain and "..." not in code(node) else None
         case Call(name="unsqueeze") if source.receiver is not None:
             axis = option(source, "dim", 0).only
-            inner = _size_one(source.receiver) if source.receiver is not None else None
+            inner = _size_one(source.receiver)
             if axis is None or not isinstance(axis.constant, int) or axis.constant < 0:
                 return None
             kept = inner.axes if inner is not None else frozenset()
