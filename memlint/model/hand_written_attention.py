@@ -348,12 +348,16 @@ def _confidence(softmax: Call, scores: Scores) -> Confidence:
 
 
 _FUSED = re.compile(r"^(scaled_dot_product_attention|flash_attn\w*|memory_efficient_attention|flex_attention)$")
+_ALTERNATIVE = re.compile(r"flash|sdpa|fused|xformers|memory_efficient", re.IGNORECASE)
 
 
 def _has_fused_form(function: Function) -> bool:
-    """Whether the function, or another method of its class, calls a fused implementation."""
-    methods = function.owner.methods.values() if function.owner is not None else [function]
-    return any(_FUSED.match(call.name) for method in methods for call in method.lower().calls)
+    """Whether the function, or one beside it, calls a fused implementation, or is named as the alternative."""
+    beside = function.owner.methods.values() if function.owner is not None else function.module.body.functions
+    if any(_ALTERNATIVE.search(other.name) for other in beside if other is not function):
+        return True
+    called = beside if function.owner is not None else (function,)
+    return any(_FUSED.match(call.name) for other in called for call in other.lower().calls)
 
 
 def _is_of_input(value: Value) -> bool:
