@@ -120,12 +120,12 @@ optimizer = AdamW(torch.nn.Linear(4, 4).cuda().parameters())
 
     def check(self, program: Program) -> Iterator[Finding]:
         for call in program.calls():
-            chosen = _optimizer(call)
+            chosen, others = _optimizer(call)
             if chosen is None or _has_sparse_gradients(program.module) or not may_use_accelerator(call.function):
                 continue
             settings = [option(call, name) for name in ("fused", "foreach", "differentiable")]
             if not any(setting.known for setting in settings):
-                unsure = any(setting.others for setting in settings)
+                unsure = others or any(setting.others for setting in settings)
                 yield self._finding(call, chosen, Confidence.POSSIBLE if unsure else Confidence.LIKELY)
 
     def _finding(self, call: Call, chosen: str, confidence: Confidence) -> Finding:
@@ -151,9 +151,11 @@ _FUSED = frozenset({"Adam", "AdamW"})
 _FOREACH = _FUSED | {"NAdam", "RAdam", "Adamax", "Adadelta", "RMSprop", "Rprop"}
 
 
-def _optimizer(call: Call) -> str | None:
-    names = (name for name in qualified_names(call.callee) if name.startswith("torch.optim."))
-    return next((name.rpartition(".")[2] for name in names if name.rpartition(".")[2] in _FOREACH), None)
+def _optimizer(call: Call) -> tuple[str | None, bool]:
+    """The optimizer with a ``foreach`` of its own size that ``call`` makes, and whether it may be another one."""
+    names = sorted(name for name in qualified_names(call.callee) if name.startswith("torch.optim."))
+    found = [name.rpartition(".")[2] for name in names if name.rpartition(".")[2] in _FOREACH]
+    return (found[0] if found else None), len(found) < len(names)
 
 
 def _fix(call: Call, argument: str, message: str, applicability: Applicability) -> Fix:
