@@ -8,11 +8,11 @@ import libcst as cst
 
 from memlint.findings import Confidence
 from memlint.model.aliases import qualified_names, sources
-from memlint.model.calls import callees
+from memlint.model.calls import argument_parameters, callees
 from memlint.model.containers import names_of
 from memlint.model.destinations import destinations
 from memlint.model.devices import moves_to_accelerator
-from memlint.model.effects import Effect, region_effects
+from memlint.model.effects import Effect, calls_in, region_effects
 from memlint.model.kinds import Role, is_known_other, role
 from memlint.model.memo import query
 from memlint.model.scopes import Function
@@ -44,7 +44,23 @@ def iterates_over_loader(loop: Loop) -> bool:
         return False
     if found is Confidence.CERTAIN or role(loop.element, Role.BATCH) is not None or _moves_elements(loop):
         return True
-    return loop.iterable is not None and any(_is_sliced_in(loop, counted) for counted in _counted(loop.iterable))
+    if loop.iterable is not None and any(_is_sliced_in(loop, counted) for counted in _counted(loop.iterable)):
+        return True
+    return any(_takes_next(call, loop) for call in calls_in(loop))
+
+
+def _takes_next(call: Call, loop: Loop) -> bool:
+    """Whether ``call`` takes the next element of an iterator that was made before ``loop``, or runs what does."""
+    for argument in call.arguments:
+        made = [source for source in sources(argument.value) if isinstance(source, Call) and source.name == "iter"]
+        if any(not source.region.within(loop) for source in made):
+            if "builtins.next" in qualified_names(call.callee):
+                return True
+            for parameter in argument_parameters(call, argument):
+                users = (use for use in parameter.uses if isinstance(use, Call))
+                if any("builtins.next" in qualified_names(use.callee) for use in users):
+                    return True
+    return False
 
 
 def _counted(iterable: Value) -> Iterator[Value]:

@@ -244,6 +244,20 @@ def predict(process, loader: torch.utils.data.DataLoader):
                 outputs.append([each.cpu() for each in output])
     return outputs
 """,
+        """
+import torch
+class Process:
+    def __init__(self, model: torch.nn.Module):
+        self.model = model.cuda()
+    def take(self, iterator):
+        return [x.cuda() for x in next(iterator)]
+    @torch.no_grad()
+    def predict(self, loader: torch.utils.data.DataLoader):
+        outputs, iterator = [], iter(loader)
+        for _ in range(len(loader)):
+            outputs.append(self.model(*self.take(iterator)))  # MEM604: 28
+        return torch.cat(outputs)
+""",
     )
     negative = (
         """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Related, Severity
 from memlint.model.aliases import qualified_names, sources
+from memlint.model.copies import repeated_copies
 from memlint.model.destinations import destinations
 from memlint.model.devices import may_use_accelerator
 from memlint.model.effects import Effect, region_effects
@@ -21,7 +22,8 @@ class ModelCopiedOnDevice(Rule):
 
     ## What it does
     Finds `copy.deepcopy(model.state_dict())` that a training loop stores on improvement, in code that uses an
-    accelerator; and `model.state_dict()` stored in its place without a copy, and loaded again after training.
+    accelerator; and `model.state_dict()` stored in its place without a copy, and loaded again after training. Also a
+    second `copy.deepcopy(model)` of the same model that an object keeps beside the first.
 
     ## Why is this bad?
     The copy has the size of the parameters and buffers, `P`, and stays on the GPU through the rest of training, though
@@ -59,7 +61,7 @@ class ModelCopiedOnDevice(Rule):
     code = "MEM704"
     name = "model-copied-on-device"
     severity = Severity.WARNING
-    gate = frozenset({"state_dict"})
+    gate = frozenset({"state_dict", "deepcopy"})
     fixers = ("replace_expression",)
     positive = (
         """
@@ -119,8 +121,33 @@ def fit(model: torch.nn.Module, loader, optimizer, evaluate, epochs):
     model.load_state_dict(best)
     return model
 """,
+        """
+import copy
+import torch
+class Averaging:
+    def __init__(self, model: torch.nn.Module):
+        self.model = model.cuda()
+        self.average = None
+    def start(self):
+        self.average = copy.deepcopy(self.model)
+        self.trained = copy.deepcopy(self.model)  # MEM704: 24
+""",
     )
     negative = (
+        """
+import copy
+import torch
+class Critics:
+    def __init__(self, one: torch.nn.Module, other: torch.nn.Module):
+        self.one, self.other = one.cuda(), other.cuda()
+        self.target = copy.deepcopy(self.one)
+        self.other_target = copy.deepcopy(self.other)
+class Layer(torch.nn.Module):
+    def __init__(self, norm: torch.nn.Module):
+        super().__init__()
+        self.before = copy.deepcopy(norm)
+        self.after = copy.deepcopy(norm)
+""",
         """
 import copy
 import torch
@@ -195,6 +222,21 @@ def rounds(model: torch.nn.Module, clients, average):
                 yield self._alias(call)
             elif copied is not None and may_use_accelerator(call.function):
                 yield self._copy(call, copied)
+
+        for function in program.functions:
+            for first, second in repeated_copies(function):
+                if may_use_accelerator(function) and not program.module.is_test:
+                    yield self._second_copy(first, second)
+
+    def _second_copy(self, first: Call, second: Call) -> Finding:
+        return self.finding(
+            second.node,
+            f"`{code(second.node)}` is a second copy of the same model, which stays on the device beside the first",
+            holds="two copies of all parameters and buffers, beside the model",
+            confidence=Confidence.LIKELY,
+            claim=Claim(ClaimShape.PLATEAU, "device", "P", held=second.node),
+            related=(Related(first.node, "the first copy"),),
+        )
 
     def _copy(self, state: Call, copied: Call) -> Finding:
         return self.finding(
