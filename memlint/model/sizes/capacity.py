@@ -22,6 +22,8 @@ from memlint.model.values import Call
 
 _STEPS = 120_000
 """Nodes that are evaluated for the sake of rules; ``memlint estimate`` evaluates more."""
+_STEPS_IN_PACKAGES = 6_000
+"""The same for files that do something and are part of a package, whose imports lead into all of it."""
 _STEPS_OF_LIBRARIES = 4_000
 """The same for files that run nothing by themselves, read alone: what they train is known where they are called."""
 
@@ -142,7 +144,9 @@ def _training(module: Module) -> Reading | None:
             return module.text
         return project.read(path).decode("utf-8", "replace")
 
-    reading = Reader(locate, read, steps=_STEPS if is_run else _STEPS_OF_LIBRARIES).read(module.path)
+    in_package = (module.path.parent / "__init__.py").is_file()
+    steps = _STEPS_OF_LIBRARIES if not is_run else _STEPS_IN_PACKAGES if in_package else _STEPS
+    reading = Reader(locate, read, steps=steps).read(module.path)
     return reading if reading.is_training else None
 
 
