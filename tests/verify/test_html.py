@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,23 +18,37 @@ from memlint.verify.memory import run_memory
 from memlint.verify.observations import LineSeen, Observations
 from memlint.verify.report import VerifyReport
 from memlint.verify.verdicts import Judged, confirmed, refuted
+from tests.verify.browser import BROWSER, Page
 from tests.verify.test_decide import PATH, diagnostic, samples
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PROBE = """<script>
-window.onerror = message => document.body.dataset.error = message;
-window.addEventListener("load", async () => {
-  const chart = document.getElementById("timeline"), result = document.body.dataset;
-  result.traces = chart.data.map(trace => trace.name).join(",");
-  result.hover = chart.data[0].customdata[0];
-  const before = chart._fullLayout.xaxis.range[1];
-  document.querySelector("a[data-finding]").click();
-  await new Promise(done => setTimeout(done, 300));
-  result.moved = before !== chart._fullLayout.xaxis.range[1];
-  result.overflow = document.documentElement.scrollWidth > innerWidth;
-  result.done = "yes";
-});
-</script>"""
+LIGHT, DARK = (255, 255, 255), (20, 23, 27)
+"""The page's background."""
+COLORS = {"parameter": (76, 120, 168), "activation": (245, 133, 24)}
+OUTSIDE = """[...document.querySelectorAll("body *")].filter(each => {
+  const scrolls = each.closest("pre"), box = each.getBoundingClientRect();
+  return box.width && box.right > innerWidth + 0.5 && (!scrolls || each === scrolls);
+}).map(each => each.outerHTML.slice(0, 80))"""
+CONTRASTS = """(() => {
+  const parts = color => color.match(/[\\d.]+/g).map(Number);
+  const behind = each => {
+    for (; each; each = each.parentElement) {
+      const color = parts(getComputedStyle(each).backgroundColor);
+      if (color.length < 4 || color[3] > 0.9) return color;
+    }
+    return [255, 255, 255];
+  };
+  const luminance = color => {
+    const [red, green, blue] = color.map(value => value / 255).map(
+      value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  };
+  const texts = document.querySelectorAll("h1, p, header, a, pre, code, .figures div, .xtick text, .legendtext");
+  return [...texts].map(each => {
+    const style = getComputedStyle(each), svg = each instanceof SVGElement;
+    const pair = [parts(svg ? style.fill : style.color), behind(svg ? each.ownerSVGElement : each)].map(luminance);
+    return [(Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05), each.outerHTML.slice(0, 80)];
+  }).filter(([ratio]) => ratio < 4.5);
+})()"""
 
 
 def recording() -> Recording:
@@ -88,38 +101,45 @@ def test_the_page_shows_verdicts_and_lines(page: str) -> None:
     assert "<b>4.00 KiB</b> device per step" in own
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    if BROWSER is None:
+        pytest.skip("needs Chromium")
+    with Page(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [500, 1280], ids=["phone", "desktop"])
-def test_a_browser_draws_the_page(page: str, width: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280], ids=["phone", "desktop"])
+def test_a_browser_draws_the_page(browser: Page, page: str, width: int, dark: bool, tmp_path: Path) -> None:
     file = tmp_path / "report.html"
-    file.write_text(page.replace("</head>", f"{PROBE}</head>"), "utf-8")
-    screenshot = tmp_path / "page.png"
-    common = (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--window-size={width},1600",
-        "--virtual-time-budget=8000",
-    )
-    assert BROWSER is not None
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    dumped = subprocess.run(
-        [BROWSER, *common, profile, "--dump-dom", file.as_uri()],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    ).stdout
-    body = re.search(r"<body[^>]*>", dumped)
-    assert body is not None
-    found = dict(re.findall(r'data-(\w+)="([^"]*)"', body[0]))
-    assert found.pop("traces") == "parameter,activation"
-    assert found == {"hover": "4.00 KiB", "moved": "true", "overflow": "false", "done": "yes"}
-    subprocess.run(
-        [BROWSER, *common, profile, f"--screenshot={screenshot}", file.as_uri()],
-        capture_output=True,
-        check=True,
-        timeout=120,
-    )
-    assert screenshot.stat().st_size > 10_000
+    file.write_text(page, "utf-8")
+    browser.open(file, width, 900, dark=dark)
+    browser.wait_for("document.querySelectorAll('#timeline .scatterlayer .trace').length === 2")
+    assert browser.value(OUTSIDE) == []
+    assert browser.value("document.documentElement.scrollWidth") == width
+    assert browser.value(CONTRASTS) == []
+    picture = browser.picture("#timeline")
+    background = DARK if dark else LIGHT
+    assert picture.share(background) > 0.3
+    for name, color in COLORS.items():
+        red, green, blue = ((one + other) // 2 for one, other in zip(color, background, strict=True))
+        assert picture.share((red, green, blue)) > 0.05, name
+    assert browser.complaints == []
+
+
+@pytest.mark.slow
+def test_the_page_answers_to_the_mouse(browser: Page, page: str, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(page, "utf-8")
+    browser.open(file, 1280, 1600, dark=False)
+    browser.wait_for("document.querySelectorAll('#timeline .scatterlayer .trace').length === 2")
+    box = browser.box("#timeline .nsewdrag")
+    browser.move_mouse(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.5)
+    browser.wait_for("document.querySelector('#timeline .hoverlayer').textContent.includes('KiB')")
+    before = browser.value("document.getElementById('timeline')._fullLayout.xaxis.range")
+    browser.value("document.querySelector('a[data-finding]').click()")
+    browser.wait_for(f"document.getElementById('timeline')._fullLayout.xaxis.range[1] !== {before[1]}")
+    assert browser.value("location.hash") == "#timeline"
+    assert browser.complaints == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from html import escape
 from string import Template
@@ -35,7 +36,9 @@ _PHASES = {
     Phase.LOAD: "#4c78a8",
 }
 _MOST_PHASES = 200
-_MOST_STEPS = 20
+_STEP_GAP = 0.06
+"""Of the width: steps whose numbers would touch on a phone are not numbered."""
+_MOST_TICKS = 8
 _CONTEXT = 2
 """Rows of source before and after a finding."""
 
@@ -44,7 +47,9 @@ def render(report: VerifyReport, *, color: bool = False, width: int | None = Non
     """The page. Raises :class:`UserError` where plotly is missing."""
     memory = report.memory
     found = timeline(report.recording, memory.device) if report.recording is not None and memory is not None else None
-    chart = memory_chart(found) if found is not None and found.times else "<p>There is no recording to draw.</p>"
+    chart = "<p>There is no recording to draw.</p>"
+    if found is not None and found.times:
+        chart = memory_chart(found)
     return Template(_PAGE).substitute(
         title=escape(f"memlint verify {report.program}"),
         style=STYLE,
@@ -76,42 +81,83 @@ def memory_chart(found: Timeline) -> str:
                 y=sizes,
                 name=name.replace("_", " "),
                 stackgroup="memory",
-                line={"width": 0.5, "color": _COLORS.get(name)},
+                # Between two events memory stays as it is.
+                line={"width": 0.5, "color": _COLORS.get(name), "shape": "hv"},
                 customdata=[in_bytes(size) for size in sizes],
                 hovertemplate="%{customdata}",
             )
-    every = len(found.steps) // _MOST_STEPS + 1
-    for step, time in found.steps[::every]:
+    for step, time in _numbered(found):
         figure.add_vline(x=time, line={"width": 1, "dash": "dot", "color": "#888888"})
-        figure.add_annotation(x=time, y=1, yref="paper", text=str(step), showarrow=False, yshift=16, font={"size": 10})
+        figure.add_annotation(x=time, y=1.03, yref="paper", yanchor="bottom", text=str(step), showarrow=False)
     for phase, start, end in found.phases[:_MOST_PHASES]:
         band = {"type": "rect", "x0": start, "x1": end, "y0": 1.0, "y1": 1.03, "yref": "paper", "line": {"width": 0}}
         figure.add_shape(**band, fillcolor=_PHASES[phase])
-    _style(figure, "seconds since the first forward pass")
+    total = max(map(sum, zip(*found.sizes.values(), strict=True)))
+    _style(figure, "seconds since the first forward pass", total)
     html: str = figure.to_html(full_html=False, include_plotlyjs=True, div_id="timeline", config=_CONFIG)
-    return html
+    return f"{_phase_key(found)}{html}"
 
 
 _CONFIG = {"displaylogo": False, "responsive": True}
 
 
-def _style(figure: Any, title: str) -> None:
+def _numbered(found: Timeline) -> Iterator[tuple[int, float]]:
+    """The steps that have room for their number."""
+    room = found.times[-1] * _STEP_GAP
+    free = 0.0
+    for step, time in found.steps:
+        if time >= free:
+            yield step, time
+            free = time + room
+
+
+def _phase_key(found: Timeline) -> str:
+    """What the colors of the band above the chart mean."""
+    seen = {phase for phase, _, _ in found.phases[:_MOST_PHASES]}
+    parts = [f'<span><i style="background:{_PHASES[each]}"></i>{each.value}</span>' for each in _PHASES if each in seen]
+    return f'<p class="key">Above the chart: numbers of steps, and phases: {" ".join(parts)}</p>' if parts else ""
+
+
+def _ticks(most: int) -> list[int]:
+    """Round numbers of bytes up to ``most``, in binary units."""
+    step = 1
+    while most / step > _MOST_TICKS:
+        step *= 2
+    return list(range(0, most + step, step))
+
+
+def _style(figure: Any, title: str, most: int) -> None:
+    ticks = _ticks(most)
     figure.update_layout(
         hovermode="x unified",
+        # However far the nearest point is, since memory is known between the points as well.
+        hoverdistance=-1,
         margin={"l": 60, "r": 10, "t": 40, "b": 60},
         modebar={"bgcolor": "rgba(0,0,0,0)"},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
+        showlegend=True,
         legend={"orientation": "h", "y": -0.2},
-        xaxis={"title": title, "gridcolor": "rgba(128,128,128,0.2)"},
-        yaxis={"tickformat": ".3s", "ticksuffix": "B", "gridcolor": "rgba(128,128,128,0.2)", "rangemode": "tozero"},
+        xaxis={"title": title, "gridcolor": _GRID, "zeroline": False},
+        yaxis={
+            "tickvals": ticks,
+            "ticktext": [in_bytes(size) for size in ticks],
+            "range": [0, most * 1.05],
+            "fixedrange": True,
+            "gridcolor": _GRID,
+            "zerolinecolor": _GRID,
+        },
     )
+
+
+_GRID = "rgba(128,128,128,0.25)"
 
 
 def _growth(report: VerifyReport) -> str:
     """What each confirmed finding held, each time that its line had run."""
     go = _graph_objects()
     figure = go.Figure()
+    most = 0
     for each in report.sorted_findings:
         samples = report.samples(each)
         if not each.is_confirmed or len(samples) < 2:
@@ -120,16 +166,17 @@ def _growth(report: VerifyReport) -> str:
             sample.device_bytes if each.ruling.memory == "device" else sample.nodes * report.node_bytes
             for sample in samples
         ]
+        most = max(most, *sizes)
         figure.add_scatter(
             x=[sample.execution for sample in samples],
             y=sizes,
-            name=f"{each.diagnostic.code} {place(each.diagnostic)} ({each.ruling.memory})",
+            name=f"{each.diagnostic.code} {each.diagnostic.path.name}:{each.diagnostic.location.row}",
             customdata=[in_bytes(size) for size in sizes],
             hovertemplate="%{customdata}",
         )
     if not figure.data:
         return ""
-    _style(figure, "executions of the line")
+    _style(figure, "executions of the line", most)
     chart = figure.to_html(full_html=False, include_plotlyjs=False, div_id="growth", config=_CONFIG)
     return f"<h2>What the findings hold</h2>{chart}"
 
@@ -163,9 +210,16 @@ def _finding(number: int, each: Judged, report: VerifyReport) -> str:
         f'<article class="{style}" id="finding-{number}"><header><span class="verdict">{ruling.verdict.value}</span> '
         f"<code>{escape(each.diagnostic.code)}</code> {escape(place(each.diagnostic))} {size} "
         f'<a href="#timeline" data-finding="{number}">show in the timeline</a></header>'
-        f"<p>{escape(each.diagnostic.message)}</p><p>{escape(ruling.evidence)}</p>"
+        f"<p>{_prose(each.diagnostic.message)}</p><p>{_prose(ruling.evidence)}</p>"
         f"<pre>{_excerpt(each, report)}</pre></article>"
     )
+
+
+def _prose(text: str) -> str:
+    return _CODE.sub(r"<code>\1</code>", escape(text))
+
+
+_CODE = re.compile(r"`([^`]+)`")
 
 
 def _excerpt(each: Judged, report: VerifyReport) -> str:
@@ -210,6 +264,8 @@ article { background: var(--soft); border-left: 4px solid var(--line); border-ra
   padding: 8px 12px; }
 article.confirmed { border-color: #d1242f; } article.refuted { border-color: #1a7f37; }
 article header { overflow-wrap: anywhere; }
+.key span { white-space: nowrap; margin-left: 8px; } .key i { display: inline-block; width: 12px; height: 8px;
+  margin-right: 4px; } .key { margin: 0; font-size: 0.85em; }
 .verdict { font-weight: 600; } .failure { color: #d1242f; font-weight: 600; }
 pre { background: var(--back); overflow-x: auto; padding: 8px; } mark { background: #ffd33d55; color: inherit; }
 #timeline { height: 420px; } #growth { height: 320px; }
