@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -151,25 +151,57 @@ def _real(filename: str) -> str:
 
 def peak_categories(recording: Recording, device: str) -> dict[str, int]:
     """Bytes of each category at the moment when most was allocated."""
-    current: dict[str, int] = {}
+    current = _Categories()
+    for block in recording.baseline:
+        if block.device == device:
+            current.allocate(block)
+    current.add(UNKNOWN, max(0, recording.baseline_bytes.get(device, 0) - current.total))
     at_peak: dict[str, int] = {}
-    total = most = 0
+    most = 0
     is_running = not has_phases(recording)
-    for event in _sized(recording.of(device)):
-        sign = 1 if event.action is Action.ALLOCATE else -1
-        name = event.category.value if event.category is not None else "unknown"
-        current[name] = current.get(name, 0) + sign * event.size
-        total += sign * event.size
+    for event in recording.of(device):
+        if event.action is Action.ALLOCATE:
+            current.allocate(event)
+        elif event.action is Action.FREE:
+            current.free(event)
         is_running = is_running or event.phase is not None
-        if is_running and total > most:
-            most, at_peak = total, dict(current)
+        if is_running and current.total > most:
+            most, at_peak = current.total, dict(current.sizes)
     return {name: size for name, size in sorted(at_peak.items()) if size > 0}
+
+
+UNKNOWN = "unknown"
+
+
+@dataclass
+class _Categories:
+    """What is live, by purpose."""
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    total: int = 0
+    _live: dict[int, MemoryEvent] = field(default_factory=dict)
+
+    def allocate(self, event: MemoryEvent) -> None:
+        if event.address is not None:
+            if event.address in self._live:
+                # An address is not handed out twice: its free was not recorded.
+                self.free(event)
+            self._live[event.address] = event
+        self.add(_name(event), event.size)
+
+    def free(self, event: MemoryEvent) -> None:
+        allocation = event if event.address is None else self._live.pop(event.address, event)
+        self.add(_name(allocation), -allocation.size)
+
+    def add(self, name: str, size: int) -> None:
+        self.sizes[name] = self.sizes.get(name, 0) + size
+        self.total += size
+
+
+def _name(event: MemoryEvent) -> str:
+    return event.category.value if event.category is not None else UNKNOWN
 
 
 def has_phases(recording: Recording) -> bool:
     """Whether the recording tells a forward pass from what comes before it, such as making the data set."""
     return any(event.phase is not None for event in recording.events)
-
-
-def _sized(events: Iterable[MemoryEvent]) -> Iterable[MemoryEvent]:
-    return (event for event in events if event.action in (Action.ALLOCATE, Action.FREE))

@@ -246,7 +246,9 @@ def _runs_per_step(evidence: _Evidence) -> tuple[float, str]:
     """How often the line runs in a step, and what a "step" then is: outside of training, one execution."""
     seen = evidence.seen
     steps = len(seen.steps)
-    if steps < _LEAST_DIFFERENCES:
+    # Within a step it may start anew, so that several executions do not add up.
+    anew = any(one.step == other.step and one.epoch != other.epoch for one, other in pairwise(seen.samples))
+    if steps < _LEAST_DIFFERENCES or anew:
         return 1.0, "execution"
     return max(1.0, round(seen.executions / steps)), "step"
 

@@ -107,6 +107,15 @@ def test_several_executions_in_a_step_add_up() -> None:
     assert rule(Watch.REACHABLE, seen).bytes_per_step == 4000
 
 
+def test_what_starts_anew_within_a_step_is_told_by_the_execution() -> None:
+    found = samples(4 * KIB, 8 * KIB, 12 * KIB, 4 * KIB, 8 * KIB, 12 * KIB, epochs=[0, 0, 0, 1, 1, 1])
+    for sample, step in zip(found.samples, (1, 1, 2, 2, 3, 3), strict=True):
+        sample.step = step
+    found.steps = [1, 2, 3]
+    ruling = rule(Watch.REACHABLE, found)
+    assert (ruling.bytes_per_step, ruling.per) == (4 * KIB, "execution")
+
+
 def test_outside_of_training_an_execution_is_the_unit() -> None:
     seen = samples(1000, 2000, 3000, 4000, 5000)
     seen.steps = [0]

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from memlint.verify import launch
 from memlint.verify.verdicts import Judged
 from tests.verify.expectations import Expected, expectations
+from tests.verify.fork_server import ForkServers
 from tests.verify.scenarios import SCRIPTS, identity, judged_run, missing_framework, moved
 
 pytestmark = [
@@ -35,10 +37,13 @@ def judged(request: pytest.FixtureRequest) -> Iterator[dict[Path, Future[list[Ju
     parameters = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     selected = {each["script"] for each in parameters if "script" in each}
     wanted = [script for script in SCRIPTS if script in selected and not missing_framework(script)]
+    servers = ForkServers()
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(launch, "_wait_for", lambda plan, *_: servers.run(plan))
         yield {script: pool.submit(judge, script) for script in wanted}
         pool.shutdown(cancel_futures=True)
+    servers.close()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=identity)

@@ -314,8 +314,8 @@ def test_kept_traces_are_read_again(tmp_path: Path) -> None:
         code, document = report(path, "--trace", f"traces/{name}", cwd=tmp_path)
         assert code == 0
         assert name in document["trace"]
-        # The tensors of the device stay flat, which is what a trace can show.
-        assert document["findings"][0]["verdict"] in ("REFUTED", "INCONCLUSIVE")
+        # A trace shows tensors, which stay flat, and not the nodes of graphs.
+        assert document["findings"][0]["verdict"] == "INCONCLUSIVE"
 
 
 @pytest.mark.parametrize(

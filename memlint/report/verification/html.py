@@ -35,7 +35,8 @@ _PHASES = {
     Phase.EVALUATION: "#72b7b2",
     Phase.LOAD: "#4c78a8",
 }
-_MOST_PHASES = 200
+_MOST_PHASES = 400
+"""The longest ones; the others are too narrow to see."""
 _STEP_GAP = 0.06
 """Of the width: steps whose numbers would touch on a phone are not numbered."""
 _MOST_TICKS = 8
@@ -89,7 +90,7 @@ def memory_chart(found: Timeline) -> str:
     for step, time in _numbered(found):
         figure.add_vline(x=time, line={"width": 1, "dash": "dot", "color": "#888888"})
         figure.add_annotation(x=time, y=1.03, yref="paper", yanchor="bottom", text=str(step), showarrow=False)
-    for phase, start, end in found.phases[:_MOST_PHASES]:
+    for phase, start, end in _longest_phases(found):
         band = {"type": "rect", "x0": start, "x1": end, "y0": 1.0, "y1": 1.03, "yref": "paper", "line": {"width": 0}}
         figure.add_shape(**band, fillcolor=_PHASES[phase])
     total = max(map(sum, zip(*found.sizes.values(), strict=True)))
@@ -99,6 +100,10 @@ def memory_chart(found: Timeline) -> str:
 
 
 _CONFIG = {"displaylogo": False, "responsive": True}
+
+
+def _longest_phases(found: Timeline) -> list[tuple[Phase, float, float]]:
+    return sorted(found.phases, key=lambda each: each[1] - each[2])[:_MOST_PHASES]
 
 
 def _numbered(found: Timeline) -> Iterator[tuple[int, float]]:
@@ -113,7 +118,7 @@ def _numbered(found: Timeline) -> Iterator[tuple[int, float]]:
 
 def _phase_key(found: Timeline) -> str:
     """What the colors of the band above the chart mean."""
-    seen = {phase for phase, _, _ in found.phases[:_MOST_PHASES]}
+    seen = {phase for phase, _, _ in _longest_phases(found)}
     parts = [f'<span><i style="background:{_PHASES[each]}"></i>{each.value}</span>' for each in _PHASES if each in seen]
     return f'<p class="key">Above the chart: numbers of steps, and phases: {" ".join(parts)}</p>' if parts else ""
 
