@@ -30,6 +30,9 @@ class AddressMap:
         start, size = segment.address, segment.total_size
         if segment.is_expandable:
             start, size = self._joined(segment)
+        if start in self._segments:
+            # The end of what was there has not been recorded.
+            self._remove(start)
         insort(self._starts, start)
         self._segments[start] = Segment(
             segment.device, start, size, segment.stream, segment.is_small, segment.is_expandable, [], segment.stack

@@ -182,6 +182,12 @@ def test_expandable_segments_are_followed_page_by_page(read: Reader) -> None:
     assert [event.block_bytes for event in recording.events if event.action is Action.ALLOCATE] == [30 * MIB, 25 * MIB]
 
 
+def test_a_segment_whose_end_is_not_recorded_may_come_again(read: Reader) -> None:
+    begin = entry("segment_alloc", BASE, 2 * MIB)
+    events = [begin, dict(begin), entry("segment_free", BASE, 2 * MIB), entry("segment_free", BASE, 2 * MIB)]
+    assert len(read(snapshot(events)).events) == 4
+
+
 def test_segments_before_the_first_event_are_worked_out(read: Reader) -> None:
     page = 20 * MIB
     trace = [

@@ -179,8 +179,8 @@ class Picture:
         return close / len(seen)
 
 
-def _opaque(row: bytes, channels: int) -> bytes:
-    return row if channels == 3 else bytes(value for index, value in enumerate(row) if index % 4 != 3)
+def _opaque(row: bytearray, channels: int) -> bytes:
+    return bytes(row) if channels == 3 else bytes(value for index, value in enumerate(row) if index % 4 != 3)
 
 
 def _unfiltered(data: bytes, stride: int, step: int) -> list[bytearray]:

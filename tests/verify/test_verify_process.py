@@ -200,9 +200,28 @@ def test_a_module_with_relative_imports_and_workers(tmp_path: Path) -> None:
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "data.py").write_text(
-        "import torch\nfrom torch.utils.data import TensorDataset\n"
-        "def make():\n    return TensorDataset(torch.randn(640, 64))\n"
+        """\
+import pathlib, torch
+from torch.utils.data import Dataset, get_worker_info
+
+class Noise(Dataset):
+    def __len__(self):
+        return 640
+    def __getitem__(self, index):
+        if index == 0:
+            here = pathlib.Path(__file__).parent
+            fixed = "loss.det" + "ach()" in (here / "train.py").read_text()
+            with open(here.parent / "logs" / "log.txt", "a") as log:
+                print("worker", get_worker_info() is not None, "fixed", fixed, file=log)
+        return (torch.full((64,), index / 640),)
+
+def make():
+    return Noise()
+"""
     )
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (tmp_path / "pyproject.toml").write_text("")
     text = TRAINING.replace("{extra}", "pass").replace(
         "import sys\n", "import sys\nfrom torch.utils.data import DataLoader\nfrom .data import make\n"
     )
@@ -211,10 +230,13 @@ def test_a_module_with_relative_imports_and_workers(tmp_path: Path) -> None:
         "total = 0.0", "total = 0.0; print(sys.argv[1:], __package__)"
     )
     (package / "train.py").write_text(text)
-    process = verify("-m", "pkg.train", "--", "--config", "c.yaml", cwd=tmp_path)
+    process = verify("-m", "pkg.train", "--with-fixes", "--", "--config", "c.yaml", cwd=tmp_path)
     assert process.returncode == 1, process.stderr
     assert "['--config', 'c.yaml'] pkg" in process.stderr
     assert "CONFIRMED  MEM101 pkg/train.py" in process.stdout
+    assert "agree bit for bit" in process.stdout, process.stdout
+    found = (logs / "log.txt").read_text().splitlines()
+    assert found == [f"worker True fixed {fixed}" for fixed in (False, False, True)]
 
 
 def test_with_fixes_compares_two_runs_and_leaves_the_file_alone(tmp_path: Path) -> None:
