@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 def watch(layer: nn.Module, activations: list):
-    def keep(module, args, output):
+    def keep(_module, _args, output):
         activations.append(output)  # CONFIRMED MEM106 device 16*64*4 per execution
 
     layer.register_forward_hook(keep)
