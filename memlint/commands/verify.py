@@ -191,7 +191,8 @@ class _Verify:
             self._say("No finding has a fix that could be compared.")
             return report
         self._say("Running it twice more: as it is, and with the fixes in a copy.")
-        return replace(report, comparison=compare(self.program, static.root, files, self.budget, report.seen))
+        compared = compare(self.program, static.root, files, self.budget, report.seen, report.judged)
+        return replace(report, comparison=compared)
 
     # ----------------------------------------------------------------------------------------------- printing
 

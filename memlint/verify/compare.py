@@ -17,6 +17,7 @@ from memlint.verify.mirror import Mirror
 from memlint.verify.observations import Observations
 from memlint.verify.plan import WARM_UP, Budget
 from memlint.verify.report import Comparison, failure_of
+from memlint.verify.verdicts import Judged
 
 _SEED = 0
 _TOLERANCE_ON_HOST = 0.0
@@ -25,7 +26,14 @@ _TOLERANCE_ON_DEVICE = 1e-6
 """Kernels of a GPU may add up in another order; float32 has 24 bits."""
 
 
-def compare(program: Program, root: Path, files: Sequence[FixedFile], budget: Budget, seen: Observations) -> Comparison:
+def compare(
+    program: Program,
+    root: Path,
+    files: Sequence[FixedFile],
+    budget: Budget,
+    seen: Observations,
+    judged: Sequence[Judged] = (),
+) -> Comparison:
     """Runs ``program`` twice, as far as the run that was ``seen``, each time in a copy of the project at ``root``.
 
     The user's files are not touched, and what one run writes into its copy the other does not find.
@@ -35,7 +43,8 @@ def compare(program: Program, root: Path, files: Sequence[FixedFile], budget: Bu
         before = _Copy(Path(folder, "before"), root, {file.path: file.before for file in files})
         after = _Copy(Path(folder, "after"), root, {file.path: file.after for file in files})
         first, second = before.run(program, budget), after.run(program, budget)
-    return _compared(program, first, second, sum(len(file.fixed) for file in files))
+    compared = _compared(program, first, second, sum(len(file.fixed) for file in files))
+    return replace(compared, host_growth=_host_growth(files, judged))
 
 
 class _Copy:
@@ -105,6 +114,15 @@ def _compared(program: Program, before: Outcome, after: Outcome, fixes: int) -> 
         seconds=(_seconds(before.seen), _seconds(after.seen)),
         failure=failure,
     )
+
+
+def _host_growth(files: Sequence[FixedFile], judged: Sequence[Judged]) -> int:
+    fixed = {(each.path, each.code, each.location) for file in files for each in file.fixed}
+    confirmed = [each for each in judged if each.is_confirmed and each.ruling.memory == "host"]
+    wanted = (
+        each for each in confirmed if (each.diagnostic.path, each.diagnostic.code, each.diagnostic.location) in fixed
+    )
+    return sum(each.ruling.bytes_per_step or 0 for each in wanted)
 
 
 def _difference(one: float, other: float) -> float:

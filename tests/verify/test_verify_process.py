@@ -249,6 +249,7 @@ def test_with_fixes_compares_two_runs_and_leaves_the_file_alone(tmp_path: Path) 
     assert comparison["losses"] == comparison["equal_losses"] >= 8
     assert comparison["same_losses"]
     assert comparison["failure"] is None
+    assert comparison["host_growth"] == document["findings"][0]["bytes_per_step"]
     assert path.read_text() == before
 
 

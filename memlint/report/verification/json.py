@@ -67,6 +67,7 @@ def _comparison(comparison: Comparison | None) -> dict[str, Any] | None:
         "equal_losses": comparison.losses[1],
         "largest_difference": comparison.largest_difference,
         "same_losses": comparison.same_losses,
+        "host_growth": comparison.host_growth,
         "pays": comparison.pays,
         "seconds_per_step": list(comparison.seconds),
         "failure": comparison.failure or None,

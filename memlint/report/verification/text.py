@@ -127,7 +127,12 @@ def _comparison(comparison: Comparison) -> Iterator[Text]:
     seconds = comparison.seconds
     yield Text(f"  {'time per step':<21} {seconds[0] * 1e3:>7.1f} ms -> {seconds[1] * 1e3:>7.1f} ms (both recorded)")
     yield _losses(comparison)
-    if not comparison.pays:
+    if comparison.host_growth:
+        growth = in_bytes(comparison.host_growth)
+        yield Text(
+            f"  Not in these figures of tensors: {growth} a step of graphs in host memory, which the fixes let go."
+        )
+    elif not comparison.pays:
         yield Text("  The fixes do not pay: neither the peak nor what stays alive is lower.", style="bold red")
 
 
