@@ -341,6 +341,48 @@ def _retained_graph(evidence: _Evidence) -> Ruling:
     )
 
 
+def _summed_graphs(evidence: _Evidence) -> Ruling:
+    sizes = [sample.saved_bytes for sample in evidence.seen.samples]
+    root = evidence.seen.root
+    if len(sizes) < _LEAST_DIFFERENCES:
+        return inconclusive(f"{evidence.ran}, and the sum of the losses was looked at {counted(len(sizes), 'time')}")
+    more = [other - one for one, other in pairwise(sizes) if other - one > SMALLEST_GROWTH]
+    if not more:
+        return refuted(f"the graph of `{root}` saves {in_bytes(max(sizes))} at most, and no more with each iteration")
+    iterations = _longest_rise(sizes)
+    one = median(more)
+    return confirmed(
+        f"the graph of `{root}` saves {in_bytes(one)} more with each of {iterations} iterations that wait for one "
+        f"backward, {in_bytes(one * (iterations - 1))} more than the graph of one",
+        "device",
+        bytes_at_peak=round(one * (iterations - 1)),
+        where=evidence.where,
+    )
+
+
+def _longest_rise(sizes: list[int]) -> int:
+    longest = current = 1
+    for one, other in pairwise(sizes):
+        current = current + 1 if other - one > SMALLEST_GROWTH else 1
+        longest = max(longest, current)
+    return longest
+
+
+def _output_after_backward(evidence: _Evidence) -> Ruling:
+    observed, root = evidence.seen.after_backward, evidence.seen.root
+    if not observed:
+        return inconclusive(f"{evidence.ran}, but no backward followed it")
+    size = round(median(observed))
+    if size <= SMALLEST_GROWTH:
+        return refuted(f"{in_bytes(size)} of what `{root}` names were alive when the backward was over")
+    return confirmed(
+        f"{in_bytes(size)} of what `{root}` names were alive throughout the backward, and after it",
+        "device",
+        bytes_at_peak=size,
+        where=evidence.where,
+    )
+
+
 # ---------------------------------------------------------------------------------------------------- gradients
 
 
@@ -526,6 +568,8 @@ _DECISIONS: dict[Watch, Callable[[_Evidence], Ruling]] = {
     Watch.FORWARD_GRAPH: _forward_graph,
     Watch.LATER_GRAPHS: _forward_graph,
     Watch.RETAINED_GRAPH: _retained_graph,
+    Watch.SUMMED_GRAPHS: _summed_graphs,
+    Watch.OUTPUT_AFTER_BACKWARD: _output_after_backward,
     Watch.GRADIENTS_ADDED_TO: _gradients_added_to,
     Watch.GRADIENTS_ZEROED: _gradients_zeroed,
     Watch.GRADIENTS_IN_FORWARD: _gradients_in_forward,

@@ -92,6 +92,8 @@ class LineSeen:
     """For each optimizer step, bytes of gradients of a DistributedDataParallel that are no views of its buckets."""
     output_copies: list[int] = field(default_factory=list)
     """For each forward pass of a DistributedDataParallel, bytes of outputs that are copies of the wrapped model's."""
+    after_backward: list[int] = field(default_factory=list)
+    """For each backward that followed the line, bytes of what the line had named that were alive when it was over."""
     forwards: int = 0
     """Forward passes of a whole model that ran while the line was watched."""
     where: dict[str, int] = field(default_factory=dict)

@@ -116,6 +116,9 @@ def _roots(diagnostic: Diagnostic, claim: LocatedClaim, place: Place, statements
     if watch is Watch.RETAINED_GRAPH:
         # The loss: of ``loss.backward()`` what stands before the dot, of ``manual_backward(loss)`` the argument.
         candidates = [receiver, *place.arguments] if "backward" in (claim.held or "") else [holder, claim.held]
+    elif watch is Watch.SUMMED_GRAPHS:
+        # What the statement binds may be the loss of one iteration.
+        candidates = [holder, place.taker]
     elif watch is Watch.REACHABLE:
         # A holder that stands elsewhere belongs to what takes the value, and is not the value itself.
         candidates = [holder or place.taker] if claim.holder else [claim.held, *place.targets]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Related, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Related, Severity, Watch
 from memlint.model.optimization import cleared_by
 from memlint.model.program import Program
 from memlint.model.source_text import code
@@ -291,15 +291,28 @@ def views(model: torch.nn.Module, loader, optimizer, criterion):
             confidence=summed.confidence,
             fixes=tuple(_fixes(summed)),
             related=(Related(summed.backward.node, "the backward over the sum"),),
-            claim=Claim(ClaimShape.SPIKE, "device", "(k - 1) * A - G", held=summed.forward.node),
+            claim=Claim(
+                ClaimShape.SPIKE,
+                "device",
+                "(k - 1) * A - G",
+                holder=_total(summed),
+                held=summed.forward.node,
+                watch=Watch.SUMMED_GRAPHS,
+            ),
         )
+
+
+def _total(summed: SummedLoss) -> cst.CSTNode | None:
+    """What names the sum, if one thing does."""
+    addition = summed.addend.sum
+    stores = [use for use in addition.uses if hasattr(use, "target")] if addition is not None else []
+    target: cst.CSTNode | None = stores[0].target if len(stores) == 1 else None
+    return target
 
 
 def _fixes(summed: SummedLoss) -> Iterator[Fix]:
     """A backward for each loss, where one statement adds it to a name and the backward names that."""
-    addition = summed.addend.sum
-    stores = [use for use in addition.uses if hasattr(use, "target")] if addition is not None else []
-    target = stores[0].target if len(stores) == 1 else None
+    target = _total(summed)
     if not isinstance(target, cst.Name) or not isinstance(summed.addend.loss.node, cst.BaseExpression):
         return
     named = [n for n in held_in([summed.backward.node]) if isinstance(n, cst.Name) and n.value == target.value]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Related, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Related, Severity, Watch
 from memlint.model.program import Program
 from memlint.model.source_text import code
 from memlint.model.stale_outputs import StaleOutput, stale_outputs
@@ -411,7 +411,14 @@ def train(loader, optimizer, criterion):
             confidence=stale.confidence,
             fixes=tuple(_fixes(stale, names)),
             related=(Related(stale.backward.node, "the backward that does not need it"),),
-            claim=Claim(ClaimShape.SPIKE, "device", "N * V * E", held=stale.forward.node),
+            claim=Claim(
+                ClaimShape.SPIKE,
+                "device",
+                "N * V * E",
+                holder=stale.names[0].target,
+                held=stale.forward.node,
+                watch=Watch.OUTPUT_AFTER_BACKWARD,
+            ),
         )
 
 

@@ -60,6 +60,8 @@ class LineObserver:
         self._before: GradientsSeen | None = None
         self._holder_optimizers: set[int] = set()
         self._pending: list[tuple[GraphSeen, list[weakref.ref[torch.Tensor]]]] = []
+        self._named: list[weakref.ref[torch.UntypedStorage]] = []
+        """What was named when the line last ran, until a backward is over."""
         self._wrapper: weakref.ref[torch.nn.parallel.DistributedDataParallel] | None = None
 
     # What the tracer tells
@@ -87,8 +89,10 @@ class LineObserver:
         if self._watch is not Watch.LATER_GRAPHS and self in situation.active:
             situation.active.remove(self)
         self.seen.grad_enabled = torch.is_grad_enabled()
-        if self._watch is Watch.REACHABLE:
+        if self._watch in (Watch.REACHABLE, Watch.SUMMED_GRAPHS):
             self._look_at_root(frame, situation)
+        elif self._watch is Watch.OUTPUT_AFTER_BACKWARD:
+            self._expect_freed(frame, situation)
         elif self._watch is Watch.RETAINED_GRAPH:
             self._look_at_retained(frame, situation)
         elif self._watch in _WRAPPER_WATCHES:
@@ -158,6 +162,23 @@ class LineObserver:
             )
         )
         self._note_where(found, situation)
+
+    def _expect_freed(self, frame: types.FrameType, situation: Situation) -> None:
+        for root in self.line.roots:
+            known, value = _evaluated(root, frame)
+            if known:
+                found = reach(value)
+                self.seen.root = root
+                self._named = [weakref.ref(found.storages[key]) for key in found.held]
+                self._note_where(found, situation)
+                return
+
+    def backward_done(self) -> None:
+        """Note what a backward pass has left of the named tensors."""
+        if self._named:
+            alive = (storage for each in self._named if (storage := each()) is not None)
+            self.seen.after_backward.append(sum(storage.nbytes() for storage in alive))
+            self._named = []
 
     def _look_at_wrapper(self, frame: types.FrameType) -> None:
         for root in self.line.roots:
@@ -292,6 +313,11 @@ class Lines:
         if self.situation is not None:
             for each in self.observers:
                 each.step_done(self.situation.progress)
+
+    def backward_done(self) -> None:
+        """Tell those who wait for the end of a backward pass."""
+        for each in self.observers:
+            each.backward_done()
 
     @property
     def is_satisfied(self) -> bool:

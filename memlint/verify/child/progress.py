@@ -58,6 +58,9 @@ class Listener(Protocol):
     def step_done(self) -> None:
         """An optimizer has used the gradients that there were."""
 
+    def backward_done(self) -> None:
+        """A backward pass is over."""
+
     @property
     def is_satisfied(self) -> bool:
         """Whether every line has run often enough."""
@@ -249,6 +252,7 @@ class Progress:
             return original(*args, **kwargs)
         finally:
             self._set_phase(phase)
+            self._listener.backward_done()
 
     def _see_loss(self, roots: object) -> None:
         tensor = roots[0] if isinstance(roots, (list, tuple)) and roots else roots
