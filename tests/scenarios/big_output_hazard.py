@@ -4,27 +4,28 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-BATCH, TOKENS, WORDS, WIDTH = 2, 32, 2000, 16
+BATCH, TOKENS, WORDS, WIDTH = 2, 32, 32000, 8
 
 
 class Model(nn.Module):
-    def __init__(self):
+    def __init__(self, vocab_size):
         super().__init__()
-        self.embedding = nn.Embedding(WORDS, WIDTH)
-        self.head = nn.Linear(WIDTH, WORDS)
+        self.embedding = nn.Embedding(vocab_size, WIDTH)
+        self.lm_head = nn.Linear(WIDTH, vocab_size)
 
-    def forward(self, tokens):
-        return self.head(self.embedding(tokens))
+    def forward(self, tokens, targets):
+        logits = self.lm_head(self.embedding(tokens))
+        loss = F.cross_entropy(logits.view(-1, logits.size(-1)), targets.view(-1))
+        return logits, loss
 
 
 def main():
-    model = Model()
-    optimizer = torch.optim.AdamW(model.parameters())
+    model = Model(WORDS)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(6):
         optimizer.zero_grad()
         tokens = torch.randint(WORDS, (BATCH, TOKENS))
-        logits = model(tokens)  # CONFIRMED MEM110 device 2*32*2000*4 at peak
-        loss = F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+        _logits, loss = model(tokens, tokens)  # CONFIRMED MEM110 device 2*32*32000*4 at peak
         loss.backward()
         optimizer.step()
 
