@@ -108,6 +108,9 @@ class _Listener:
     def step_done(self) -> None:
         """Nothing."""
 
+    def backward_done(self) -> None:
+        """Nothing."""
+
 
 def categorise_device(events: list[MemoryEvent]) -> None:
     """Give a category to what nobody has classified; libraries' workspaces stay without one."""
