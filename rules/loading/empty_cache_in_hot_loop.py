@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.averaging import average_updates
+from memlint.model.calls import proven_call_sites
 from memlint.model.forwards import called_module, in_training_step, is_repeated
 from memlint.model.loops import iterates_over_data
 from memlint.model.program import Program
@@ -144,6 +145,26 @@ def train(model, loader, optimizer, settings):
     )
     negative = (
         """
+import torch
+from torch import nn
+
+def validate(model: nn.Module, sample):
+    with torch.no_grad():
+        image = model(sample)
+    torch.cuda.empty_cache()
+    return image
+
+def train(model: nn.Module, loader, optimizer, every):
+    step = 0
+    for x, y in loader:
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x), y).backward()
+        optimizer.step()
+        step += 1
+        if every and step % every == 0:
+            validate(model, x)
+""",
+        """
 import gc
 import torch
 def main(model, epochs, loader, validation, optimizer):
@@ -260,8 +281,11 @@ def _step(call: Call) -> str | None:
     return None
 
 
-def _is_occasional(call: Call) -> bool:
-    """Whether it runs after an error, or in some steps only: a counter, a comparison decides."""
+_MAX_CALLERS = 2
+
+
+def _is_occasional(call: Call, depth: int = _MAX_CALLERS) -> bool:
+    """Whether it runs after an error, or in some steps only: a counter, a comparison decides, here or in each caller."""
     for region in call.region.ancestors():
         if isinstance(region, Handler):
             return True
@@ -269,7 +293,8 @@ def _is_occasional(call: Call) -> bool:
             return True
         if region is call.region.loop:
             return False
-    return False
+    sites = proven_call_sites(call.function) if depth else ()
+    return bool(sites) and all(_is_occasional(site, depth - 1) for site in sites)
 
 
 def _is_optional(call: Call) -> bool:
@@ -289,9 +314,13 @@ def _counts(test: Value) -> bool:
 
 
 def _parts(value: Value) -> Iterator[Value]:
+    seen: set[int] = set()
     pending = [value]
     while pending:
         current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
         yield current
         if not isinstance(current, (Call, Attribute)):
             pending.extend(current.operands())
