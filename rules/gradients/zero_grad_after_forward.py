@@ -557,11 +557,13 @@ def _branches(region: Region, span: Region) -> list[Branch]:
 def _is_counted(branch: Branch) -> bool:
     """Whether the branch is taken once in several iterations: ``if (i + 1) % k == 0``."""
     pending = [branch.test] if branch.test is not None and not branch.negated else []
+    seen: set[int] = set()
     while pending:
         for value in sources(pending.pop()):
             if isinstance(value, Binary) and value.operator == "%":
                 return True
-            if isinstance(value, (Binary, Comparison, Unary)):
+            if isinstance(value, (Binary, Comparison, Unary)) and id(value) not in seen:
+                seen.add(id(value))
                 pending.extend(value.operands())
     return False
 

@@ -285,7 +285,7 @@ _MAX_CALLERS = 2
 
 
 def _is_occasional(call: Call, depth: int = _MAX_CALLERS) -> bool:
-    """Whether it runs after an error, or in some steps only: a counter, a comparison decides, here or in each caller."""
+    """Whether it runs after an error, or in some steps only: a counter, a comparison decides, or in each caller."""
     for region in call.region.ancestors():
         if isinstance(region, Handler):
             return True
