@@ -1,8 +1,9 @@
-"""Counts parameters of torchvision's and timm's models from their source, and compares with the real modules.
+"""Counts parameters of models from their source, and compares with the real modules.
 
-    python bench/model_sizes.py
+    python bench/model_sizes.py [--mirrors DIR] [--only TEXT]
 
-Needs torch, torchvision and timm; nothing is downloaded. A model counts as exact, unknown (memlint says so), or wrong.
+Needs torch, torchvision and timm; nothing is downloaded. With git mirrors (``owner+name/repo`` under DIR), definitions
+of public repositories count, too. A model counts as exact, unknown (memlint says so), or wrong.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from architectures import count, torchvision_models
+from mirrors import Mirrors
 
 from memlint.model.sizes.evaluate import Evaluator, TooMuch
 from memlint.model.sizes.objects import ModuleObject
@@ -35,6 +40,50 @@ _TIMM = """
     densenet:DenseNet vgg:VGG dla:DLA inception_v4:InceptionV4 xception:Xception nasnet:NASNetALarge
 """.split()
 """Classes of timm that can be made without arguments, by module."""
+
+
+_DEFINED = {
+    ("karpathy/nanoGPT", "3adf61e1", "model"): ("GPT(GPTConfig())", "GPT(GPTConfig(n_layer=2, bias=False))"),
+    ("milesial/Pytorch-UNet", "21d7850f", "unet"): ("UNet(3, 2)", "UNet(1, 4, bilinear=True)"),
+    ("kuangliu/pytorch-cifar", "49b7aa97", "models"): (
+        "VGG('VGG19')",
+        "ResNet18()",
+        "ResNet152()",
+        "PreActResNet18()",
+        "GoogLeNet()",
+        "densenet_cifar()",
+        "ResNeXt29_2x64d()",
+        "MobileNet()",
+        "MobileNetV2()",
+        "DPN92()",
+        "ShuffleNetG2()",
+        "SENet18()",
+        "ShuffleNetV2(1)",
+        "EfficientNetB0()",
+        "RegNetX_200MF()",
+        "SimpleDLA()",
+        "DLA()",
+        "LeNet()",
+        "PNASNetA()",
+    ),
+}
+"""By repository, commit and module: expressions that make a model."""
+
+
+def repository_cases(mirrors: Path) -> Iterator[tuple[str, str, Any]]:
+    """The same as :func:`cases` for definitions of public repositories, which are imported for the truth."""
+    for (repo, commit, module), expressions in _DEFINED.items():
+        with tempfile.TemporaryDirectory() as name:
+            for path, data in Mirrors(mirrors).python_files(repo, commit):
+                (Path(name) / path).parent.mkdir(parents=True, exist_ok=True)
+                (Path(name) / path).write_bytes(data)
+            sys.path.insert(0, name)
+            with suppress(ImportError):
+                known = vars(importlib.import_module(module))
+                for each in expressions:
+                    made = partial(eval, each, dict(known))
+                    yield f"{repo} {each}", f"from {module} import *\nmodel = {each}", made
+            sys.path.remove(name)
 
 
 def cases() -> Iterator[tuple[str, str, Any]]:
@@ -60,11 +109,14 @@ def cases() -> Iterator[tuple[str, str, Any]]:
                 yield f"timm {cls}", f"from timm.models.{module} import {cls}\nmodel = {cls}()", made
 
 
+_READ = frozenset({"torchvision", "timm", *(module for _, _, module in _DEFINED)})
+
+
 def locate(_origin: Path, name: str) -> Path | None:
     """The file of a module of the two libraries."""
     for root in map(Path, sys.path):
         for candidate in (root / f"{name.replace('.', '/')}.py", root / name.replace(".", "/") / "__init__.py"):
-            if name.split(".", maxsplit=1)[0] in {"torchvision", "timm"} and candidate.is_file():
+            if name.split(".", maxsplit=1)[0] in _READ and candidate.is_file():
                 return candidate
     return None
 
@@ -90,12 +142,17 @@ def real(make: Any) -> int:
         return count(make())
 
 
-def main() -> None:
+@click.command()
+@click.option("--mirrors", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--only", default="", help="Only models with this in their name.")
+def main(mirrors: Path | None, only: str) -> None:
     """Prints a row for each model that is not exact, and the sums."""
     warnings.simplefilter("ignore")
     seen: Counter[str] = Counter()
     start = time.process_time()
-    for name, source, make in cases():
+    for name, source, make in chain(cases(), repository_cases(mirrors) if mirrors is not None else ()):
+        if only not in name:
+            continue
         model = evaluated(source)
         if model is None or model.doubts():
             outcome, detail = "unknown", model.doubts()[0] if model is not None else "not a model"
