@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cmp_to_key
@@ -54,6 +55,9 @@ _FLUENT = frozenset(
     """.split()
 )
 _INSPECT = frozenset("parameters named_parameters modules named_modules children named_children".split())
+_SETTERS = ("__setattr__", "add_module", "register_module", "register_parameter")
+"""Methods of ``nn.Module`` that give it a member."""
+_UNBOUND_SETTERS = frozenset(f"torch.nn.Module.{name}" for name in _SETTERS)
 _CONTAINER_METHODS = frozenset(
     "append extend insert add_module register_module register_parameter register_buffer update keys values items pop "
     "clear".split()
@@ -85,6 +89,7 @@ class Calls(ABC):
             "hasattr": self._hasattr,
             "getattr": self._getattr,
             "setattr": self._setattr,
+            "delattr": lambda given, _named: self.delete_attribute(given[0], given[1]),
             "callable": lambda given, _named: _is_callable(given[0]),
             "map": self._map,
             "filter": lambda _given, _named: Unknown("filter"),
@@ -104,6 +109,16 @@ class Calls(ABC):
     @abstractmethod
     def set_attribute(self, receiver: Any, name: str, value: Any) -> None:
         """``receiver.name = value``."""
+
+    def delete_attribute(self, receiver: Any, name: Any) -> None:
+        """``del receiver.name``."""
+        if not isinstance(receiver, Instance):
+            return
+        if isinstance(receiver, ModuleObject) and (self.uncertain or not isinstance(name, str)):
+            receiver.doubt = "a member is deleted"
+            return
+        self.replace_head(receiver, name, None)
+        receiver.attributes.pop(name, None)
 
     @abstractmethod
     def truth(self, value: Any) -> bool | None:
@@ -132,6 +147,8 @@ class Calls(ABC):
         if isinstance(callee, ClassObject):
             return self._doubted(self.instantiate(callee, arguments, keywords), doubt)
         if isinstance(callee, External):
+            if arguments and callee.name in _UNBOUND_SETTERS:
+                return self._setattr(arguments, keywords)
             return self._external(callee.name, arguments, keywords, doubt)
         if isinstance(callee, Method):
             return self._method(callee.receiver, callee.name, arguments, keywords)
@@ -229,6 +246,8 @@ class Calls(ABC):
             return Native("__init__", lambda *a, **k: self._construct_base(receiver, after, list(a), k))
         if name == "__init__" and isinstance(receiver, Instance) and cls.is_dataclass:
             return Native(name, lambda *a, **k: self._fill_fields(receiver, value.owner, list(a), k))
+        if name == "__setattr__" and isinstance(receiver, ModuleObject):
+            return Method(receiver, name)
         if name in {"__init__", "__post_init__", "__setattr__", "__init_subclass__"}:
             return Native(name, self._take_configuration(receiver))
         return Method(receiver, name) if isinstance(receiver, ModuleObject) else Unknown(f"super().{name}")
@@ -290,7 +309,8 @@ class Calls(ABC):
         if name in {"__class__"}:
             return value.cls
         if name == "__dict__":
-            return value.attributes
+            # What is put there by hand is no parameter and no member.
+            return dict(value.attributes) if isinstance(value, ModuleObject) else value.attributes
         if isinstance(value.cls, ClassObject):
             found = value.cls.find(name)
             if found is not None:
@@ -561,6 +581,7 @@ class Calls(ABC):
             wanted = arguments[0] if arguments else keywords.get("requires_grad", True)
             for each in module.parameters():
                 each.attributes["requires_grad"] = wanted if not self.uncertain else PLAIN
+        self._change_members(module, name, arguments)
         if name in _FLUENT:
             return module
         if name in _INSPECT:
@@ -572,6 +593,14 @@ class Calls(ABC):
         if name in {"forward", "__call__"}:
             return Tensor(None)
         return Unknown(f"method {name} of {module.class_name}")
+
+    def _change_members(self, module: ModuleObject, name: str, arguments: list[Any]) -> None:
+        if name == "__setattr__" and len(arguments) == 2:
+            self._setattr([module, *arguments], {})
+        elif name == "__delattr__":
+            self.delete_attribute(module, arguments[0] if arguments else None)
+        elif name == "apply" and arguments and _adds_members(arguments[0]):
+            module.doubt = "its members are changed by apply"
 
     @staticmethod
     def _inspected(module: ModuleObject, name: str) -> Any:
@@ -841,3 +870,17 @@ _KNOWN: dict[str, Callable[[Calls, list[Any], dict[str, Any]], Any]] = {
     "argparse.Namespace": _namespace,
     "types.SimpleNamespace": _namespace,
 }
+
+
+def _adds_members(function: Any) -> bool:
+    """Whether a function that ``apply`` calls with each module may give it parameters or modules."""
+    for each in ast.walk(function.node) if isinstance(function, FunctionObject) else ():
+        if isinstance(each, ast.Call):
+            called = each.func.id if isinstance(each.func, ast.Name) else getattr(each.func, "attr", "")
+            if called in (*_SETTERS, "setattr"):
+                return True
+        if isinstance(each, ast.Assign) and isinstance(each.value, ast.Call):
+            targets = [target for target in each.targets if isinstance(target, ast.Attribute)]
+            if any(target.attr not in ("data", "requires_grad") for target in targets):
+                return True
+    return False

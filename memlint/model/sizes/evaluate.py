@@ -198,11 +198,28 @@ class Evaluator(Calls):
         elif isinstance(target, ast.Attribute):
             self.set_attribute(self.value(target.value, scope), target.attr, value)
         elif isinstance(target, ast.Subscript):
-            self._set_item(self.value(target.value, scope), self.value(target.slice, scope), value)
+            self._store_item(target, value, scope)
         elif isinstance(target, ast.Starred):
             self.store(target.value, value, scope)
         elif isinstance(target, (ast.Tuple, ast.List)):
             self._unpack(target.elts, value, scope)
+
+    def _store_item(self, target: ast.Subscript, value: Any, scope: Scope) -> None:
+        key = self.value(target.slice, scope)
+        owner = self._table_of(target.value, scope)
+        if owner is None:
+            self._set_item(self.value(target.value, scope), key, value)
+        elif isinstance(key, str):
+            self.set_attribute(owner, key, value)
+        else:
+            owner.doubt = _BY_HAND
+
+    def _table_of(self, node: ast.expr, scope: Scope) -> ModuleObject | None:
+        """The module whose own table an expression names: ``module._modules``."""
+        if not isinstance(node, ast.Attribute) or node.attr not in _TABLES:
+            return None
+        owner = self.value(node.value, scope)
+        return owner if isinstance(owner, ModuleObject) else None
 
     @staticmethod
     def _bind(variables: dict[str, Any], name: str, value: Any) -> None:
@@ -446,12 +463,9 @@ class Evaluator(Calls):
             if isinstance(target, ast.Name):
                 scope.variables.pop(target.id, None)
             elif isinstance(target, ast.Attribute):
-                receiver = self.value(target.value, scope)
-                if isinstance(receiver, Instance):
-                    self.replace_head(receiver, target.attr, None)
-                    receiver.attributes.pop(target.attr, None)
+                self.delete_attribute(self.value(target.value, scope), target.attr)
             elif isinstance(target, ast.Subscript):
-                receiver = self.value(target.value, scope)
+                receiver = self._table_of(target.value, scope) or self.value(target.value, scope)
                 if isinstance(receiver, ModuleObject):
                     receiver.doubt = "a member is deleted"
                 elif isinstance(receiver, Items):
@@ -771,9 +785,23 @@ class Evaluator(Calls):
             else:
                 doubt = "arguments of unknown value"
         self.place = Place(scope.path, node.lineno)
+        self._doubt_changed_by(node, scope)
         if isinstance(callee, Unknown) and isinstance(node.func, ast.Attribute):
             self._tell(f".{node.func.attr}", [callee, *arguments], keywords)
         return self.call(callee, list(arguments), keywords, doubt=doubt)
+
+    def _doubt_changed_by(self, node: ast.Call, scope: Scope) -> None:
+        """Calls that change a module behind its back."""
+        if isinstance(node.func, ast.Attribute) and node.func.attr in _CHANGE_TABLES:
+            owner = self._table_of(node.func.value, scope)
+            if owner is not None:
+                owner.doubt = _BY_HAND
+        elif isinstance(node.func, ast.Name) and node.func.id == "exec":
+            around: Scope | None = scope
+            while around is not None and around.receiver is None:
+                around = around.parent
+            if around is not None and isinstance(around.receiver, ModuleObject):
+                around.receiver.doubt = "code that is made at run time"
 
     def _callee(self, node: ast.Call, scope: Scope) -> Any:
         if isinstance(node.func, ast.Name) and node.func.id == "super":
@@ -919,6 +947,9 @@ _STATEMENTS: dict[type[ast.stmt], Callable[[Evaluator, Any, Scope], None]] = {
     ast.AsyncFunctionDef: Evaluator._function,
     ast.ClassDef: Evaluator._class,
 }
+_TABLES = frozenset({"_modules", "_parameters"})
+_CHANGE_TABLES = frozenset("clear pop popitem setdefault update __setitem__ __delitem__".split())
+_BY_HAND = "its tables are changed by hand"
 _EXPRESSIONS: dict[type[ast.expr], Callable[[Evaluator, Any, Scope], Any]] = {
     ast.Constant: Evaluator._constant,
     ast.Name: Evaluator._name,

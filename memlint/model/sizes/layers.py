@@ -385,6 +385,9 @@ def _fill(module: ModuleObject, name: str, arguments: list[Any], keywords: Mappi
         module.doubt = "members of unknown number"
         return
     module.items = list(members)
+    if name.startswith("Parameter") and not all(isinstance(each, Parameter) for each in module.items):
+        # Plain tensors become parameters, too.
+        module.doubt = "parameters of unknown size"
     if getattr(members, "doubt", ""):
         module.doubt = getattr(members, "doubt", "")
 

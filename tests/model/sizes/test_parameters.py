@@ -141,8 +141,37 @@ class Model(nn.Module):
         self.layer = nn.Linear(3, 3)
 model = Model()
 """,
+    "members by other ways": """
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gone, self.layer = nn.Linear(9, 9), nn.Linear(2, 3)
+        delattr(self, "gone")
+        self.__setattr__("a", nn.Linear(3, 4))
+        super().__setattr__("b", nn.Linear(4, 5))
+        nn.Module.add_module(self, "c", nn.Linear(5, 6))
+        self._modules["d"] = nn.Linear(6, 7)
+        self._parameters["e"] = nn.Parameter(torch.empty(8))
+        self.__dict__["hidden"] = nn.Linear(10, 10)
+model = Model()
+model.apply(lambda module: module.weight.data.zero_() if isinstance(module, nn.Linear) else None)
+""",
 }
 _UNKNOWN = {
+    "members that are made at run time": """
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        exec("self.layer = nn.Linear(3, 3)")
+model = Model()
+""",
+    "members that apply gives": """
+def extend(module):
+    module.scale = nn.Parameter(torch.ones(2))
+model = nn.Sequential(nn.Linear(3, 3)).apply(extend)
+""",
+    "tables that are cleared": "model = nn.Sequential(nn.Linear(3, 3))\nmodel._modules.clear()",
+    "tensors that become parameters": "model = nn.ParameterDict({'a': torch.empty(3)})",
     "width": "def make(width):\n    return nn.Linear(width, 3)\nimport os\nmodel = make(int(os.environ['W']))",
     "condition": """
 import os
