@@ -192,6 +192,32 @@ def test_retained_graphs() -> None:
     assert rule(Watch.RETAINED_GRAPH, graphs(needed, kept)).bytes_at_peak == 4096
 
 
+def summed(*saved: int) -> Ruling:
+    found = samples(*saved)
+    for sample, size in zip(found.samples, saved, strict=True):
+        sample.saved_bytes = size
+    return rule(Watch.SUMMED_GRAPHS, found)
+
+
+def test_losses_whose_graphs_wait_for_one_backward() -> None:
+    ruling = summed(4 * KIB, 8 * KIB, 12 * KIB, 4 * KIB, 8 * KIB, 12 * KIB)
+    assert (ruling.verdict, ruling.bytes_at_peak) == (Verdict.CONFIRMED, 8 * KIB)
+    assert "each of 3 iterations" in ruling.evidence
+
+
+def test_losses_that_have_a_backward_each() -> None:
+    assert summed(4 * KIB, 4 * KIB, 4 * KIB, 4 * KIB).verdict is Verdict.REFUTED
+    assert summed(4 * KIB, 8 * KIB).verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("alive", "verdict"),
+    [([], Verdict.INCONCLUSIVE), ([4, 4, 4], Verdict.REFUTED), ([0, 9 * KIB, 9 * KIB], Verdict.CONFIRMED)],
+)
+def test_outputs_that_outlive_their_backward(alive: list[int], verdict: Verdict) -> None:
+    assert rule(Watch.OUTPUT_AFTER_BACKWARD, LineSeen(executions=3, after_backward=alive)).verdict is verdict
+
+
 def test_gradients_that_are_added_to() -> None:
     seen = LineSeen(executions=3, steps=[1, 2, 3])
     kept = OptimizerSeen("SGD", steps=3, added_to=[400, 400])
