@@ -180,6 +180,7 @@ def check(rules: Sequence[Rule] | None, /, paths: tuple[str, ...], **options: An
 )
 @click.option("-o", "--output-file", type=click.Path(path_type=Path), help="Print the report to this file.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the report only, not what the script prints.")
+@click.option("-e", "--exit-zero", is_flag=True, help="Exit with 0 even if something is confirmed.")
 @_configured
 @click.pass_obj
 def verify(rules: Sequence[Rule] | None, /, words: tuple[str, ...], **options: Any) -> int:

@@ -59,6 +59,7 @@ class Arguments:
     output_format: str
     output_file: Path | None
     quiet: bool
+    exit_zero: bool
     config: tuple[str, ...]
     isolated: bool
 
@@ -107,7 +108,7 @@ class _Verify:
             self._apply(static, report)
         if report.failure:
             return FAILED
-        return FOUND if report.counts[Verdict.CONFIRMED] else CLEAN
+        return FOUND if report.counts[Verdict.CONFIRMED] and not self.arguments.exit_zero else CLEAN
 
     def _script(self) -> Path:
         if not self.program.is_module:

@@ -80,6 +80,7 @@ def test_growth_in_the_loop_of_the_line_confirms(
     assert (code, found["verdict"]) == (1, "CONFIRMED"), found
     assert found["bytes_per_step"] == 16 * MIB
     assert found["where"] == f"/elsewhere/project/train.py:{FORWARD_ROW}"
+    assert verify(capsys, script, "--trace", tmp_path / "s.pickle", "--select", "MEM102", "--exit-zero")[0] == 0
 
 
 def test_flat_memory_refutes(capsys: pytest.CaptureFixture[str], script: Path, tmp_path: Path) -> None:
