@@ -11,13 +11,15 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from memlint.model.dependencies import Basis, Leaf, resting
 from memlint.model.scopes import Class, Function, Module
-from memlint.model.values import Region, Value
+from memlint.model.values import NO_ANSWERS, Region, Value
 
 Subject = TypeVar("Subject", bound="Value | Region | Function | Class | Module")
 Answer = TypeVar("Answer")
 Key = TypeVar("Key")
 Rest = ParamSpec("Rest")
 _UNKNOWN: Any = object()
+_Key = tuple[Any, Any]
+"""A question and its subject."""
 
 
 def query(
@@ -33,25 +35,20 @@ def query(
     def decorate(ask: Callable[Concatenate[Subject, Rest], Answer]) -> Callable[Concatenate[Subject, Rest], Answer]:
         @wraps(ask)
         def answer(subject: Subject, /, *rest: Rest.args, **named: Rest.kwargs) -> Answer:
-            memo = subject.project.memo
-            key = (ask, subject, *rest, *named.items())
-            known = memo.answers.get(key, _UNKNOWN)
+            question = (ask, *rest, *named.items())
+            known = subject.known.get(question, _UNKNOWN)
             if known is _UNKNOWN:
-                known = memo.given(key)
-                if known is _UNKNOWN:
-                    known = memo.work_out(key, lambda: ask(subject, *rest, **named), on_cycle)
+                known = subject.project.memo.work_out(
+                    question, subject, partial(ask, subject, *rest, **named), on_cycle
+                )
             return known  # type: ignore[no-any-return]
 
         @wraps(ask)
         def answer_alone(subject: Subject, /) -> Answer:
             # Most questions have a subject only, and are asked a million times: this is the same, and half as dear.
-            memo = subject.project.memo
-            key = (ask, subject)
-            known = memo.answers.get(key, _UNKNOWN)
+            known = subject.known.get(ask, _UNKNOWN)
             if known is _UNKNOWN:
-                known = memo.given(key)
-                if known is _UNKNOWN:
-                    known = memo.work_out(key, partial(ask, subject), on_cycle)
+                known = subject.project.memo.work_out(ask, subject, partial(ask, subject), on_cycle)
             return known  # type: ignore[no-any-return]
 
         return answer_alone if len(signature(ask).parameters) == 1 else answer  # type: ignore[return-value]
@@ -66,18 +63,19 @@ class Memo:
     :meth:`Project.callers`). They are kept with the files for which they would be others, or until the next file is
     checked, so that no answer depends on what has been asked before.
 
-    Each answer is kept together with what it rests on in other files; whoever is given it rests on the same.
+    Each answer is kept together with what it rests on in other files; whoever is given it rests on the same. Answers
+    that are the same whichever file is checked, and that rest on no other file than that of their subject, are kept
+    with it (as ``known``).
     """
 
     def __init__(self) -> None:
-        self.answers: dict[tuple[Any, ...], Any] = {}
-        """Answers that are the same whichever file is checked, and that rest on no other file than their subject's."""
-        self._carried: dict[tuple[Any, ...], tuple[Any, Basis | Leaf]] = {}
-        """The same for those that rest on other files."""
-        self._on: set[Basis | Leaf] = set()
+        self._count = 0
+        """How many answers are kept with their subjects."""
+        self._kept: dict[_Key, _Kept] = {}
+        """Answers that rest on other files, or that would be others for some checked files."""
+        self._on: set[Basis | Leaf] | None = None
         """What the answer being worked out rests on; outside of questions, the findings of the checked file."""
         self._lasting: dict[Module, list[Basis | Leaf]] = {}
-        self._bounded: dict[tuple[Any, ...], _Bounded] = {}
         self._here, self._abroad = _Answers(), _Answers()
         self._now = self._here
         self._depth = 0
@@ -95,13 +93,16 @@ class Memo:
         self._here.clear()
         self._abroad.clear()
         self.searched = file
-        self._on = set()
+        self._on = None
 
     # ------------------------------------------------------------------ dependencies
 
-    def rests_on(self, leaf: Leaf) -> None:
+    def rests_on(self, leaf: Basis | Leaf) -> None:
         """The answer that is being worked out depends on ``leaf``."""
-        self._on.add(leaf)
+        if self._on is None:
+            self._on = {leaf}
+        else:
+            self._on.add(leaf)
 
     def once(
         self, store: dict[Key, tuple[Answer | None, Basis]], key: Key, make: Callable[[], Answer | None]
@@ -117,7 +118,7 @@ class Memo:
             known = store[key] = (made, rest)
         if known[1].on != ():
             # While it is being made, nobody knows yet what it will rest on.
-            self._on.add(known[1])
+            self.rests_on(known[1])
         return known[0]
 
     @contextmanager
@@ -139,7 +140,7 @@ class Memo:
 
     def dependencies(self) -> set[Basis | Leaf]:
         """What the findings of the checked file rest on so far."""
-        return self._on
+        return self._on or set()
 
     def lasting_of(self, module: Module) -> Sequence[Basis | Leaf]:
         """What everybody rests on who looks at ``module``."""
@@ -170,96 +171,94 @@ class Memo:
         finally:
             self._now, self._rests_on = before, rests_on
 
-    def given(self, key: tuple[Any, ...]) -> Any:
-        """The answer to ``key`` that is kept with what it rests on, if there is one."""
-        carried = self._carried.get(key)
-        if carried is None:
-            return _UNKNOWN
-        self._on.add(carried[1])
-        return carried[0]
-
-    def work_out(self, key: tuple[Any, ...], ask: Callable[[], Any], on_cycle: Any) -> Any:
-        """The answer to ``key`` when no general one is kept: a preliminary one inside a circle, else ``ask()``."""
-        bounded = self._bounded.get(key)
-        if bounded is not None and not bounded.others & self.searched:
-            self._others |= bounded.others
-            if bounded.rest is not None:
-                self._on.add(bounded.rest)
-            return bounded.answer
+    def work_out(self, question: Any, subject: Any, ask: Callable[[], Any], on_cycle: Any) -> Any:
+        """The answer to a ``question`` that ``subject`` does not know: one that is kept, a preliminary one, or anew."""
+        key = (question, subject)
+        kept = self._kept.get(key)
+        if kept is not None and not kept.others & self.searched:
+            self._others |= kept.others
+            if kept.rest is not None:
+                self.rests_on(kept.rest)
+            return kept.answer
         now = self._now
         known = now.answers.get(key, _UNKNOWN)
-        if known is not _UNKNOWN:
-            self._differs = True
-            return known
-        depth = now.asking.get(key)
-        if depth is not None:
-            self._rests_on = min(self._rests_on, depth)
+        if known is _UNKNOWN:
+            return self._ask(key, ask)
+        if type(known) is _Asked:
+            self._rests_on = min(self._rests_on, known.depth)
             return on_cycle
-        preliminary = now.preliminary.get(key)
-        if preliminary is not None:
-            self._rests_on = min(self._rests_on, preliminary.rests_on)
-            self._differs |= preliminary.differs
-            self._others |= preliminary.others
-            return preliminary.answer
-        return self._ask(key, ask)
+        if type(known) is _Preliminary:
+            self._rests_on = min(self._rests_on, known.rests_on)
+            self._differs |= known.differs
+            self._others |= known.others
+            return known.answer
+        self._differs = True
+        return known
 
-    def _ask(self, key: tuple[Any, ...], ask: Callable[[], Any]) -> Any:
-        """Works out the answer to ``key``, a function with its arguments, and keeps it if it is final."""
+    def _ask(self, key: _Key, ask: Callable[[], Any]) -> Any:
+        """Works out the answer to ``key`` and keeps it if it is final."""
         now, depth = self._now, self._depth
-        outer = (self._rests_on, self._differs, self._others)
-        outer_on = self._on
+        outer_rests_on, outer_differs, outer_others, outer_on = self._rests_on, self._differs, self._others, self._on
         before = len(now.preliminary)
-        self._rests_on, self._differs, self._others, self._on = sys.maxsize, False, 0, set()
-        self._depth += 1
-        now.asking[key] = depth
+        self._rests_on, self._differs, self._others, self._on = sys.maxsize, False, 0, None
+        self._depth = depth + 1
+        now.answers[key] = _Asked(depth)
         try:
             found = ask()
         finally:
-            self._depth -= 1
-            del now.asking[key]
+            self._depth = depth
+            del now.answers[key]
             rests_on, differs, others = self._rests_on, self._differs, self._others
-            inherited = rests_on if rests_on < depth else sys.maxsize
-            self._rests_on = min(outer[0], inherited)
-            self._differs, self._others = outer[1] or differs, outer[2] | others
-            rest = resting(self._on)
-            self._on = outer_on
+            rest = None if self._on is None else resting(self._on)
+            self._rests_on = min(outer_rests_on, rests_on) if rests_on < depth else outer_rests_on
+            self._differs, self._others, self._on = outer_differs or differs, outer_others | others, outer_on
             if rest is not None:
-                outer_on.add(rest)
+                self.rests_on(rest)
         if rests_on < depth:
-            now.preliminary[key] = _Preliminary(found, rests_on, differs, others)
+            now.answers[key] = _Preliminary(found, rests_on, differs, others)
+            now.preliminary.append(key)
             return found
         while len(now.preliminary) > before:
-            now.preliminary.popitem()
+            del now.answers[now.preliminary.pop()]
         if differs or others & self.searched:
             now.answers[key] = found
-        elif others:
-            self._bounded[key] = _Bounded(found, others, rest)
-        elif rest is not None:
-            self._carried[key] = (found, rest)
+        elif others or rest is not None:
+            self._kept[key] = _Kept(found, others, rest)
         else:
-            self.answers[key] = found
+            self._tell(key, found)
         return found
 
+    def _tell(self, key: _Key, found: Any) -> None:
+        question, subject = key
+        if subject.known is NO_ANSWERS:
+            subject.known = {}
+        subject.known[question] = found
+        self._count += 1
+
     def clear(self) -> None:
-        """Forgets everything."""
-        self.answers.clear()
-        self._carried.clear()
+        """Forgets everything but what subjects know, which are dropped with their modules."""
+        self._count = 0
+        self._kept.clear()
         self._lasting.clear()
-        self._bounded.clear()
         self._here.clear()
         self._abroad.clear()
 
     def __len__(self) -> int:
-        kept = (self.answers, self._carried, self._bounded, self._here.answers, self._abroad.answers)
-        return sum(map(len, kept))
+        return self._count + sum(map(len, (self._kept, self._here.answers, self._abroad.answers)))
 
 
-class _Bounded(NamedTuple):
+class _Kept(NamedTuple):
     """An answer that holds unless one of ``others``, as bits, is searched."""
 
     answer: Any
     others: int
     rest: Basis | Leaf | None
+
+
+class _Asked(NamedTuple):
+    """Stands for the answer to a question that is open."""
+
+    depth: int
 
 
 class _Preliminary(NamedTuple):
@@ -275,9 +274,10 @@ class _Answers:
     """What is known for the checked file only, and what is being asked."""
 
     def __init__(self) -> None:
-        self.answers: dict[tuple[Any, ...], Any] = {}
-        self.asking: dict[tuple[Any, ...], int] = {}
-        self.preliminary: dict[tuple[Any, ...], _Preliminary] = {}
+        self.answers: dict[_Key, Any] = {}
+        """Final ones, and instances of :class:`_Preliminary` and :class:`_Asked`."""
+        self.preliminary: list[_Key] = []
+        """Questions with preliminary answers."""
 
     def clear(self) -> None:
         self.answers.clear()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import libcst
 
 from memlint.model.scopes import Class, Function, Module
 from memlint.model.values import Call, Store
+
+if TYPE_CHECKING:
+    from memlint.model.sizes.reading import Reading
 
 
 class Program:
@@ -21,6 +25,8 @@ class Program:
         self.module = module
         self.device: str | None = None
         """The GPU that it is to run on, as the configuration calls it."""
+        self.training: Reading | None = None
+        """What it trains, kept by :mod:`memlint.model.sizes.capacity`."""
 
     @property
     def path(self) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +75,7 @@ class Project:
         self._is_watched = False
         """Whether it is still of interest what the findings of the checked file rest on."""
         self._numbers: dict[Path, int] = {}
+        self._at_next_file: list[Callable[[], None]] = []
         self.memo = Memo()
         """Answers of the analyses, dropped when a file changes."""
 
@@ -115,6 +116,8 @@ class Project:
 
     def program(self, path: Path, text: str, data: bytes | None = None) -> Program:
         """What the rules see of ``text``, which ``data`` encodes; see :meth:`module`."""
+        while self._at_next_file:
+            self._at_next_file.pop()()
         if sum(len(module.text) for module in self._modules.values() if module is not None) > _MAX_CHARACTERS:
             self.forget()
             gc.collect()
@@ -124,6 +127,10 @@ class Project:
         self._digests[path] = digest(text.encode("utf-8", "replace") if data is None else data)
         self.memo.start(self._bit(path))
         return program
+
+    def at_next_file(self, release: Callable[[], None]) -> None:
+        """Has ``release`` called when the check of another file begins."""
+        self._at_next_file.append(release)
 
     def load(self, path: Path) -> Module | None:
         """The module at ``path``; None if it cannot be read or parsed."""

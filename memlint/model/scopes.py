@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import libcst as cst
 
 from memlint.model.values import (
+    NO_ANSWERS,
     Attribute,
     Binary,
     Call,
@@ -52,6 +53,7 @@ class Function:
         "exits",
         "functions",
         "global_names",
+        "known",
         "loops",
         "module",
         "name",
@@ -97,6 +99,7 @@ class Function:
         self.functions: list[Function] = []
         self.classes: list[Class] = []
         self.global_names: set[str] = set()
+        self.known = NO_ANSWERS
         self._declared: frozenset[str] | None = None
         self._lowered = False
 
@@ -197,6 +200,7 @@ class Class:
         self.attributes: dict[str, list[Value]] = {}
         """Class-level assignments by name."""
         self.annotations: dict[str, cst.BaseExpression] = {}
+        self.known = NO_ANSWERS
 
     def __repr__(self) -> str:
         return f"<Class {self.qualified_name}>"
@@ -238,6 +242,7 @@ class Module:
         self.project = project
         self.is_package = is_package
         self.star_imports: list[str] = []
+        self.known = NO_ANSWERS
         self.body = Function(tree, "<module>", self, None, None)
 
     def __repr__(self) -> str:

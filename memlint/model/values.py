@@ -10,7 +10,7 @@ walking the graph against (``operands``) or along (``uses``) the flow of data.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import libcst as cst
 
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
     from memlint.model.scopes import Class, Function, Module
 
 
+NO_ANSWERS: dict[Any, Any] = {}
+"""What a subject knows before it is asked anything; see :mod:`memlint.model.memo`."""
+
+
 class Region:
     """A stretch of code that runs under one condition; regions form a tree whose root is the function's body.
 
     ``first`` and ``last`` are the orders of the first and the last value computed inside.
     """
 
-    __slots__ = ("first", "function", "last", "leaves", "node", "parent", "project")
+    __slots__ = ("first", "function", "known", "last", "leaves", "node", "parent", "project")
 
     def __init__(self, parent: Region | None, function: Function, node: cst.CSTNode, first: int) -> None:
         self.parent = parent
@@ -35,6 +39,7 @@ class Region:
         self.last = first
         self.leaves: str | None = None
         """How the region's end is never reached: ``return``, ``raise``, ``continue`` or ``break``; None if it is."""
+        self.known = NO_ANSWERS
         self.project: Project = function.module.project
         """The project that the region belongs to; every question about a value asks for it."""
 
@@ -128,12 +133,13 @@ class Handler(Region):
 class Value:
     """What an expression evaluates to. ``order`` grows along the evaluation of a function."""
 
-    __slots__ = ("node", "order", "region", "uses")
+    __slots__ = ("known", "node", "order", "region", "uses")
 
     def __init__(self, node: cst.CSTNode, region: Region, order: int) -> None:
         self.node = node
         self.region = region
         self.order = order
+        self.known = NO_ANSWERS
         self.uses: list[Value | Store | Exit] = []
 
     @property

@@ -121,7 +121,12 @@ def training_site(
 
 def training_of(program: Program) -> Reading | None:
     """What the program trains; None if it trains nothing in sight."""
-    return _training(program.module)
+    if program.training is None:
+        reader = _read(program.module)
+        program.training = reader.reading if reader.reading.is_training else Reading()
+        # What was evaluated is as large as the files that the program imports.
+        program.module.project.at_next_file(reader.evaluator.release)
+    return program.training if program.training.is_training else None
 
 
 def _is_run(module: Module) -> bool:
@@ -130,10 +135,9 @@ def _is_run(module: Module) -> bool:
     return "__main__" in module.text or bool(body.loops) or any(isinstance(each, Call) for each in body.statements)
 
 
-@query(on_cycle=None)
-def _training(module: Module) -> Reading | None:
+def _read(module: Module) -> Reader:
+    """Evaluates a file, with what it imports if it does something by itself."""
     project = module.project
-
     is_run = _is_run(module)
 
     def locate(origin: Path, name: str) -> Path | None:
@@ -146,8 +150,9 @@ def _training(module: Module) -> Reading | None:
 
     in_package = (module.path.parent / "__init__.py").is_file()
     steps = _STEPS_OF_LIBRARIES if not is_run else _STEPS_IN_PACKAGES if in_package else _STEPS
-    reading = Reader(locate, read, steps=steps).read(module.path)
-    return reading if reading.is_training else None
+    reader = Reader(locate, read, steps=steps)
+    reader.read(module.path)
+    return reader
 
 
 def find_module(origin: Path, root: Path, name: str) -> Path | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,18 @@ class Evaluator(Calls):
         """Functions that have run, by identity."""
         self.entered: list[Any] = []
         """Values of the ``with`` statements around what is evaluated now."""
+        self._generators: dict[ast.AST, bool] = {}
+        self._training: dict[ast.AST, bool] = {}
+        """What is known of functions and loops by their text, which are run again and again."""
+
+    def release(self) -> None:
+        """Forgets what was evaluated: variables and functions hold on to each other, and with them to whole files."""
+        for namespace in self.files.values():
+            if namespace is not None:
+                namespace.scope.variables.clear()
+        self.files.clear()
+        self._generators.clear()
+        self._training.clear()
 
     # ------------------------------------------------------------------------------------------------- files
 
@@ -108,7 +121,7 @@ class Evaluator(Calls):
         if text is None:
             return None
         try:
-            tree = ast.parse(text)
+            tree = _parsed(text)
         except (SyntaxError, ValueError, RecursionError):
             return None
         scope = Scope({"__name__": name or path.stem}, None, path)
@@ -365,7 +378,7 @@ class Evaluator(Calls):
 
     def _for(self, node: ast.For, scope: Scope) -> None:
         iterated = self.value(node.iter, scope)
-        if _only_trains(node):
+        if self._only_trains(node):
             self._tell("for", [iterated], {})
         try:
             values: list[Any] | None = natives.sequence(iterated)
@@ -374,7 +387,7 @@ class Evaluator(Calls):
         if values is not None and len(values) <= _MAX_ROUNDS and not self._is_training(node, values):
             self._rounds(node, values, scope)
             return
-        uncertain = values is None and not _only_trains(node)
+        uncertain = values is None and not self._only_trains(node)
         before = dict(scope.variables)
         self.uncertain += uncertain
         try:
@@ -387,10 +400,15 @@ class Evaluator(Calls):
         """What a loop changes that has not run to its end is unknown after it."""
         scope.variables.update(self._joined([before, dict(scope.variables)]))
 
-    @staticmethod
-    def _is_training(node: ast.For, values: list[Any]) -> bool:
+    def _is_training(self, node: ast.For, values: list[Any]) -> bool:
         """A loop over many numbers that runs a backward need not be run more than once."""
-        return len(values) > 1 and _only_trains(node)
+        return len(values) > 1 and self._only_trains(node)
+
+    def _only_trains(self, node: ast.For | ast.While) -> bool:
+        known = self._training.get(node)
+        if known is None:
+            known = self._training[node] = _only_trains(node)
+        return known
 
     def _rounds(self, node: ast.For, values: list[Any], scope: Scope) -> None:
         for each in values:
@@ -420,7 +438,7 @@ class Evaluator(Calls):
                 pass
             finally:
                 self.uncertain -= condition is None
-            if endless and (condition is None or _only_trains(node)):
+            if endless and (condition is None or self._only_trains(node)):
                 self._forget_rounds(before, scope)
                 return
 
@@ -829,7 +847,7 @@ class Evaluator(Calls):
         self.bind(function, arguments, keywords, scope)
         if isinstance(function.node, ast.Lambda):
             return self.value(function.node.body, scope)
-        if _is_generator(function.node):
+        if self._yields(function.node):
             return Unknown("a generator")
         self.depth += 1
         self.applied.add(id(function))
@@ -848,6 +866,12 @@ class Evaluator(Calls):
         earlier = [value for owner, values in self.returned[mark:] if owner == id(scope) for value in values]
         del self.returned[mark:]
         return self.join([*earlier, result]) if earlier else result
+
+    def _yields(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+        known = self._generators.get(node)
+        if known is None:
+            known = self._generators[node] = _is_generator(node)
+        return known
 
     def bind(self, function: FunctionObject, arguments: list[Any], keywords: dict[str, Any], scope: Scope) -> None:
         """Binds parameters to arguments and defaults."""
@@ -868,6 +892,12 @@ class Evaluator(Calls):
             variables.setdefault(parameter.arg, Unknown(f"argument {parameter.arg}"))
         if parameters.kwarg is not None:
             variables[parameters.kwarg.arg] = given
+
+
+@lru_cache(maxsize=48)
+def _parsed(text: str) -> ast.Module:
+    """The tree of a file; several programs import the same ones."""
+    return ast.parse(text)
 
 
 def _is_generator(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
