@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -70,6 +70,29 @@ def leaves(roots: Iterable[Basis | Leaf], below: Callable[[Leaf], Iterable[Basis
         new = [one for one in on if one not in seen]
         seen.update(new)
         left += new
+
+
+def resting_on(roots: Iterable[Basis | Leaf], paths: Collection[Path]) -> set[Basis | Leaf]:
+    """Those of ``roots``, and of what they rest on, that rest on the content of one of the files ``paths``."""
+    users: dict[Basis | Leaf, list[Basis]] = {}
+    left: list[Basis | Leaf] = list(roots)
+    seen: set[Basis | Leaf] = set(left)
+    while left:
+        each = left.pop()
+        for one in (each.on or ()) if isinstance(each, Basis) else ():
+            if isinstance(each, Basis):
+                users.setdefault(one, []).append(each)
+            if one not in seen:
+                seen.add(one)
+                left.append(one)
+    found: set[Basis | Leaf] = set()
+    left = [each for each in seen if isinstance(each, FileRead) and each.path in paths]
+    while left:
+        each = left.pop()
+        if each not in found:
+            found.add(each)
+            left += users.get(each, ())
+    return found
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from inspect import signature
@@ -209,7 +209,7 @@ class Memo:
             self._depth = depth
             del now.answers[key]
             rests_on, differs, others = self._rests_on, self._differs, self._others
-            rest = None if self._on is None else resting(self._on)
+            rest = resting(self.dependencies())
             self._rests_on = min(outer_rests_on, rests_on) if rests_on < depth else outer_rests_on
             self._differs, self._others, self._on = outer_differs or differs, outer_others | others, outer_on
             if rest is not None:
@@ -234,6 +234,24 @@ class Memo:
             subject.known = {}
         subject.known[question] = found
         self._count += 1
+
+    def resting(self) -> Iterator[Basis | Leaf]:
+        """What the answers that are kept rest on."""
+        return (kept.rest for kept in self._kept.values() if kept.rest is not None)
+
+    def forget(self, modules: Collection[Module], rests: Collection[Basis | Leaf]) -> None:
+        """Forgets what rests on one of ``rests``, and what was found out about ``modules``."""
+        gone = [
+            key
+            for key, kept in self._kept.items()
+            if kept.rest in rests or (key[1] if isinstance(key[1], Module) else key[1].module) in modules
+        ]
+        for key in gone:
+            del self._kept[key]
+        for module in modules:
+            self._lasting.pop(module, None)
+        self._here.clear()
+        self._abroad.clear()
 
     def clear(self) -> None:
         """Forgets everything but what subjects know, which are dropped with their modules."""

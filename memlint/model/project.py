@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,12 +20,14 @@ from memlint.model.dependencies import (
     Leaf,
     UsersSought,
     leaves,
+    resting_on,
 )
 from memlint.model.documents import SUFFIXES, Entry, parse_document
 from memlint.model.lookups import Lookups
 from memlint.model.memo import Memo
 from memlint.model.mentions import Mentions
 from memlint.model.program import Program
+from memlint.model.room import take_apart, to_let_go
 from memlint.model.scopes import Function, Module
 from memlint.model.values import ClassValue, External, FunctionValue, ModuleValue, Value
 from memlint.parsing import parse, source_encoding
@@ -39,10 +40,6 @@ _MAX_USERS = 24
 """Files that use a name and are read for what they do with it."""
 _LIBRARIES = frozenset({"torch", "torchvision", "torchaudio", "transformers", "numpy"})
 """Libraries that are meant by their own names where a module out of sight provides these by ``import *``."""
-
-_MAX_CHARACTERS = 4_000_000
-"""Text of the modules that are kept between files; beyond it all are dropped, so that memory does not grow with the
-project. A tree with its answers takes up to 90 bytes for each character."""
 
 
 class Project:
@@ -76,6 +73,8 @@ class Project:
         """Whether it is still of interest what the findings of the checked file rest on."""
         self._numbers: dict[Path, int] = {}
         self._at_next_file: list[Callable[[], None]] = []
+        self._uses = 0
+        """Files that have been checked: the clock by which the last use of a module is told."""
         self.memo = Memo()
         """Answers of the analyses, dropped when a file changes."""
 
@@ -118,15 +117,34 @@ class Project:
         """What the rules see of ``text``, which ``data`` encodes; see :meth:`module`."""
         while self._at_next_file:
             self._at_next_file.pop()()
-        if sum(len(module.text) for module in self._modules.values() if module is not None) > _MAX_CHARACTERS:
-            self.forget()
-            gc.collect()
+        self._make_room(path)
         program = Program(self.module(path, text))
+        program.module.last_use = self._uses
         self._checked = path
         self._is_watched = True
         self._digests[path] = digest(text.encode("utf-8", "replace") if data is None else data)
         self.memo.start(self._bit(path))
         return program
+
+    def _make_room(self, path: Path) -> None:
+        """Lets go of modules that have not been used for long, if too many are in memory; that at ``path`` stays."""
+        self._uses += 1
+        known = (module for module in self._modules.values() if module is not None and module.path != path)
+        modules = to_let_go(known)
+        if not modules:
+            return
+        paths = {module.path for module in modules}
+        resolved, mentioning = self._resolved, self._mentioning
+        remembered = (rest for store in (resolved, mentioning) for _, rest in store.values())
+        rests = resting_on((*self.memo.resting(), *remembered), paths)
+        self.memo.forget(frozenset(modules), rests)
+        self._resolved = {key: known for key, known in resolved.items() if known[1] not in rests}
+        self._mentioning = {name: known for name, known in mentioning.items() if known[1] not in rests}
+        for function in [function for function in self._callers if function.module.path in paths]:
+            del self._callers[function]
+        for module in modules:
+            del self._modules[module.path]
+            take_apart(module)
 
     def at_next_file(self, release: Callable[[], None]) -> None:
         """Has ``release`` called when the check of another file begins."""
@@ -141,7 +159,10 @@ class Project:
                 self._modules[path] = self._parsed(path, _decoded(self.read(path)))
             except (cst.ParserSyntaxError, RecursionError, UnicodeError, SyntaxError, LookupError):
                 return None
-        return self._modules[path]
+        module = self._modules[path]
+        if module is not None:
+            module.last_use = self._uses
+        return module
 
     def read(self, path: Path) -> bytes:
         """The bytes of a file of the project, or of the text that was handed in for it; empty if it is unreadable."""
@@ -195,7 +216,10 @@ class Project:
         variable was bound to last; None for everything outside the project.
         """
         key = (origin.path.parent, qualified_name)
-        return self.memo.once(self._resolved, key, lambda: self._resolve(origin, qualified_name, depth=0))
+        found = self.memo.once(self._resolved, key, lambda: self._resolve(origin, qualified_name, depth=0))
+        if found is not None:
+            found.module.last_use = self._uses
+        return found
 
     def _resolve(self, origin: Module, qualified_name: str, depth: int) -> Value | None:
         parts = qualified_name.split(".")

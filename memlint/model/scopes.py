@@ -61,6 +61,7 @@ class Function:
         "owner",
         "parameters",
         "parent",
+        "parts",
         "statements",
         "stores",
         "sums",
@@ -83,6 +84,8 @@ class Function:
         self.defaults: dict[str, Value] = {}
         """What the enclosing scope evaluates parameters' defaults to, by parameter name."""
         self.parameters: list[Parameter] = []
+        self.parts: list[Value | Region] = []
+        """All that lowering has made."""
         self.body = Region(None, self, node, 0)
         self.bindings: dict[str, list[Value]] = {}
         self.calls: list[Call] = []
@@ -242,6 +245,8 @@ class Module:
         self.project = project
         self.is_package = is_package
         self.star_imports: list[str] = []
+        self.last_use = 0
+        """When a question led here last; see :meth:`Project.program`."""
         self.known = NO_ANSWERS
         self.body = Function(tree, "<module>", self, None, None)
 

@@ -42,6 +42,12 @@ class Region:
         self.known = NO_ANSWERS
         self.project: Project = function.module.project
         """The project that the region belongs to; every question about a value asks for it."""
+        function.parts.append(self)
+
+    @property
+    def module(self) -> Module:
+        """The file that the region stands in."""
+        return self.function.module
 
     def ancestors(self) -> Iterator[Region]:
         """This region and all that enclose it, innermost first."""
@@ -141,11 +147,17 @@ class Value:
         self.order = order
         self.known = NO_ANSWERS
         self.uses: list[Value | Store | Exit] = []
+        region.function.parts.append(self)
 
     @property
     def function(self) -> Function:
         """The function in whose body the value is computed."""
         return self.region.function
+
+    @property
+    def module(self) -> Module:
+        """The file in which the value is computed."""
+        return self.region.function.module
 
     @property
     def project(self) -> Project:

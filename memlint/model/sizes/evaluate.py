@@ -109,6 +109,7 @@ class Evaluator(Calls):
         self.files.clear()
         self._generators.clear()
         self._training.clear()
+        self.locate, self.read, self.watch = _no_file, _no_text, None
 
     # ------------------------------------------------------------------------------------------------- files
 
@@ -892,6 +893,14 @@ class Evaluator(Calls):
             variables.setdefault(parameter.arg, Unknown(f"argument {parameter.arg}"))
         if parameters.kwarg is not None:
             variables[parameters.kwarg.arg] = given
+
+
+def _no_file(_origin: Path, _name: str) -> None:
+    return None
+
+
+def _no_text(_path: Path) -> None:
+    return None
 
 
 @lru_cache(maxsize=48)
