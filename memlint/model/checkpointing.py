@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from memlint.findings import Confidence
 from memlint.model.aliases import base_names, qualified_names, sources
 from memlint.model.calls import callees
-from memlint.model.command_line import Declared, unread_options
+from memlint.model.command_line import unread_options, unread_parameters
 from memlint.model.definitions import calls_of_class
 from memlint.model.effects import Effect, region_effects, returns_loss_to_framework
 from memlint.model.forwards import Mode, called_module, in_training_step, mode_before, runs_module
@@ -292,8 +292,9 @@ _OPTION = re.compile(
 )
 
 
-def ignored_options(program: Program) -> Iterator[Declared]:
-    """Options of the command line that ask for checkpointing, and that nothing reads."""
-    for declared in unread_options(program.module):
-        if _OPTION.search(declared.name):
-            yield declared
+def ignored_options(program: Program) -> Iterator[tuple[Call, str]]:
+    """Options of the command line that ask for checkpointing, and that nothing reads: declarations and names."""
+    declared = ((each.call, each.name) for each in unread_options(program.module))
+    for call, name in (*declared, *unread_parameters(program.module)):
+        if _OPTION.search(name):
+            yield call, name

@@ -251,10 +251,14 @@ def _is_ellipsis(value: Value) -> bool:
 def _click_defaults(parameter: Parameter) -> Iterator[Value]:
     for decorator in parameter.function.decorators:
         if isinstance(decorator, Call) and qualified_names(decorator.callee) & {"click.option", "click.argument"}:
-            names = {text.partition("/")[0].lstrip("-").replace("-", "_").lower() for text in _texts(decorator)}
             default = decorator.argument("default")
-            if parameter.name in names and default is not None:
+            if parameter.name in _option_names(decorator) and default is not None:
                 yield default
+
+
+def _option_names(decorator: Call) -> set[str]:
+    """The names under which click passes an option, or may pass it."""
+    return {text.partition("/")[0].lstrip("-").replace("-", "_").lower() for text in _texts(decorator)}
 
 
 def is_absl_flag(value: External) -> bool:
@@ -273,6 +277,18 @@ def absl_default(flag: External) -> Declared | None:
                 if name in _texts(call)[:1]:
                     return Declared(call, name, call.argument("default", 1))
     return None
+
+
+def unread_parameters(module: Module) -> Iterator[tuple[Call, str]]:
+    """The options of click that become parameters which their function does not use, with those parameters' names."""
+    for function in module.functions:
+        options = [
+            d for d in function.decorators if isinstance(d, Call) and qualified_names(d.callee) & {"click.option"}
+        ]
+        for parameter in function.parameters if options else ():
+            if parameter.uses or parameter.name in function.captures or parameter.star:
+                continue
+            yield from ((option, parameter.name) for option in options if parameter.name in _option_names(option))
 
 
 # ---------------------------------------------------------------------- classes whose fields are options

@@ -83,6 +83,7 @@ class CheckpointingInactiveOrBroken(Rule):
             "activation_checkpointing_enable",
             "enable_gradient_checkpointing",
             "add_argument",
+            "click",
         }
     )
     fixers = ("add_argument",)
@@ -106,6 +107,15 @@ def parse():
 def main():
     args = parse()
     print(args.lr)
+""",
+        """
+import click
+@click.command()
+@click.option("--use-checkpoint/--no-checkpoint", default=False)
+@click.option("--gradient-checkpointing", is_flag=True)  # MEM502
+@click.option("--lr", default=0.1)
+def main(use_checkpoint, gradient_checkpointing, lr):
+    print(lr, use_checkpoint)
 """,
         """
 import torch
@@ -187,6 +197,17 @@ class Net(nn.Module):
         return x + y
 """,
         """
+import click
+from train import run
+@click.command()
+@click.option("--gradient-checkpointing", is_flag=True)
+@click.option("--activation-checkpointing", is_flag=True)
+def main(gradient_checkpointing, **options):
+    def start():
+        run(checkpointing=gradient_checkpointing, **options)
+    start()
+""",
+        """
 import deepspeed
 def forward(self, x):
     return deepspeed.checkpointing.checkpoint(self.block, x)
@@ -239,13 +260,13 @@ def build():
     def check(self, program: Program) -> Iterator[Finding]:
         yield from self._checkpoints(program)
         yield from self._models(program)
-        for declared in ignored_options(program):
+        for call, name in ignored_options(program):
             yield self.finding(
-                declared.call.node,
-                f"The option `{declared.name}` is declared, and nothing reads it",
+                call.node,
+                f"The option `{name}` is declared, and nothing reads it",
                 holds=_HOLDS,
                 confidence=Confidence.LIKELY,
-                claim=_claim(declared.call, "a run does not show what checkpointing would save"),
+                claim=_claim(call, "a run does not show what checkpointing would save"),
             )
 
     def _checkpoints(self, program: Program) -> Iterator[Finding]:
