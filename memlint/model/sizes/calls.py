@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cmp_to_key
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from memlint.model.sizes import layers, natives
@@ -31,6 +32,7 @@ from memlint.model.sizes.objects import (
     Unknown,
     is_known,
 )
+from memlint.model.sizes.setting_files import FILE, LOADERS, loaded, opened
 
 _WITHOUT_PARAMETERS = ("Mixin", "PreTrainedModel", "LightningModule", "Protocol", "ABC", "Generic", "torch.nn.Module")
 """Ends of names of bases that add no parameters."""
@@ -75,6 +77,7 @@ class Calls(ABC):
     uncertain: int
     overrides: dict[str, Any]
     """Values of command-line arguments, by destination, that are set by the user."""
+    read: Callable[[Path], str | None]
     absent_is_unknown: bool
     """Whether arguments without a value are to be taken for ones that a run gives a value."""
 
@@ -90,6 +93,7 @@ class Calls(ABC):
             "getattr": self._getattr,
             "setattr": self._setattr,
             "delattr": lambda given, _named: self.delete_attribute(given[0], given[1]),
+            "open": lambda given, named: opened(self, given, named),
             "callable": lambda given, _named: _is_callable(given[0]),
             "map": self._map,
             "filter": lambda _given, _named: Unknown("filter"),
@@ -537,6 +541,8 @@ class Calls(ABC):
         if isinstance(receiver, ModuleObject):
             return self._module_method(receiver, name, arguments, keywords)
         if isinstance(receiver, Instance):
+            if isinstance(receiver.cls, External) and receiver.cls.name == FILE:
+                return receiver if name == "read" else PLAIN
             if name in PARSER_METHODS:
                 return PARSER_METHODS[name](self, receiver, arguments, keywords)
             return Unknown(f"method {name} of {receiver.class_name}")
@@ -855,6 +861,7 @@ def _like(_calls: Calls, arguments: list[Any], _keywords: dict[str, Any]) -> Any
 
 
 _KNOWN: dict[str, Callable[[Calls, list[Any], dict[str, Any]], Any]] = {
+    **dict.fromkeys(LOADERS, loaded),
     "torch.nn.Parameter": _parameter,
     "torch.nn.parameter.Parameter": _parameter,
     "torch.tensor": _scalar_tensor,

@@ -164,3 +164,35 @@ def test_modules_of_the_project_and_required_arguments_are_followed(tmp_path: Pa
         "model = nets.__dict__['tiny'](8).cuda()\n"
     )
     assert [each.count() for each in estimate_script(script, None, {}).reading.models] == [72]
+
+
+_CONFIGURED = """\
+import argparse, json, yaml, tomllib
+import torch
+from torch.utils.data import DataLoader
+with open("config.yaml") as file:
+    config = yaml.safe_load(file)
+with open("net.toml", "rb") as file:
+    net = tomllib.load(file)
+options = argparse.Namespace(**json.loads(open("options.json").read()))
+model = torch.nn.Sequential(*[torch.nn.Linear(net["width"], net["width"]) for _ in range(net["deep"]["layers"])]).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=options.lr, momentum=options.momentum)
+for x in DataLoader(data, batch_size=config["data"]["batch_size"], shuffle=True):
+    model(x).sum().backward()
+"""
+
+
+def test_configuration_files_are_read_with_their_lines(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 1\ndata:\n  workers: 2\n  batch_size: 48\n")
+    (tmp_path / "net.toml").write_text("width = 8\n[deep]\nlayers = 3\n")
+    (tmp_path / "options.json").write_text('{\n  "lr": 0.1,\n  "momentum": 0.9\n}\n')
+    reading = _reading(tmp_path, _CONFIGURED)
+    assert [model.count() for model in reading.trained] == [3 * 72]
+    assert (reading.facts["batch"].value, reading.facts["optimizer state"].value) == (48, 4)
+    assert (reading.facts["batch"].place.path.name, reading.facts["batch"].place.row) == ("config.yaml", 4)
+
+
+def test_a_configuration_file_that_is_missing_leaves_its_values_unknown(tmp_path: Path) -> None:
+    reading = _reading(tmp_path, _CONFIGURED)
+    assert [bool(model.doubts()) for model in reading.models] == [True]
+    assert reading.facts["batch"].value is None
