@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,9 @@ from memlint.model.sizes.objects import PLAIN, External, Instance, Place
 if TYPE_CHECKING:
     from memlint.model.sizes.calls import Calls
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ModuleNotFoundError:  # Python 3.10
+else:
     import tomli as tomllib
 
 FILE = "a configuration file"
@@ -39,8 +40,10 @@ def opened(calls: Calls, arguments: list[Any], keywords: dict[str, Any]) -> Any:
 def loaded(calls: Calls, arguments: list[Any], _keywords: dict[str, Any]) -> Any:
     """The values of a configuration file; plain and unknown where it cannot be read."""
     given = arguments[0] if arguments else None
-    is_file = isinstance(given, Instance) and isinstance(given.cls, External) and given.cls.name == FILE
-    path = given.attributes["path"] if is_file else _found(calls, given)
+    if isinstance(given, Instance) and isinstance(given.cls, External) and given.cls.name == FILE:
+        path: Path | None = given.attributes["path"]
+    else:
+        path = _found(calls, given)
     text = calls.read(path) if path is not None else None
     if path is None or text is None or len(text) > MAX_BYTES:
         return PLAIN
