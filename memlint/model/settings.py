@@ -305,6 +305,7 @@ def _default(source: Parameter | External) -> Values:
 # ---------------------------------------------------------------------- members of objects, mappings and documents
 
 
+@query(on_cycle=Values())
 def member(base: Value, name: str | int) -> Values:
     """What an object that holds settings has under a name: an attribute, a key, or an entry of a document."""
     found = [_source_member(source, name) for source in definitions(base)]

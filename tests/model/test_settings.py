@@ -353,3 +353,16 @@ def test_what_a_call_does_not_pass_is_not_set() -> None:
     assert not option(call, "shuffle").is_set
     (call,) = program("make(**anything)").calls("make")
     assert option(call, "shuffle").is_on() is None
+
+
+def test_a_dictionary_that_each_round_of_a_loop_extends() -> None:
+    text = """
+def main(rounds):
+    options = {"lr": 1}
+    for more in rounds:
+        options = {**options, **more}
+        train(options["lr"])
+"""
+    found = of_train(text)
+    assert [known.constant for known in found.known] == [1]
+    assert found.others
