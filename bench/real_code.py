@@ -25,6 +25,7 @@ from mirrors import Mirrors
 from rich.table import Table
 from scoring import (
     CENSUS_CODES,
+    DISPUTED,
     FLOW_CLASSES,
     BugScore,
     ClassScore,
@@ -124,6 +125,9 @@ def print_bugs(title: str, bugs: Sequence[Row], scores: Sequence[BugScore], resu
     line("needs other files", [score for score in scores if score.cross_file], cross)
     line("all", scores, len(bugs))
     print_table(table)
+    for bug in bugs:
+        if bug["id"] in DISPUTED:
+            print(f"  not scored: {bug['id']}, since {DISPUTED[bug['id']]}")
     print("\nMissed bugs")
     for score in scores:
         if not score.found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from memlint.findings import Confidence
@@ -21,8 +21,8 @@ from memlint.model.optimized import coverage, overlap
 from memlint.model.retained import graph_of
 from memlint.model.scopes import Function, Module
 from memlint.model.training import inside
-from memlint.model.upstream import local_ancestors
-from memlint.model.values import Argument, Call, Parameter, Value
+from memlint.model.upstream import component_index, exit_values, local_ancestors
+from memlint.model.values import Argument, Call, Item, Parameter, Part, Value
 
 _MAX_VALUES = 2000
 
@@ -78,7 +78,8 @@ def _over(root: Value, backward: Call, trained: Objects) -> Iterator[StrayGradie
 def _serves_its_own_step(judge: Call, source: Call, backward: Call) -> bool:
     """Whether the same output of ``judge`` is differentiated once more in order to train ``source``."""
     known = known_as(source.callee)
-    others = (call for call in judge.function.calls if call is not backward and accumulates(call))
+    beside = dict.fromkeys((*judge.function.calls, *backward.function.calls))
+    others = (call for call in beside if call is not backward and accumulates(call))
     return any(
         overlap(coverage(optimizers_after(call)).objects, known)
         for call in others
@@ -91,7 +92,9 @@ def forwards_behind(value: Value) -> Iterator[Call]:
     seen: set[int] = set()
     pending = [value]
     while pending and len(seen) < _MAX_VALUES:
-        for current in graph_of(pending.pop()):
+        graph = tuple(graph_of(pending.pop()))
+        picked = _picked(graph)
+        for current in graph:
             if id(current) in seen:
                 continue
             seen.add(id(current))
@@ -101,7 +104,18 @@ def forwards_behind(value: Value) -> Iterator[Call]:
                 if called_module(current) is not None:
                     yield current
                 elif not _is_module_method(current):
-                    pending.extend(leaving.value for function in callees(current) for leaving in function.returns)
+                    components = picked.get(id(current), {None})
+                    for function in callees(current):
+                        pending.extend(value for each in components for value in exit_values(function, each))
+
+
+def _picked(graph: Iterable[Value]) -> dict[int, set[object]]:
+    """The components of what calls return that stand in a graph, by the identity of the call."""
+    found: dict[int, set[object]] = {}
+    for value in graph:
+        if isinstance(value, (Part, Item)):
+            found.setdefault(id(value.base), set()).add(component_index(value))
+    return found
 
 
 def _is_module_method(call: Call) -> bool:

@@ -134,8 +134,10 @@ def _attribute_aliases(value: Attribute) -> tuple[Value, ...] | None:
 
 
 def attribute_values(owner: Class, name: str) -> tuple[Value, ...]:
-    """What the class (or one of its bases) stores in ``self.name`` or binds to ``name`` in its body."""
+    """What the class (or one of its bases) stores in ``self.name``, binds to ``name`` or returns for a property."""
     for cls in mro(owner):
+        if name in cls.methods and cls.methods[name].is_property:
+            return tuple(exit.value for exit in cls.methods[name].lower().returns)
         stored = tuple(store.value for store in cls.instance_stores.get(name, ()))
         declared = tuple(cls.attributes.get(name, ()))
         if stored or declared:
@@ -189,10 +191,16 @@ def _registered(table: Value) -> tuple[Value, ...] | None:
 
 
 def _tables(given: Value) -> Iterator[Value]:
-    """``given``, or what is passed for it if it is a parameter."""
+    """``given``, or what is passed for it if it is a parameter, or what the functions return that are called for it."""
+    # What a call runs is known by the aliases of what is called.
+    from memlint.model.calls import callees
+
     if isinstance(given, Parameter):
         for passed in _given_for(given):
             yield from sources(passed)
+    elif isinstance(given, Call) and callees(given):
+        for exit in (exit for function in callees(given) for exit in function.returns):
+            yield from sources(exit.value)
     else:
         yield given
 

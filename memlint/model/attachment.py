@@ -6,12 +6,21 @@ from collections.abc import Iterable
 from enum import IntEnum
 
 from memlint.findings import Confidence
-from memlint.model.aliases import aliases, find_method, instance_class, qualified_names, sources, zipped
+from memlint.model.aliases import (
+    aliases,
+    attribute_values,
+    find_method,
+    instance_class,
+    qualified_names,
+    sources,
+    zipped,
+)
 from memlint.model.building import builds_module
 from memlint.model.calls import bound_arguments, callees, passed_arguments, runs_forward
 from memlint.model.containers import elements
 from memlint.model.differentiated import feeds_backward, holds_differentiated, is_fed, starts_backward
 from memlint.model.effects import backward_of
+from memlint.model.fields import Field, part_at, returns_records
 from memlint.model.freezing import is_frozen, turns_off_grad
 from memlint.model.gradmode import GradMode, declared_without_grad, grad_mode
 from memlint.model.kinds import Role, class_of, kinds, role
@@ -196,6 +205,25 @@ def _attribute(value: Attribute, bare: Function | None) -> Attachment:
         return _most(nearer, bare)
     if starts_backward(value):
         return Attachment.CERTAIN
+    return max(_read_from(value, bare), _held_by_instance(value))
+
+
+def _held_by_instance(value: Attribute) -> Attachment:
+    """What the methods of a class of the project keep in the attribute; other code may keep something else.
+
+    An object is given modules and settings when it is made, and nothing with a graph.
+    """
+    owner = class_of(value.base)
+    kept = attribute_values(owner, value.name) if owner is not None else ()
+    later = [each for each in kept if each.function.name != "__init__"]
+    return min(_most(later, None), Attachment.LIKELY)
+
+
+def _read_from(value: Attribute, bare: Function | None) -> Attachment:
+    """What the object says of its graph that the attribute is read from."""
+    recorded = [_field(source, Field(value.name), bare) for source in sources(value.base)]
+    if recorded and all(level is not None for level in recorded):
+        return max(level for level in recorded if level is not None)
     if role(value.base, Role.OUTPUT, Role.TENSOR):
         return _level(value.base, bare)
     if role(value.base, Role.MODULE, Role.ENGINE):
@@ -204,6 +232,19 @@ def _attribute(value: Attribute, bare: Function | None) -> Attachment:
         # Settings; what is optimized are leaves.
         return Attachment.DETACHED
     return min(_level(value.base, bare), Attachment.LIKELY)
+
+
+def _field(source: Value, name: Field, bare: Function | None) -> Attachment | None:
+    """The field of the record that ``source`` is, or that the functions of the project return which it runs."""
+    if not isinstance(source, Call):
+        return None
+    given = part_at(source, name)
+    if given is not None:
+        return _level(given, bare)
+    functions = callees(source)
+    if not functions or grad_mode(source.region) is GradMode.DISABLED or not all(map(returns_records, functions)):
+        return None
+    return max(_returned(source, function, name, bare) for function in functions)
 
 
 def _component(value: Item | Part | Element, bare: Function | None) -> Attachment:

@@ -75,5 +75,6 @@ def call(sought: CallersSought) -> tuple[str, Callable[[Outline], bool]]:
         # An instance is called by whatever name it goes; its class is what is named.
         return owner, lambda file: owner in file.used
     if name == "__init__":
-        return owner, lambda file: owner in file.initialized and "__init__" in file.called_on
+        # Classes that are derived from it are made beside their definition as a rule.
+        return owner, lambda file: owner in file.called | file.called_on | file.initialized
     return name, lambda file: name in file.called_on

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.model.aliases import find_method, mro, partial_names, sources
-from memlint.model.kinds import Role, class_of, kinds, role
+from memlint.model.kinds import Role, class_of, classes_of, kinds, role
 from memlint.model.knowledge import frameworks
 from memlint.model.memo import query
+from memlint.model.overrides import overriding
 from memlint.model.scopes import Class, Function, Module
 from memlint.model.values import Argument, Attribute, Call, ClassValue, External, FunctionValue, Parameter, Value
 
@@ -16,33 +17,29 @@ from memlint.model.values import Argument, Attribute, Call, ClassValue, External
 def callees(call: Call) -> tuple[Function, ...]:
     """The functions of the project that ``call`` may run; for a class its ``__init__`` is not meant.
 
-    A method that only raises stands for those of subclasses, which are not looked for.
+    A method that is abstract, or does nothing, stands for those of subclasses.
     """
     return tuple(function for function in dict.fromkeys(_callees(call)) if not function.is_abstract)
 
 
 def _callees(call: Call) -> Iterator[Function]:
-    callee = call.callee
     yield from _closures(call)
-    for source in sources(callee):
+    for source in sources(call.callee):
         match source:
             case FunctionValue():
-                yield source.target.lower()
+                yield from _with_overrides(source.target)
             case Call() if partial_names(source):
-                for inner in sources(source.arguments[0].value):
-                    if isinstance(inner, FunctionValue):
-                        yield inner.target.lower()
+                given = sources(source.arguments[0].value)
+                yield from (inner.target.lower() for inner in given if isinstance(inner, FunctionValue))
             case Attribute():
-                yield from _method_callees(source, class_of(source.base))
+                for owner in tuple(classes_of(source.base)) or (None,):
+                    yield from _method_callees(source, owner)
             case ClassValue():
                 pass
             case Parameter(index=0) if source.function.is_class_method:
                 pass
             case _:
-                owner = class_of(source)
-                method = _calling_method(owner) if owner is not None else None
-                if method is not None:
-                    yield method.lower()
+                yield from _calling_methods(source)
 
 
 def runs_forward(call: Call) -> bool:
@@ -69,17 +66,29 @@ def _closures(call: Call) -> Iterator[Function]:
             yield source.target.lower()
 
 
-def _calling_method(owner: Class) -> Function | None:
-    return find_method(owner, "__call__") or find_method(owner, "forward")
+def _calling_methods(instance: Value) -> Iterator[Function]:
+    """What calling an object of the project runs."""
+    owner = class_of(instance)
+    method = find_method(owner, "__call__") or find_method(owner, "forward") if owner is not None else None
+    if method is not None:
+        yield method.lower()
 
 
 def _method_callees(callee: Attribute, owner: Class | None) -> Iterator[Function]:
     if owner is None:
         owner = _super_class(callee.base) or _named_class(callee.base)
-    if owner is not None:
-        method = find_method(owner, callee.name)
-        if method is not None:
-            yield method.lower()
+    if owner is None:
+        return
+    method = find_method(owner, callee.name)
+    if method is not None:
+        yield from _with_overrides(method)
+
+
+def _with_overrides(function: Function) -> Iterator[Function]:
+    """``function``, and if it leaves to subclasses what is done, those of them."""
+    yield function.lower()
+    if function.owner is not None and (function.is_abstract or function.is_blank):
+        yield from (each.lower() for each in overriding(function.owner, function.name))
 
 
 def _named_class(base: Value) -> Class | None:
@@ -103,7 +112,7 @@ def bound_arguments(call: Call, function: Function) -> dict[str, Value]:
     bound: dict[str, Value] = {}
     parameters = [p for p in function.parameters if not p.star and not p.keyword_only]
     offset = 1 if function.is_method and (function.is_class_method or not _called_on_class(call, function)) else 0
-    if offset and call.receiver is not None:
+    if offset and call.receiver is not None and (function.name != "__init__" or call.name == "__init__"):
         bound[parameters[0].name] = call.receiver
     place = offset
     names = {parameter.name for parameter in function.parameters if not parameter.star}
@@ -141,6 +150,36 @@ def argument_parameters(call: Call, argument: Argument) -> tuple[Parameter, ...]
     return tuple(found)
 
 
+def gathering_parameters(call: Call, argument: Argument) -> Iterator[tuple[Parameter, object]]:
+    """The ``*args`` and ``**kwargs`` that ``argument`` becomes a part of, and the index or key that it has there.
+
+    None for what is unpacked into them.
+    """
+    for function in callees(call):
+        starred = {parameter.star: parameter for parameter in function.parameters if parameter.star}
+        if argument.star:
+            yield from ((starred[star], None) for star in starred if star == argument.star)
+        elif argument.keyword is not None:
+            named = argument.keyword in {p.name for p in function.parameters if not p.star}
+            yield from ((starred[star], argument.keyword) for star in starred if star == "**" and not named)
+        elif "*" in starred:
+            place = [each for each in call.arguments if each.keyword is None].index(argument)
+            plain = sum(not p.star and not p.keyword_only for p in function.parameters) - function.is_method
+            if place >= plain:
+                yield starred["*"], place - plain
+
+
+@query(on_cycle=())
+def gathered_arguments(parameter: Parameter) -> tuple[Value, ...]:
+    """What the project's calls pass that a ``*args`` or ``**kwargs`` gathers."""
+    return tuple(
+        argument.value
+        for call in beside_tests(proven_call_sites(parameter.function))
+        for argument in call.arguments
+        if not argument.star and any(gathering is parameter for gathering, _ in gathering_parameters(call, argument))
+    )
+
+
 @query(on_cycle=())
 def call_sites(function: Function) -> tuple[Call, ...]:
     """The calls of ``function`` in the project; where its name is too common, those that :func:`caller_files` finds.
@@ -148,8 +187,19 @@ def call_sites(function: Function) -> tuple[Call, ...]:
     A method call counts when the class of its receiver is known to be right, or is not known at all and no other
     class of the project's files that mention it has a method of that name.
     """
-    modules = function.project.callers(function)
+    modules = _modules_calling(function)
     return tuple(dict.fromkeys(call for module in modules for call in _call_sites_in_file(function, module)))
+
+
+def _modules_calling(function: Function) -> Iterator[Module]:
+    """The files in which calls of ``function`` count: its own, those of the bases of its class, and its callers'."""
+    yield function.module
+    bases = (cls.module for cls in mro(function.owner)) if function.owner is not None else ()
+    near = dict.fromkeys(module for module in bases if module is not function.module)
+    yield from near
+    for module in function.project.callers(function):
+        if module is not function.module and module not in near:
+            yield module
 
 
 def has_callers_out_of_sight(function: Function) -> bool:
@@ -168,12 +218,28 @@ def _runs(call: Call, function: Function) -> bool:
     """Whether ``call`` is known to run ``function``."""
     module = call.function.module
     if module is function.module:
-        return function in callees(call)
+        return _may_run(call, function)
     with function.project.memo.abroad():
-        runs = function in callees(call)
+        runs = _may_run(call, function)
     if runs:
         function.project.found_caller(module, function)
     return runs
+
+
+def _may_run(call: Call, function: Function) -> bool:
+    return function in callees(call) or _constructs(call, function) or _dispatches(call, function)
+
+
+def _dispatches(call: Call, function: Function) -> bool:
+    """Whether ``call``, in a base class or on an instance of it, leaves to subclasses what the method does."""
+    if function.owner is None or call.receiver is None or call.method != function.name:
+        return False
+    return any(
+        inherited is not None and inherited is not function and (inherited.lower().is_abstract or inherited.is_blank)
+        for owner in classes_of(call.receiver)
+        if owner is not function.owner and owner in mro(function.owner)
+        for inherited in [find_method(owner, function.name)]
+    )
 
 
 @query(on_cycle=())
@@ -181,7 +247,25 @@ def _call_sites_in(function: Function, module: Module) -> tuple[Call, ...]:
     found = [call for call in module.calls_by_name.get(function.name, ()) if _may_call(call, function)]
     if function.owner is not None and function.name in {"__call__", "forward"}:
         found.extend(_instance_calls(module, function))
+    if function.owner is not None and function.name == "__init__":
+        found.extend(_constructions(module, function))
     return tuple(found)
+
+
+def _constructions(module: Module, init: Function) -> Iterator[Call]:
+    """The calls in ``module`` that make instances of the class of ``init``, or of one derived from it there."""
+    assert init.owner is not None
+    derived = (cls.name for cls in module.body.lower().classes if init.owner in mro(cls))
+    for name in dict.fromkeys((init.owner.name, *derived)):
+        yield from (call for call in module.calls_by_name.get(name, ()) if _constructs(call, init))
+
+
+def _constructs(call: Call, function: Function) -> bool:
+    """Whether ``call`` makes an instance for which ``function``, an ``__init__``, runs."""
+    return function.name == "__init__" and any(
+        isinstance(source, ClassValue) and find_method(source.target, "__init__") is function
+        for source in sources(call.callee)
+    )
 
 
 @query(on_cycle=())
@@ -200,7 +284,7 @@ def nearest_call_sites(function: Function) -> Iterator[Call]:
 
     Files are read as far as the caller goes on.
     """
-    for module in function.project.callers(function):
+    for module in _modules_calling(function):
         yield from (call for call in _call_sites_in_file(function, module) if _runs(call, function))
 
 

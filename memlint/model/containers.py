@@ -19,6 +19,7 @@ from memlint.model.values import (
     Display,
     External,
     Item,
+    Parameter,
     Phi,
     Region,
     Store,
@@ -166,9 +167,12 @@ def _written_out(container: Value) -> Iterator[Value]:
 def elements(container: Value) -> tuple[Value, ...]:
     """The values that are known to be put into ``container``, by functions that it is passed to as well."""
     # What a function puts into its arguments is known by the elements of its parameters.
+    from memlint.model.calls import gathered_arguments
     from memlint.model.deposits import deposited
 
     found: list[Value] = []
+    if isinstance(container, Parameter) and container.star:
+        found.extend(gathered_arguments(container))
     for name in names_of(container):
         found.extend(_written_out(name))
         for use in name.uses:

@@ -14,6 +14,7 @@ from memlint.model.calls import (
     bound_arguments_of_constructor,
     call_sites,
     callees,
+    gathering_parameters,
     has_callers_out_of_sight,
     proven_call_sites,
 )
@@ -21,10 +22,12 @@ from memlint.model.containers import GROWING_METHODS, insertions_of, names_of
 from memlint.model.differentiated import feeds_backward, starts_backward
 from memlint.model.effects import backward_of, returns_loss_to_framework
 from memlint.model.evidence import known_names
+from memlint.model.fields import Field, part_at, record_fields
 from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.kinds import Role, class_of, kinds, role
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
+from memlint.model.runners import runs_for_each_batch
 from memlint.model.scopes import Function
 from memlint.model.upstream import component_index, is_index_component
 from memlint.model.values import (
@@ -200,6 +203,9 @@ class _Flow:
     def push_part(self, part: Item | Part) -> None:
         """A component of the value; none that is known to be another one than that which matters."""
         index = component_index(part)
+        if isinstance(self.component, Field) and not isinstance(index, str):
+            self.push(part)  # A named tuple may be unpacked as well.
+            return
         from_the_end = isinstance(index, int) and index < 0
         if self.component is None or index is None or from_the_end or index == self.component:
             self.push(part)
@@ -240,13 +246,19 @@ class _Flow:
                 self.push(use)
 
     def attribute(self, use: Attribute) -> None:
-        if use.name in torch.DETACHING_ATTRIBUTES:
+        if use.name in torch.DETACHING_ATTRIBUTES or self.is_other_field(use):
             return
         for user in use.uses:
             if not (isinstance(user, Call) and user.callee is use):
                 self.push(use)
             elif user.method not in torch.DETACHING_METHODS and user.method not in GROWING_METHODS:
                 self.push(user)
+
+    def is_other_field(self, use: Attribute) -> bool:
+        """Whether ``use`` reads another field of the record than that which holds the value."""
+        if not isinstance(self.component, Field) or use.name == self.component:
+            return False
+        return not any(isinstance(user, Call) and user.callee is use for user in use.uses)
 
     def store(self, value: Value, store: Store) -> None:
         if store.value is not value:
@@ -306,8 +318,9 @@ class _Flow:
     def exit(self, exit: Exit) -> bool:
         function = exit.function
         if returns_loss_to_framework(function):
+            self.into_step_end(function)
             return self.component in {None, 0, "loss"}
-        if function.parent is None:
+        if function.parent is None or runs_for_each_batch(function):
             return False
         if self.entered and function in self.entries:
             self.returning.add(function)
@@ -323,6 +336,12 @@ class _Flow:
             self.pending.extend(_Step(site, here, self.component) for site in sites)
         return False
 
+    def into_step_end(self, step: Function) -> None:
+        """The method of Lightning that gets the outputs of a step, from which it computes the loss."""
+        end = find_method(step.owner, "training_step_end") if step.owner is not None else None
+        if end is not None and step is not end and end.lower().is_method and len(end.parameters) > 1:
+            self.pending.append(_Step(end.parameters[1], False, self.component))
+
     def call(self, value: Value, call: Call) -> bool:
         if call.callee is value:
             return False
@@ -335,7 +354,7 @@ class _Flow:
         if call.receiver is not None and any(insertion.value is value for insertion in insertions_of(call)):
             self.into_container(call.receiver)
             return False
-        if call.method in frameworks.DETACHING_SINK_METHODS:
+        if call.method in frameworks.DETACHING_SINK_METHODS and not _is_of_torch(names):
             return False
         return self.argument(value, call, names)
 
@@ -357,19 +376,20 @@ class _Flow:
     def enter(self, value: Value, call: Call) -> bool:
         """Follows an argument into the functions of the project that ``call`` runs; False if there are none."""
         records = grad_mode(call.region) is not GradMode.DISABLED
-        parameters = [
-            parameter
-            for argument in call.arguments
-            if argument.value is value
-            for parameter in argument_parameters(call, argument)
-        ]
-        for parameter in parameters:
+        steps: list[_Step] = []
+        for argument in call.arguments:
+            if argument.value is value:
+                steps.extend(_Step(p, True, self.component) for p in argument_parameters(call, argument))
+                for parameter, key in gathering_parameters(call, argument):
+                    steps.append(_Step(parameter, True, self.component if argument.star else key))
+        for step in steps:
+            function = step.value.function
             entry = _Step(call, self.entered) if records else None
-            self.entries.setdefault(parameter.function, []).append(entry)
-            if entry is not None and parameter.function in self.returning:
+            self.entries.setdefault(function, []).append(entry)
+            if entry is not None and function in self.returning:
                 self.pending.append(entry)
-            self.pending.append(_Step(parameter, True, self.component))
-        return bool(parameters)
+        self.pending.extend(steps)
+        return bool(steps)
 
     def constructor(self, value: Value, call: Call) -> None:
         """An object of a project's class keeps what it is built from."""
@@ -378,10 +398,15 @@ class _Flow:
                 continue
             init = find_method(source.target, "__init__")
             if init is None:
-                self.push(call)
+                self.record(value, call)
                 continue
             bound = bound_arguments_of_constructor(call, init)
             self.pending.extend(_Step(p, True) for p in init.parameters if bound.get(p.name) is value)
+
+    def record(self, value: Value, call: Call) -> None:
+        """An object without a constructor of its own: a record, of which one field holds the value."""
+        holding = [name for name in record_fields(call) if part_at(call, Field(name)) is value]
+        self.pending.append(_Step(call, self.entered, Field(holding[0]) if len(holding) == 1 else None))
 
 
 @query(on_cycle=False)
@@ -397,6 +422,11 @@ def _is_criterion(callee: Value) -> bool:
 def _is_tested_only(function: Function, sites: tuple[Call, ...]) -> bool:
     """Whether nothing but tests calls ``function``, so that those whom it is made for are not in sight."""
     return not function.module.is_test and all(site.function.module.is_test for site in sites)
+
+
+def _is_of_torch(names: frozenset[str]) -> bool:
+    """Whether a function is one that tensors go through: ``torch.log`` is no method of a logger."""
+    return any(name.startswith(torch.FUNCTION_MODULES) for name in names)
 
 
 _HARMLESS_RECEIVERS = frozenset(Role) - {Role.OBJECT, Role.PREPARED, Role.FUNCTION, Role.CLASS}

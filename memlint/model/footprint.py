@@ -159,8 +159,12 @@ def _called(call: Call) -> Footprint:
     names = qualified_names(call.callee)
     if moves_to_host(call):
         return Footprint.NONE
-    if called_module(call) is not None or (call.method == "forward" and not callees(call)):
+    if called_module(call) is not None:
         return Footprint.FULL
+    if call.method == "forward":
+        # Whatever object has it: what the model inside returns, unless it is seen to return something smaller.
+        inside = _handed_on(call, names) if callees(call) else Footprint.UNKNOWN
+        return Footprint.FULL if inside is Footprint.UNKNOWN else inside
     if _is_loss(call, names):
         return _loss(call)
     if call.name in _INDICES:

@@ -19,6 +19,7 @@ from memlint.model.instances import instance_kind
 from memlint.model.kinds import Role, kinds, role
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
+from memlint.model.runners import runs_for_each_batch
 from memlint.model.scopes import Class, Function
 from memlint.model.upstream import is_index_component
 from memlint.model.values import (
@@ -276,9 +277,9 @@ def is_repeated(call: Call) -> bool | None:
 
 
 def _is_repeated(call: Call, depth: int) -> bool | None:
-    if call.region.loop is not None:
-        return True
     function = call.function
+    if call.region.loop is not None or runs_for_each_batch(function):
+        return True
     sites = [site for site in call_sites(function) if site.function is not function]
     if not sites or depth == 0:
         return None if function.parent is not None and function.name != "__init__" else False

@@ -87,24 +87,31 @@ def _manager_mode(call: Call) -> GradMode | None:
 def entry_mode(function: Function) -> GradMode:
     """The mode in which the body of ``function`` starts: what is declared, or what all ways to call it have in common.
 
-    It is disabled when callers are known and every chain of calls passes a place where gradients are disabled.
+    It is disabled when callers are known and every chain of calls passes a place where gradients are disabled, and
+    unknown when only the ``forward`` of a module calls it besides, whose own callers are out of sight.
     """
-    prevented = False
+    found: set[GradMode | None] = set()
     for mode in _modes_on_the_way(function, set()):
-        if mode is not GradMode.DISABLED:
+        if mode is GradMode.ENABLED or mode is GradMode.UNKNOWN:
             return mode
-        prevented = True
-    return GradMode.DISABLED if prevented else GradMode.ENABLED
+        found.add(mode)
+    if None in found:
+        return GradMode.UNKNOWN if GradMode.DISABLED in found else GradMode.ENABLED
+    return GradMode.DISABLED if found else GradMode.ENABLED
 
 
-def _modes_on_the_way(function: Function, seen: set[Function]) -> Iterator[GradMode]:
-    """The modes that are set last on the ways on which ``function`` is called; those of its nearest callers first."""
+def _modes_on_the_way(function: Function, seen: set[Function]) -> Iterator[GradMode | None]:
+    """The modes that are set last on the ways on which ``function`` is called; those of its nearest callers first.
+
+    None for a ``forward`` on the way, whose own callers are out of sight.
+    """
     if function in seen:
         return
     seen.add(function)
     declared = declared_mode(function)
     if declared is not None or _is_run_with_gradients(function):
-        yield declared or GradMode.ENABLED
+        assumed = None if len(seen) > 1 and function.name == "forward" else GradMode.ENABLED
+        yield declared or assumed
         return
     called = False
     for place in _places_of_call(function):
@@ -145,9 +152,18 @@ def _places_of_call(function: Function) -> Iterator[Region]:
     if function.parent is not None and function.name == "<lambda>":
         yield _definition_region(function)
         return
+    tests: list[Region] = []
+    beside_tests = False
     for call in nearest_call_sites(function):
-        if call.function is not function:
+        if call.function is function:
+            continue
+        if call.function.module.is_test:
+            tests.append(call.region)
+        else:
+            beside_tests = True
             yield call.region
+    # Tests call things in ways that nobody else does.
+    yield from tests if not beside_tests else ()
 
 
 def _only_called_without_gradients(function: Function) -> bool:

@@ -142,7 +142,14 @@ def _plain_module_bases(cls: Class) -> bool:
 
 
 def _may_hold_parameters(value: Value) -> bool:
+    """Whether ``value`` may be a module with parameters: False only if all that it can be has none."""
     return any(_source_may_hold_parameters(source) for source in sources(value))
+
+
+def is_parameterless(value: Value) -> bool:
+    """Whether what ``value`` is known to be has no parameters; what may be given instead is of the same sort."""
+    known = [source for source in sources(value) if not isinstance(source, Parameter)]
+    return bool(known) and not any(_source_may_hold_parameters(source) for source in known)
 
 
 def _source_may_hold_parameters(source: Value) -> bool:
@@ -166,6 +173,8 @@ def _result_may_hold_parameters(call: Call) -> bool:
     names = qualified_names(call.callee)
     if names and all(_parameterless(name) for name in names):
         return False
+    if names & _SEQUENTIAL and call.arguments and not call.is_open:
+        return any(_may_hold_parameters(part) for part in call.positional())
     if names & torch.CREATORS_WITH_GRAD:
         required = call.argument("requires_grad", 1)
         return not (isinstance(required, Constant) and required.constant is False)
@@ -225,6 +234,9 @@ def _runs(load: Value, use: object) -> bool:
 
 def _is_torch_operation(use: object) -> bool:
     return isinstance(use, Call) and any(name.startswith("torch.") for name in qualified_names(use.callee))
+
+
+_SEQUENTIAL = frozenset({"torch.nn.Sequential", "torch.nn.modules.container.Sequential"})
 
 
 def _parameterless(name: str) -> bool:

@@ -9,7 +9,6 @@ from memlint.findings import Confidence
 from memlint.model.aliases import (
     attribute_values,
     base_names,
-    display_element,
     instance_class,
     mro,
     qualified_names,
@@ -21,10 +20,12 @@ from memlint.model.call_results import result_kinds
 from memlint.model.calls import callees, passed_arguments
 from memlint.model.constructors import is_class_name
 from memlint.model.containers import elements
+from memlint.model.fields import part_at
 from memlint.model.gradmode import is_hf_trainer
 from memlint.model.instances import instance_kind
 from memlint.model.kinds import Kind, Role, class_of, kinds, role, written_kind
 from memlint.model.knowledge import frameworks
+from memlint.model.memo import query
 from memlint.model.scopes import Class
 from memlint.model.values import (
     Attribute,
@@ -174,7 +175,26 @@ def _kinds_inside(base: Value, *, iterated: bool, unpacked: bool = False) -> Ite
                 held = _held_kinds(base) if kind.name in _MODULE_CONTAINERS else ()
                 yield from held or (Kind(Role.MODULE, Confidence.LIKELY),)
             case Role.CONTAINER if not unpacked:
-                yield from (kind for element in elements(base) for kind in kinds(element))
+                yield from (kind for element in _all_elements(base) for kind in kinds(element))
+                if kind.name == "defaultdict":
+                    yield from _made_for_new_keys(base)
+
+
+def _all_elements(container: Value) -> Iterator[Value]:
+    """What is put into ``container``, before it was passed as an argument as well."""
+    yield from elements(container)
+    for source in sources(container):
+        for passed in (passed_arguments(source) or ()) if isinstance(source, Parameter) else ():
+            yield from elements(passed)
+
+
+def _made_for_new_keys(table: Value) -> Iterator[Kind]:
+    """The objects that a ``defaultdict(AverageMeter)`` makes for keys that it does not have."""
+    for source in sources(table):
+        factory = source.argument("default_factory", 0) if isinstance(source, Call) else None
+        for kind in kinds(factory) if factory is not None else ():
+            if kind.role is Role.CLASS and kind.cls is not None:
+                yield instance_kind(kind.cls)
 
 
 _MODULE_CONTAINERS = frozenset({"torch.nn.ModuleList", "torch.nn.ModuleDict", "torch.nn.Sequential"})
@@ -197,7 +217,7 @@ def _component_kinds(call: Call, value: Item | Part | Element) -> Iterator[Kind]
         return
     index = value.index if isinstance(value, Part) else _constant_index(value)
     if index is not None:
-        yield from _kinds_at(call, index)
+        yield from kinds_at(call, index)
 
 
 def _iterated_kinds(call: Call) -> Iterator[Kind]:
@@ -207,8 +227,13 @@ def _iterated_kinds(call: Call) -> Iterator[Kind]:
                 yield Kind(Role.BATCH, kind.confidence)
 
 
+@query(on_cycle=())
+def kinds_at(call: Call, index: int) -> tuple[Kind, ...]:
+    """Kinds of the component at ``index`` of the tuple that ``call`` returns."""
+    return tuple(_kinds_at(call, index))
+
+
 def _kinds_at(call: Call, index: int) -> Iterator[Kind]:
-    """Kinds of the component of the returned tuple at ``index``."""
     names = qualified_names(call.callee)
     if names & frameworks.ENGINE_FACTORIES:
         found = {0: Role.ENGINE, 1: Role.OPTIMIZER, 2: Role.LOADER, 3: Role.SCHEDULER}.get(index)
@@ -229,9 +254,12 @@ def _returned_kinds_at(call: Call, index: int) -> Iterator[Kind]:
     for function in callees(call):
         for exit in function.returns:
             for source in sources(exit.value):
-                element = display_element(source, index)
+                element = part_at(source, index)
                 if element is not None:
                     yield from kinds(element)
+                elif isinstance(source, Call):
+                    # A function that returns what another one returns.
+                    yield from kinds_at(source, index)
 
 
 _ITERATING = frozenset(

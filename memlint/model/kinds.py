@@ -158,8 +158,15 @@ def is_known_other(value: Value, *wanted: Role) -> bool:
 
 
 def class_of(value: Value) -> Class | None:
-    """The class of the project that ``value`` is an instance of."""
+    """The class of the project that ``value`` is an instance of; the first one if it may be of several."""
+    return next(classes_of(value), None)
+
+
+def classes_of(value: Value) -> Iterator[Class]:
+    """The classes of the project that ``value`` may be an instance of."""
     owner = instance_class(value)
     if owner is not None:
-        return owner
-    return next((kind.cls for kind in kinds(value) if kind.cls is not None and kind.role is not Role.CLASS), None)
+        yield owner
+    else:
+        known = (kind.cls for kind in kinds(value) if kind.cls is not None and kind.role is not Role.CLASS)
+        yield from dict.fromkeys(known)

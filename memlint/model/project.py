@@ -28,7 +28,7 @@ from memlint.model.memo import Memo
 from memlint.model.mentions import Mentions
 from memlint.model.program import Program
 from memlint.model.room import take_apart, to_let_go
-from memlint.model.scopes import Function, Module
+from memlint.model.scopes import Class, Function, Module
 from memlint.model.values import ClassValue, External, FunctionValue, ModuleValue, Value
 from memlint.parsing import parse, source_encoding
 from memlint.stages import stage
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _MAX_USERS = 24
 """Files that use a name and are read for what they do with it."""
+_MAX_DERIVING = 4
+"""Files beside its own that are read for the classes that are derived from a class."""
 _LIBRARIES = frozenset({"torch", "torchvision", "torchaudio", "transformers", "numpy"})
 """Libraries that are meant by their own names where a module out of sight provides these by ``import *``."""
 
@@ -359,6 +361,17 @@ class Project:
 
     def _bit(self, path: Path) -> int:
         return 1 << self._numbers.setdefault(path, len(self._numbers))
+
+    def deriving(self, owner: Class) -> tuple[Module, ...]:
+        """The other modules of the project that derive classes from one of the name of ``owner``; none if many do."""
+        self.memo.rests_on(UsersSought(owner.name))
+        mentions = self._mentions()
+        paths = [
+            path
+            for path in mentions.of(owner.name) or ()
+            if path != owner.module.path and owner.name in mentions.outline(path).initialized
+        ]
+        return tuple(filter(None, map(self.load, paths))) if len(paths) <= _MAX_DERIVING else ()
 
     def mentioning(self, name: str) -> tuple[Module, ...] | None:
         """The modules of the project whose code, quoted text included, uses ``name``; None when they are too many."""

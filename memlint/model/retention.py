@@ -15,6 +15,7 @@ from memlint.model.calls import (
     argument_parameters,
     bound_arguments,
     callees,
+    gathering_parameters,
     passed_arguments,
     proven_call_sites,
 )
@@ -400,6 +401,18 @@ def _belongs_outside(container: Value) -> bool:
     return isinstance(value, Free)
 
 
+def _is_deleted_after_use(container: Value) -> bool:
+    """Whether a method deletes the attribute that holds the container: ``del self.states`` at the end of a pass."""
+    value = container
+    while isinstance(value, (Phi, Item)):
+        value = value.inputs[0] if isinstance(value, Phi) else value.base
+    owner = instance_class(value.base) if isinstance(value, Attribute) else None
+    if owner is None or not isinstance(value, Attribute):
+        return False
+    methods = (method.lower() for method in owner.methods.values())
+    return any(deletion.key.endswith(f".{value.name}") for method in methods for deletion in method.deletions)
+
+
 def _parameter_behind(container: Value) -> Parameter | None:
     value = container
     while isinstance(value, (Phi, Item)):
@@ -667,6 +680,8 @@ def _comes_from_callers(value: Value, loop: Loop) -> bool:
 def _is_taken_out(value: Value) -> bool:
     """Whether ``value`` was put into a container before: ``v`` in ``for k, v in d.items()``."""
     match value:
+        case Part() | Item() if isinstance(value.base, Call) and callees(value.base):
+            return False  # What the function returned, however it is packed.
         case Part() | Item():
             return role(value.base, Role.CONTAINER) is not None or _is_taken_out(value.base)
         case Element():
@@ -776,27 +791,11 @@ def _newest_is_differentiated(container: Value) -> bool:
 
 def kept_arguments(call: Call, argument: Argument) -> Iterator[Keeping]:
     """How the functions of the project that ``call`` runs keep ``argument`` beyond the call."""
-    for parameter in (*argument_parameters(call, argument), *_starred_parameters(call, argument)):
+    gathering = (parameter for parameter, _ in gathering_parameters(call, argument))
+    for parameter in (*argument_parameters(call, argument), *gathering):
         for keeping in keepings(parameter.function):
             if keeping.parameter is parameter:
                 yield keeping
-
-
-def _starred_parameters(call: Call, argument: Argument) -> Iterator[Parameter]:
-    """The ``*args`` or ``**kwargs`` that take ``argument``, or what it unpacks."""
-    for function in callees(call):
-        star = _star_of(call, argument, function)
-        yield from (parameter for parameter in function.parameters if star and parameter.star == star)
-
-
-def _star_of(call: Call, argument: Argument, function: Function) -> str:
-    if argument.star:
-        return argument.star
-    if argument.keyword is not None:
-        return "**" if all(parameter.name != argument.keyword for parameter in function.parameters) else ""
-    place = [each for each in call.arguments if each.keyword is None].index(argument)
-    plain = sum(not parameter.star and not parameter.keyword_only for parameter in function.parameters)
-    return "*" if place >= plain - function.is_method else ""
 
 
 def kept_by(call: Call) -> Iterator[tuple[Occurrence, Keeping]]:
@@ -852,6 +851,8 @@ def retention_confidence(kept: Value, added: Value, span: Span, loop: Loop | Non
 
     What a freeing backward inside the loop has run over cannot be differentiated again, wherever it goes.
     """
+    if span is Span.CALL and _is_deleted_after_use(kept):
+        return Confidence.POSSIBLE
     if any(drained_within(added, each) and not _feeds_backward_in(kept, each) for each in _lived_through(kept, loop)):
         return certainty(added)
     reach = reaches_gradient(kept)
@@ -886,8 +887,18 @@ def _is_alive_anyway(added: Value, loop: Loop) -> bool:
 
 
 def _is_bounded(kept: Value, added: Value, loop: Loop) -> bool:
-    """Whether no more is kept than one pass holds anyway: for each layer, or for pieces of one tensor."""
-    return _works_on_pieces(added, loop) or all(map(iterates_over_parts, _lived_through(kept, loop)))
+    """Whether no more is kept than is alive anyway: for each layer, for pieces of one tensor, or what a chain holds."""
+    lived = _lived_through(kept, loop)
+    return _works_on_pieces(added, loop) or all(map(iterates_over_parts, lived)) or _is_link(added, loop)
+
+
+def _is_link(added: Value, loop: Loop) -> bool:
+    """Whether the next iteration computes its value from ``added``, whose graph the last one holds in any case.
+
+    The returns of an episode, the states of a recurrent network: ``g = r + gamma * g; returns.append(g)``.
+    """
+    heads = [phi for phi in loop.phis.values() if any(value is added for value in _joined(phi.carried))]
+    return any(ancestor in heads for ancestor in local_ancestors(added) if isinstance(ancestor, Phi))
 
 
 _PIECES = frozenset({"split", "chunk", "unbind", "tensor_split"})

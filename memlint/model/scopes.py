@@ -140,9 +140,15 @@ class Function:
     def _is_declared(self, name: str) -> bool:
         if self._declared is None:
             decorators = self.node.decorators if isinstance(self.node, cst.FunctionDef) else ()
-            named = (each.decorator for each in decorators)
+            written = (each.decorator for each in decorators)
+            named = (each.attr if isinstance(each, cst.Attribute) else each for each in written)
             self._declared = frozenset(decorator.value for decorator in named if isinstance(decorator, cst.Name))
         return name in self._declared
+
+    @property
+    def is_property(self) -> bool:
+        """Whether the function computes an attribute of its instance."""
+        return self._is_declared("property") or self._is_declared("cached_property")
 
     @property
     def is_generator(self) -> bool:
@@ -151,8 +157,15 @@ class Function:
 
     @property
     def is_abstract(self) -> bool:
-        """Whether the body does nothing but raise, so that a subclass has to say what is done."""
-        return self.body.leaves == "raise" and not self.exits and all(store.base is None for store in self.stores)
+        """Whether a subclass has to say what is done: the body only raises, or is empty and declared abstract."""
+        if self.body.leaves == "raise":
+            return not self.exits and all(store.base is None for store in self.stores)
+        return self.is_blank and (self._is_declared("abstractmethod") or self._is_declared("abstractproperty"))
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether the body does nothing, as that of a hook which subclasses may fill."""
+        return self.body.leaves is None and not (self.calls or self.stores or self.exits or self.functions)
 
     @property
     def instance(self) -> Parameter | None:

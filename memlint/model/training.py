@@ -27,7 +27,9 @@ def is_trained(module: Value, region: Region) -> bool | None:
         return None
     whole = frozenset(inside(everywhere(objects(module))))
     every = frozenset(inside(trained | frozenset(ingredients(trained))))
-    return holds(every, whole) or holds(whole, every)
+    # A loss that was made with the discriminator runs it.
+    parts = frozenset(ingredients(whole))
+    return holds(every, whole) or holds(whole, every) or holds(every, parts)
 
 
 def trained_in_step(region: Region) -> Objects | None:
@@ -82,13 +84,13 @@ def _trained_by_configured(owner: Class) -> Objects | None:
     return frozenset().union(*found) if found and all(found) else None
 
 
-def ingredients(trained: Objects) -> Iterator[Object]:
-    """What the constructors of trained modules were given: the encoder in ``Model(encoder, decoder)``."""
+def ingredients(modules: Objects) -> Iterator[Object]:
+    """What the constructors of modules were given: the encoder in ``Model(encoder, decoder)``."""
     seen: set[Object] = set()
-    pending = list(trained)
+    pending = list(modules)
     while pending:
         root, path = pending.pop()
-        # What trains a part of a module trains no other part of it.
+        # A part of a module was given what is not in sight here.
         for argument in root.arguments if isinstance(root, Call) and not path else ():
             for found in everywhere(objects(argument.value)) - seen:
                 seen.add(found)

@@ -17,6 +17,7 @@ from memlint.model.grad_switches import grad_switches, is_ever_switched_off
 from memlint.model.gradient_use import optimizers_after
 from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.identity import Objects, everywhere, holds, objects
+from memlint.model.instances import is_parameterless
 from memlint.model.kinds import Role, class_of, role
 from memlint.model.memo import query
 from memlint.model.optimization import accumulates
@@ -116,7 +117,7 @@ def _untrained_behind(root: Value, trained: Objects) -> Iterator[tuple[Call, boo
     used = [call for call in passes if overlap(known_as(_module(call)), trained)]
     for call in passes:
         known = known_as(_module(call))
-        if not _records(call) or holds(trained, known):
+        if not _records(call) or holds(trained, known) or holds(trained, frozenset(ingredients(known))):
             continue
         partly = holds(known, trained)
         fed = _is_fed_by(call, used)
@@ -156,6 +157,7 @@ def _records(call: Call) -> bool:
     module = _module(call)
     return (
         role(module, Role.MODULE) is not None
+        and not is_parameterless(module)
         and attachment(call) > Attachment.UNKNOWN
         and grad_mode(call.region) is not GradMode.DISABLED
     )

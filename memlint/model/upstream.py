@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.model.aliases import aliases, display_element, qualified_names, sources
+from memlint.model.aliases import aliases, attribute_values, instance_class, qualified_names, sources
 from memlint.model.calls import bound_arguments, callees, passed_arguments
 from memlint.model.containers import elements, is_made_here
+from memlint.model.fields import Field, part_at
 from memlint.model.gradmode import GradMode, declared_without_grad, grad_mode
 from memlint.model.kinds import Role, class_of, role
 from memlint.model.knowledge import torch
@@ -44,7 +45,7 @@ def exit_values(function: Function, component: object) -> Iterator[Value]:
             yield exit.value
             continue
         for source in sources(exit.value):
-            element = display_element(source, component)
+            element = part_at(source, component)
             yield source if element is None else element
 
 
@@ -79,7 +80,7 @@ def picked_elements(value: Item | Part | Element) -> tuple[Value, ...]:
     for source in sources(value.base):
         container = _source_container(source)
         inside = elements(container) if container is not None else ()
-        picked = [display_element(element, index) for element in inside]
+        picked = [part_at(element, index) for element in inside]
         if not picked or any(element is None for element in picked):
             return ()
         found.extend(element for element in picked if element is not None)
@@ -205,13 +206,16 @@ def _walk_ancestors(root: Value) -> Iterator[Value]:
 
 def _nearer(value: Value, component: object) -> Iterator[tuple[Value, object]]:
     """The values one step upstream, each with the index or key of the part of it that counts (None for all of it)."""
-    if isinstance(value, Display) and component is not None:
-        element = display_element(value, component)
-        if element is not None:
-            yield element, None
-            return
+    element = part_at(value, component) if component is not None else None
+    if element is not None:
+        yield element, None
+        return
     if isinstance(value, (Part, Item)) and component_index(value) is not None:
         yield value.base, component_index(value)
+    elif isinstance(value, Attribute) and value.name not in torch.DETACHING_ATTRIBUTES:
+        yield value.base, Field(value.name)
+        owner = class_of(value.base) if instance_class(value.base) is None else None
+        yield from ((kept, component) for kept in (attribute_values(owner, value.name) if owner is not None else ()))
     else:
         kept = component if isinstance(value, (Phi, Choice, Awaited)) else None
         yield from ((operand, kept) for operand in differentiable_operands(value))

@@ -380,6 +380,22 @@ def evaluate(encoder, decoder, loader):
         penalty = ((1.0 - alphas.sum(dim=1)) ** 2).mean()
         print(scores.argmax(-1).tolist(), "%.3f" % penalty.item())
 """,
+        """
+import torch
+from ignite.engine import Engine
+net = torch.nn.Linear(3, 3)
+optimizer = torch.optim.SGD(net.parameters(), 0.1)
+def train_step(engine, batch):
+    optimizer.zero_grad()
+    loss = net(batch).sum()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+def validation_step(engine, batch):
+    net.eval()
+    return net(batch)  # MEM601: 12
+trainer, evaluator = Engine(train_step), Engine(process_function=validation_step)
+""",
     )
     negative = (
         """

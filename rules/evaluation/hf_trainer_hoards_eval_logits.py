@@ -413,7 +413,9 @@ def _comes_with_construction(made: Construction, metrics: Given) -> bool:
     """Whether a derived class hands on what it is given, so that the finding belongs where it is constructed."""
     if not metrics.values:
         return True
-    return made.call.method == "__init__" and all(isinstance(value, Parameter) for value in metrics.values)
+    here = made.call.function
+    handed_on = (isinstance(value, Parameter) or value.function is not here for value in metrics.values)
+    return made.call.method == "__init__" and all(handed_on)
 
 
 def _limits(made: Construction) -> Iterator[Setting]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import Enum
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Related, Severity
 from memlint.model.aliases import qualified_names, sources
+from memlint.model.containers import container_origins, names_of
 from memlint.model.copies import repeated_copies
 from memlint.model.destinations import destinations
 from memlint.model.devices import may_use_accelerator
@@ -21,9 +23,10 @@ class ModelCopiedOnDevice(Rule):
     """The best weights so far are copied on the GPU, or are no copy at all.
 
     ## What it does
-    Finds `copy.deepcopy(model.state_dict())` that a training loop stores on improvement, in code that uses an
-    accelerator; and `model.state_dict()` stored in its place without a copy, and loaded again after training. Also a
-    second `copy.deepcopy(model)` of the same model that an object keeps beside the first.
+    Finds `copy.deepcopy(model.state_dict())` and `copy.deepcopy(model)` that a training loop stores on improvement, or
+    appends to a list that outlives it, in code that uses an accelerator; and `model.state_dict()` stored in its place
+    without a copy, and loaded again after training. Also a second `copy.deepcopy(model)` of the same model that an
+    object keeps beside the first.
 
     ## Why is this bad?
     The copy has the size of the parameters and buffers, `P`, and stays on the GPU through the rest of training, though
@@ -132,6 +135,25 @@ class Averaging:
         self.average = copy.deepcopy(self.model)
         self.trained = copy.deepcopy(self.model)  # MEM704: 24
 """,
+        """
+import copy
+import torch
+def fit(loader, evaluate, epochs):
+    model = torch.nn.Linear(4, 4).cuda()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    best, lowest, snapshots, states = None, float("inf"), [], []
+    for epoch in range(epochs):
+        for x in loader:
+            optimizer.zero_grad()
+            model(x).mean().backward()
+            optimizer.step()
+        loss = evaluate(model)
+        if loss < lowest:
+            lowest, best = loss, copy.deepcopy(model)  # MEM704: 34
+        snapshots.append(copy.deepcopy(model))  # MEM704: 26
+        states.append(copy.deepcopy(model.state_dict()))  # MEM704: 23
+    return best, snapshots, states
+""",
     )
     negative = (
         """
@@ -147,6 +169,38 @@ class Layer(torch.nn.Module):
         super().__init__()
         self.before = copy.deepcopy(norm)
         self.after = copy.deepcopy(norm)
+""",
+        """
+import copy
+import torch
+def rounds(model: torch.nn.Module, clients, optimizer, average, count):
+    model.cuda()
+    target = None
+    for _ in range(count):
+        states = []
+        for loader in clients:
+            local = copy.deepcopy(model)
+            for x in loader:
+                optimizer.zero_grad()
+                local(x).mean().backward()
+                optimizer.step()
+            states.append(copy.deepcopy(local.state_dict()))
+        model.load_state_dict(average(states))
+        if target is None:
+            target = copy.deepcopy(model)
+        with torch.no_grad():
+            print(target(x))
+def folds(make, data, optimizer_of):
+    models = []
+    for part in data:
+        model = make().cuda()
+        optimizer = optimizer_of(model)
+        for x in part:
+            optimizer.zero_grad()
+            model(x).mean().backward()
+            optimizer.step()
+        models.append(copy.deepcopy(model))
+    return models
 """,
         """
 import copy
@@ -222,11 +276,29 @@ def rounds(model: torch.nn.Module, clients, average):
                 yield self._alias(call)
             elif copied is not None and may_use_accelerator(call.function):
                 yield self._copy(call, copied)
+        if not program.module.is_test:
+            yield from self._kept_copies(program)
 
+    def _kept_copies(self, program: Program) -> Iterator[Finding]:
+        for call in program.calls("deepcopy"):
+            kept = _kept_beside(call)
+            if kept is not None and may_use_accelerator(call.function):
+                yield self._kept(call, kept)
         for function in program.functions:
             for first, second in repeated_copies(function):
-                if may_use_accelerator(function) and not program.module.is_test:
+                if may_use_accelerator(function):
                     yield self._second_copy(first, second)
+
+    def _kept(self, copied: Call, kept: _Kept) -> Finding:
+        grows = kept is _Kept.EACH
+        stays = "with those of all iterations before" if grows else "until a better one is found"
+        return self.finding(
+            copied.node,
+            f"`{code(copied.node)}` stays on the device {stays}",
+            holds=f"a second copy of all parameters and buffers{', for each iteration' if grows else ''}",
+            confidence=Confidence.LIKELY,
+            claim=Claim(ClaimShape.GROWS if grows else ClaimShape.PLATEAU, "device", "P", held=copied.node),
+        )
 
     def _second_copy(self, first: Call, second: Call) -> Finding:
         return self.finding(
@@ -288,6 +360,51 @@ def _copy_of(state: Call) -> Call | None:
     return next(
         (use for use in state.uses if isinstance(use, Call) and "copy.deepcopy" in qualified_names(use.callee)), None
     )
+
+
+class _Kept(Enum):
+    """How a loop that trains keeps copies."""
+
+    BEST = "best"
+    EACH = "each"
+
+
+def _kept_beside(copied: Call) -> _Kept | None:
+    """How ``copied``, a copy of a model or of its state, is kept beside the model that the loop trains.
+
+    Copies that the loop itself computes with, and those of models that each iteration makes anew, serve another end.
+    """
+    if "copy.deepcopy" not in qualified_names(copied.callee) or not copied.arguments:
+        return None
+    given = copied.arguments[0].value
+    state = isinstance(given, Call) and given.method == "state_dict"
+    model = given.receiver if isinstance(given, Call) and state else given
+    loops = list(copied.region.loops())
+    if not loops or model is None or not role(model, Role.MODULE):
+        return None
+    if any(source.region.within(loops[-1]) for source in sources(model)):
+        return None
+    if not state and _stored_on_improvement(copied) is not None and not _is_run_in(copied, loops[-1]):
+        return _Kept.BEST
+    trains = any(region_effects(loop) & Effect.STEP for loop in loops)
+    return _Kept.EACH if trains and any(_appends(use, copied, loops[-1]) for use in copied.uses) else None
+
+
+def _is_run_in(copied: Call, loop: Loop) -> bool:
+    return any(
+        use.callee is name and use.region.within(loop)
+        for name in names_of(copied)
+        for use in name.uses
+        if isinstance(use, Call)
+    )
+
+
+def _appends(use: object, copied: Call, loop: Loop) -> bool:
+    """Whether ``use`` puts the copy into a list that was there before ``loop``."""
+    if not isinstance(use, Call) or use.method != "append" or use.receiver is None or use.callee is copied:
+        return False
+    made = container_origins(use.receiver)
+    return bool(made) and not any(origin.region.within(loop) for origin in made)
 
 
 def _stored_on_improvement(kept: Call) -> Loop | None:

@@ -34,6 +34,11 @@ LIGHTNING_GRADIENT_FREE_HOOKS = frozenset(
 LIGHTNING_TRAINING_HOOKS = frozenset({"training_step", "training_step_end"})
 """Hooks whose returned loss the Trainer runs backward on."""
 
+BATCH_ENGINES = frozenset({"ignite.engine.Engine", "ignite.engine.engine.Engine"})
+"""Classes that run the function which they are given for each batch."""
+
+BATCH_ENGINE_NAMES = frozenset(name.rpartition(".")[2] for name in BATCH_ENGINES)
+
 LIGHTNING_EVALUATION_STEPS = frozenset({"validation_step", "test_step", "predict_step"})
 """Hooks of a LightningModule that evaluate one batch."""
 

@@ -81,6 +81,7 @@ DETACHING_ATTRIBUTES = frozenset(
         "layout",
         "ndim",
         "requires_grad",
+        "param_groups",
         "itemsize",
         "nbytes",
     }
