@@ -8,6 +8,7 @@ from enum import Enum
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.calls import callees
 from memlint.model.kinds import Role, kinds, role
+from memlint.model.knowledge import torch
 from memlint.model.memo import query
 from memlint.model.values import Attribute, Binary, Call, Constant, Display, Item, Part, Unary, Value
 
@@ -150,6 +151,9 @@ def _module_layout(made: Value) -> Layout | None:
     """What a module returns that ``made``, a call of its class, makes."""
     if not isinstance(made, Call):
         return None
+    if made.method in torch.SELF_RETURNING and made.receiver is not None:
+        found = {_module_layout(source) for source in sources(made.receiver)}
+        return found.pop() if len(found) == 1 else None
     names = {kind.name for kind in kinds(made) if kind.name.startswith("torch.nn.")}
     if "torch.nn.Linear" in names:
         width = made.argument("out_features", 1)

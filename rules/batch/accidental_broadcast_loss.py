@@ -62,7 +62,7 @@ class AccidentalBroadcastLoss(Rule):
 import torch
 from torch import nn
 def train(loader, optimizer):
-    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 1))
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 1)).cuda()
     for x, y in loader:
         loss = (model(x) - y.view(-1)).pow(2).mean()  # MEM305: 17
         loss.backward()
