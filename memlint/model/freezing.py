@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.model.aliases import sources
-from memlint.model.calls import argument_parameters, passed_arguments
+from memlint.model.aliases import find_method, mro, sources
+from memlint.model.calls import argument_parameters, bound_arguments_of_constructor, passed_arguments
 from memlint.model.containers import names_of
+from memlint.model.instances import may_hold_parameters, registers_parameters
 from memlint.model.knowledge import torch
 from memlint.model.memo import query
-from memlint.model.values import Attribute, Call, Constant, Element, Parameter, Store, Value
+from memlint.model.values import Attribute, Call, ClassValue, Constant, Element, Parameter, Store, Value
 
 
 def turns_off_grad(call: Call) -> bool:
@@ -23,7 +24,33 @@ def is_frozen(module: Value) -> bool:
     """Whether all parameters of a module are set to require no gradient, and never to require one again."""
     found = [_freezing(name) for name in _module_names(module)]
     found += [_switches(call) for call in _chained(module)]
-    return True in found and False not in found
+    if False in found:
+        return False
+    return True in found or _wraps_frozen(module)
+
+
+def _wraps_frozen(module: Value) -> bool:
+    """Whether a module of the project is made around frozen ones, and has no parameters but theirs."""
+    made = sources(module)
+    return bool(made) and all(isinstance(source, Call) and _is_made_of_frozen(source) for source in made)
+
+
+def _is_made_of_frozen(call: Call) -> bool:
+    classes = [source.target for source in sources(call.callee) if isinstance(source, ClassValue)]
+    init = find_method(classes[0], "__init__") if len(classes) == 1 else None
+    if init is None or registers_parameters(classes[0]):
+        return False
+    given = bound_arguments_of_constructor(call, init)
+    held = [
+        source
+        for cls in mro(classes[0])
+        for stores in cls.instance_stores.values()
+        for store in stores
+        if may_hold_parameters(store.value)
+        for source in sources(store.value)
+    ]
+    passed = [given.get(source.name) if isinstance(source, Parameter) else None for source in held]
+    return bool(held) and all(each is not None and is_frozen(each) for each in passed)
 
 
 def _module_names(module: Value) -> Iterator[Value]:

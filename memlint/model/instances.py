@@ -101,15 +101,15 @@ def _holds_parameters(owner: Class) -> bool:
     computes = find_method(owner, "forward")
     if computes is None or computes.lower().is_abstract:
         return True  # The subclasses that say what is computed may hold some.
-    return any(_stores_parameters(cls) or _registers_parameters(cls) for cls in classes)
+    return any(_stores_parameters(cls) or registers_parameters(cls) for cls in classes)
 
 
 def _stores_parameters(cls: Class) -> bool:
     """Whether what a class stores in attributes of its instances may have parameters."""
-    return any(_may_hold_parameters(store.value) for stores in cls.instance_stores.values() for store in stores)
+    return any(may_hold_parameters(store.value) for stores in cls.instance_stores.values() for store in stores)
 
 
-def _registers_parameters(cls: Class) -> bool:
+def registers_parameters(cls: Class) -> bool:
     """Whether a method registers parameters or modules by names that are computed."""
     return any(
         call.method in {"register_parameter", "add_module", "register_module", "setattr"}
@@ -141,7 +141,7 @@ def _plain_module_bases(cls: Class) -> bool:
     )
 
 
-def _may_hold_parameters(value: Value) -> bool:
+def may_hold_parameters(value: Value) -> bool:
     """Whether ``value`` may be a module with parameters: False only if all that it can be has none."""
     return any(_source_may_hold_parameters(source) for source in sources(value))
 
@@ -163,9 +163,9 @@ def _source_may_hold_parameters(source: Value) -> bool:
         case Binary() | Unary() | Attribute() | Item():
             return role(source, Role.MODULE) is not None
         case Display():
-            return any(_may_hold_parameters(element) for element in source.elements)
+            return any(may_hold_parameters(element) for element in source.elements)
         case Comprehension():
-            return _may_hold_parameters(source.element)
+            return may_hold_parameters(source.element)
     return True
 
 
@@ -174,7 +174,7 @@ def _result_may_hold_parameters(call: Call) -> bool:
     if names and all(_parameterless(name) for name in names):
         return False
     if names & _SEQUENTIAL and call.arguments and not call.is_open:
-        return any(_may_hold_parameters(part) for part in call.positional())
+        return any(may_hold_parameters(part) for part in call.positional())
     if names & torch.CREATORS_WITH_GRAD:
         required = call.argument("requires_grad", 1)
         return not (isinstance(required, Constant) and required.constant is False)
@@ -184,7 +184,7 @@ def _result_may_hold_parameters(call: Call) -> bool:
         return False
     made_by = callees(call)
     if made_by and all(function.name != "__init__" and function.exits for function in made_by):
-        return any(_may_hold_parameters(exit.value) for function in made_by for exit in function.exits)
+        return any(may_hold_parameters(exit.value) for function in made_by for exit in function.exits)
     return _used_as_module(call)
 
 

@@ -90,6 +90,26 @@ class EvalWithoutNoGrad(Rule):
     fixers = ("wrap_in_with", "add_decorator")
     positive = (
         """
+import torch
+from torch import nn
+
+class WithHead(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.head = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.head(self.model(x))
+
+def export(model: nn.Module, im):
+    for p in model.parameters():
+        p.requires_grad = False
+    model.eval()
+    y = WithHead(model)(im)  # MEM601
+    return y.shape
+""",
+        """
 import functools
 from torch import nn
 def timed(function):
@@ -398,6 +418,25 @@ trainer, evaluator = Engine(train_step), Engine(process_function=validation_step
 """,
     )
     negative = (
+        """
+import torch
+from torch import nn
+
+class Transposed(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x).transpose(-1, -2)
+
+def export(model: nn.Module, im):
+    for p in model.parameters():
+        p.requires_grad = False
+    model.eval()
+    y = Transposed(model)(im)
+    return y.shape
+""",
         """
 import torch
 from torch import nn
