@@ -134,8 +134,13 @@ def _call_operands(call: Call) -> tuple[Value, ...]:
     return (*receiver, *(argument.value for argument in call.arguments))
 
 
-def _passing_arguments(call: Call, functions: tuple[Function, ...]) -> tuple[Value, ...] | None:
-    """The arguments whose gradient the called functions of the project let through; None if not all are in sight."""
+def _passing_arguments(
+    call: Call, functions: tuple[Function, ...], component: object = None
+) -> tuple[Value, ...] | None:
+    """The arguments whose gradient the called functions of the project let through; None if not all are in sight.
+
+    With a ``component``, those that it sends gradients to.
+    """
     if call.is_open:
         return None
     found: list[Value] = []
@@ -143,8 +148,15 @@ def _passing_arguments(call: Call, functions: tuple[Function, ...]) -> tuple[Val
         bound = bound_arguments(call, function)
         if any(parameter.star for parameter in function.parameters):
             return None
-        found.extend(bound[name] for name in gradient_parameters(function) if name in bound)
+        found.extend(bound[name] for name in gradient_parameters(function, component) if name in bound)
     return tuple(found)
+
+
+def _operands_of_part(call: Call, component: object) -> tuple[Value, ...]:
+    """The operands through which a gradient flows from one component of what ``call`` returns."""
+    functions = callees(call)
+    passing = _passing_arguments(call, functions, component) if functions else None
+    return differentiable_operands(call) if passing is None else passing
 
 
 @query(on_cycle=frozenset())
@@ -158,16 +170,23 @@ def gradient_parameters(function: Function, component: object = None) -> frozens
 
 def local_ancestors(value: Value) -> Iterator[Value]:
     """Like :func:`ancestors`, within the function of ``value``."""
-    seen: set[int] = set()
-    pending = [value]
+    seen: set[tuple[int, object]] = set()
+    yielded: set[int] = set()
+    pending: list[tuple[Value, object]] = [(value, None)]
     while pending:
-        current = pending.pop()
-        if id(current) in seen:
+        current, component = pending.pop()
+        if (id(current), component) in seen or (id(current), None) in seen:
             continue
-        seen.add(id(current))
-        yield current
-        pending.extend(differentiable_operands(current))
-        pending.extend(_filled_in(current))
+        seen.add((id(current), component))
+        if id(current) not in yielded:
+            yielded.add(id(current))
+            yield current
+        if component is not None and isinstance(current, Call):
+            pending.extend((operand, None) for operand in _operands_of_part(current, component))
+            continue
+        picked = component_index(current) if isinstance(current, (Part, Item)) else None
+        pending.extend((operand, picked) for operand in differentiable_operands(current))
+        pending.extend((element, None) for element in _filled_in(current))
 
 
 def _filled_in(container: Value) -> Iterator[Value]:
