@@ -16,11 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from memlint.messages import UserError, did_you_mean
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
@@ -410,23 +405,39 @@ def _own_table(content: Mapping[str, Any], file: Path) -> dict[str, Any] | None:
 
 def _toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+        return _parsed(file.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{shown(file)}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{shown(file)}: not valid UTF-8 at byte {error.start}") from error
-    except tomllib.TOMLDecodeError as error:
+    except _NotTomlError as error:
         raise ConfigError(f"{shown(file)}: not valid TOML: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{shown(file)}: not valid TOML: nested too deeply") from error
+
+
+class _NotTomlError(Exception):
+    """What is wrong with a text that should be TOML."""
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """What ``text`` says in TOML; its parser is loaded when there is something to parse. Raises _NotTomlError."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _NotTomlError(str(error)) from error
 
 
 def inline_options(text: str, codes: Collection[str]) -> Options:
     """The options in ``--config "key = value"``. Raises ConfigError."""
     where = f"--config {text!r}"
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        table = _parsed(text)
+    except _NotTomlError as error:
         raise ConfigError(f"{where}: neither a file nor valid TOML: {error}") from error
     return options_from(table, where, Path.cwd(), codes)
 

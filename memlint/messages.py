@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 CLEAN = 0
@@ -24,5 +23,7 @@ class UserError(Exception):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``; did you mean "..."?`` with the known name nearest to ``word``, or nothing if none is near."""
     folded = {name.casefold(): name for name in known}
+    import difflib  # only who is wrong waits for it
+
     nearest = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.6)
     return f'; did you mean "{folded[nearest[0]]}"?' if nearest else ""
