@@ -59,7 +59,8 @@ class LogitsUpcast(Rule):
     code = "MEM403"
     name = "logits-upcast"
     severity = Severity.WARNING
-    gate = frozenset({"float", "double", "to", "type", "contiguous", "log", "one_hot"})
+    # "to" stands in every license; a wide type that it is given has a name, or comes as the argument `dtype`.
+    gate = frozenset({"float", "double", "float32", "float64", "dtype", "type", "contiguous", "log", "one_hot"})
     fixers = ("replace_expression",)
     positive = (
         """
