@@ -38,6 +38,8 @@ class SimulatedEstimate:
 
 def shown_size(value: float) -> str:
     """``value`` bytes in binary units."""
+    if value < 2**20:
+        return f"{value / 2**10:.1f} KiB"
     return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
 
 
