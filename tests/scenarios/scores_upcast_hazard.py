@@ -17,6 +17,7 @@ def main():
         scores = model(ids).logits[0]  # CONFIRMED MEM110 device anything at peak
         wide = scores.float()  # CONFIRMED MEM403 device 64*9000*4 at peak
         F.cross_entropy(wide, ids[0]).backward()  # CONFIRMED MEM506 device anything at peak
+        del scores, wide  # those of the next step are made without these
         optimizer.step()
         optimizer.zero_grad()
 
