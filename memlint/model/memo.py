@@ -273,10 +273,13 @@ class _Kept(NamedTuple):
     rest: Basis | Leaf | None
 
 
-class _Asked(NamedTuple):
-    """Stands for the answer to a question that is open."""
+class _Asked:
+    """Stands for the answer to a question that is open, ``depth`` questions deep."""
 
-    depth: int
+    __slots__ = ("depth",)
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
 
 
 class _Preliminary(NamedTuple):
