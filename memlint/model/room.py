@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from memlint.model.scopes import Class, Function, Module
 from memlint.model.values import NO_ANSWERS, Branch, Loop, Phi, Value
 
-MAX_CHARACTERS = 3_200_000
-"""Text of the modules that are kept between files. A tree with its answers takes up to 80 bytes for each character."""
+MAX_CHARACTERS = 6_000_000
+"""Text of the modules that are kept between files. A tree with its answers takes up to 90 bytes for each character, and
+the files of a package ask of each other: with room for half of them, each is parsed four times."""
 _ROOM = 0.3
 """How much of that is made free at a time: finding out which answers go with a module costs time."""
 
