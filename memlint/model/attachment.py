@@ -369,7 +369,9 @@ def _call_under_grad(call: Call, names: frozenset[str], bare: Function | None) -
     if role(call.callee, Role.LOSS_FUNCTION):
         return _loss_call(call, bare)
     if names & torch.PASSING_BUILTINS or any(_is_differentiable(name) for name in names):
-        return _arguments(call, bare)
+        # ``outputs = dict()`` is filled afterwards.
+        inside = _most(elements(call), bare) if role(call, Role.CONTAINER) else Attachment.DETACHED
+        return max(inside, _arguments(call, bare))
     functions = callees(call)
     if functions:
         return _project_call(call, functions, bare)

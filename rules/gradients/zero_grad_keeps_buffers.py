@@ -22,7 +22,7 @@ from memlint.model.optimization import (
     stepped_in,
     updates,
 )
-from memlint.model.pins import supports_older
+from memlint.model.pins import is_older
 from memlint.model.program import Program
 from memlint.model.values import Argument, Attribute, Branch, Call, Constant, Element, Region, Value
 from memlint.rule import Rule
@@ -33,7 +33,7 @@ class ZeroGradKeepsBuffers(Rule):
 
     ## What it does
     Finds `zero_grad(set_to_none=False)` (also positional, `zero_grad(False)`) and parameters whose `.grad.zero_()` is
-    called in a training loop. In a project whose metadata says that it runs with torch from before 2.0 (`torch>=1.7`,
+    called in a training loop. In a project whose metadata hold it at a torch from before 2.0 (`torch>=1.7,<2`,
     `torch==1.13.1`), it finds `zero_grad()` as well, which did the same then.
 
     ## Why is this bad?
@@ -221,7 +221,7 @@ def run(accumulator: Accumulator):
         return self._finding(call, known or Confidence.LIKELY, fix)
 
     def _kept_by_default(self, call: Call) -> Iterator[Finding]:
-        """``zero_grad()`` in a project that runs with torch from before 2.0."""
+        """``zero_grad()`` in a project that is held at a torch from before 2.0."""
         confidence = _fills_with_old_torch(call)
         if confidence is not None and not _is_read_before_backward(call):
             fix = Fix(
@@ -231,7 +231,7 @@ def run(accumulator: Accumulator):
                 {"call": call.node},
                 {"code": "set_to_none=True"},
             )
-            yield self._finding(call, confidence, fix, when="with torch before 2.0, which the project admits, ")
+            yield self._finding(call, confidence, fix, when="with torch before 2.0, as the project asks for, ")
 
     def _finding(self, call: Call, confidence: Confidence, *fixes: Fix, when: str = "") -> Finding:
         function = call.node.func
@@ -276,9 +276,9 @@ def _keeping_argument(call: Call) -> Argument | None:
 
 
 def _fills_with_old_torch(call: Call) -> Confidence | None:
-    """How sure it is that ``zero_grad()`` is torch's own, in a project that runs with torch from before 2.0."""
+    """How sure it is that ``zero_grad()`` is torch's own, in a project that is held at a torch from before 2.0."""
     receiver = call.receiver
-    if receiver is None or call.arguments or not supports_older(call.function.module, "torch", "2.0"):
+    if receiver is None or call.arguments or not is_older(call.function.module, "torch", "2.0"):
         return None
     if callees(call) or call.function.module.is_test or is_known_other(receiver, Role.OPTIMIZER, Role.MODULE):
         return None
