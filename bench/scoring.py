@@ -25,7 +25,7 @@ RULES_OF_CLASS: Mapping[str, frozenset[str]] = {
     "hook-or-cycle": _codes(105, 106, 109, 112),
     "eval-without-no-grad": _codes(601, 602, 603),
     "device-retention": _codes(111, 604, 605, 606, 607, 704, 802),
-    "missing-zero-grad": _codes(201, 202, 203, 204),
+    "missing-zero-grad": _codes(201, 203, 204),
     "other": _codes(110, 204, 304, 506, 507, 508, 509, 604, 802),
     "loading": _codes(801, 802),
     # Classes of capacity and efficiency.

@@ -41,6 +41,12 @@ UNUSABLE = (sqlite3.Error, OSError, zlib.error, ValueError, TypeError, KeyError,
 """What can go wrong with a file that others may have written, removed or damaged."""
 
 
+def is_ours(directory: Path) -> bool:
+    """Whether memlint has made ``directory`` for its cache."""
+    tag = directory / "CACHEDIR.TAG"
+    return tag.is_file() and tag.read_text(encoding="utf-8", errors="replace") == _TAG
+
+
 class Store:
     """The file, opened when it is first needed. Each method raises one of :data:`UNUSABLE` if it cannot do its work."""
 

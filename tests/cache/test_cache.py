@@ -298,3 +298,16 @@ def test_where_it_is_kept(root: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (root / caches.DIRECTORY).exists()
     run(["check", "-q", "--no-cache", "--cache-dir", str(tmp_path / "three")])
     assert not (tmp_path / "three").exists()
+
+
+def test_clean_removes_the_cache_that_the_environment_names(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEMLINT_CACHE_DIR", "kept")
+    run(["check"])
+    capsys.readouterr()
+    assert run(["clean"]) == 0
+    assert capsys.readouterr().out == "Removed kept\n"
+    projects.write(root / "kept" / "note.txt", "of the user\n")
+    assert run(["clean"]) == 0
+    assert (root / "kept" / "note.txt").exists()
