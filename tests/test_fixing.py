@@ -428,7 +428,7 @@ def test_a_file_that_has_vanished_is_not_made_again(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_old_file(file: Path) -> None:
     program = (
         "import resource, signal, sys\nfrom pathlib import Path\n"
-        "from memlint.fixing import WriteError, write_atomically\n"
+        "from memlint.writing import WriteError, write_atomically\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try:\n    write_atomically(Path(sys.argv[1]), bytes(5000))\n"
         "except WriteError as error:\n    print(error)\n"

@@ -290,6 +290,8 @@ async def wait(model, x):
             f"Run the rest of the block under `with {code(context.node)}:`",
             Applicability.UNSAFE,
             {"statement": context.node},
+            # What the rest of the block does under autocast may be a hazard of its own.
+            reveals=frozenset({"MEM401"}),
         )
         return self.finding(
             statement.node,
