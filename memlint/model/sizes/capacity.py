@@ -122,6 +122,9 @@ def training_site(
 def training_of(program: Program) -> Reading | None:
     """What the program trains; None if it trains nothing in sight."""
     if program.training is None:
+        if not _is_run(program.module) and not _may_train(program.module):
+            program.training = Reading()
+            return None
         reader = _read(program.module)
         program.training = reader.reading if reader.reading.is_training else Reading()
         # What was evaluated is as large as the files that the program imports.
@@ -133,6 +136,13 @@ def _is_run(module: Module) -> bool:
     """Whether a file does something by itself."""
     body = module.body.lower()
     return "__main__" in module.text or bool(body.loops) or any(isinstance(each, Call) for each in body.statements)
+
+
+def _may_train(module: Module) -> bool:
+    """Whether a file that is read alone has a call that trains: of a backward, of a Trainer, of its ``fit``."""
+    return any(
+        name in {"backward", "manual_backward", "fit"} or name.endswith("Trainer") for name in module.calls_by_name
+    )
 
 
 def _read(module: Module) -> Reader:
