@@ -231,11 +231,17 @@ def _may_run(call: Call, function: Function) -> bool:
 
 
 def _dispatches(call: Call, function: Function) -> bool:
-    """Whether ``call``, in a base class or on an instance of it, leaves to subclasses what the method does."""
+    """Whether ``call``, in a base class or on an instance of it, leaves to subclasses what the method does.
+
+    What a base class calls on its own instance is the method of the subclass, whatever the base class has for others.
+    """
     if function.owner is None or call.receiver is None or call.method != function.name:
         return False
+    on_itself = sources(call.receiver) == (call.function.instance,)
     return any(
-        inherited is not None and inherited is not function and (inherited.lower().is_abstract or inherited.is_blank)
+        inherited is not None
+        and inherited is not function
+        and (on_itself or inherited.lower().is_abstract or inherited.is_blank)
         for owner in classes_of(call.receiver)
         if owner is not function.owner and owner in mro(function.owner)
         for inherited in [find_method(owner, function.name)]

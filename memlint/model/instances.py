@@ -41,7 +41,8 @@ def instance_kind(owner: Class) -> Kind:
 @query(on_cycle=Role.OBJECT)
 def _role_of_bases(owner: Class) -> Role:
     """What the bases of a class say of its instances."""
-    roles = filter(None, map(_base_role, sorted(base_names(owner))))
+    in_sight = {cls.qualified_name for cls in mro(owner)}
+    roles = filter(None, (_base_role(name, known=name in in_sight) for name in sorted(base_names(owner))))
     return next(roles, Role.MODULE if _is_module_of_base_out_of_sight(owner) else Role.OBJECT)
 
 
@@ -74,12 +75,15 @@ _KNOWN_LIBRARIES = (
 """Libraries whose modules are known by name; other bases are taken from the project, or from a library of models."""
 
 
-def _base_role(name: str) -> Role | None:
-    """What an instance of a subclass of ``name`` is."""
+def _base_role(name: str, *, known: bool) -> Role | None:
+    """What an instance of a subclass of ``name`` is.
+
+    A class that is ``known``, since the project defines it, is not judged by the library that the project is.
+    """
     last = name.rpartition(".")[2]
     if name in frameworks.LIGHTNING_MODULES or last == "LightningModule":
         return Role.MODULE
-    if name in torch.MODULE_CLASSES or is_module_class(name) or name in frameworks.KERAS_MODELS:
+    if name in torch.MODULE_CLASSES or (not known and is_module_class(name)) or name in frameworks.KERAS_MODELS:
         return Role.LOSS_FUNCTION if name.startswith("torch.nn.") and last.endswith("Loss") else Role.MODULE
     if is_optimizer_base(name):
         return Role.OPTIMIZER

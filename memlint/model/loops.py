@@ -91,8 +91,11 @@ def _is_sliced_in(loop: Loop, collection: Value) -> bool:
 def _moves_elements(loop: Loop) -> bool:
     """Whether each element, or a part of it, is moved to an accelerator, as batches are that come from host memory.
 
-    A function that calls itself for each element moves the parts of one batch.
+    A function that calls itself for each element moves the parts of one batch. So do those that were given a list: it
+    holds all of its elements already.
     """
+    if loop.iterable is not None and _is_given_list(loop.iterable):
+        return False
     if any(loop.function in callees(call) for call in loop.function.calls if call.region.within(loop)):
         return False
     return loop.element is not None and any(
@@ -102,6 +105,17 @@ def _moves_elements(loop: Loop) -> bool:
         and (use.user.function is loop.function or _runs_no_module(use.user.function))
         for call in use.user.uses
     )
+
+
+def _is_given_list(iterable: Value) -> bool:
+    """Whether ``iterable`` is a list of Python that a function was given or returned, or several that are paired."""
+    for source in sources(iterable):
+        if isinstance(source, Call) and source.name in _PAIRING and not callees(source):
+            if not any(map(_is_given_list, source.positional())):
+                return False
+        elif role(source, Role.CONTAINER) is None:
+            return False
+    return True
 
 
 def _runs_no_module(function: Function) -> bool:

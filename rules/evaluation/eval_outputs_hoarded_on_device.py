@@ -262,6 +262,21 @@ class Process:
     negative = (
         """
 import torch
+
+class Pipeline:
+    def __init__(self, encoder: torch.nn.Module):
+        self.encoder = encoder.cuda()
+
+    @torch.no_grad()
+    def condition(self, frames: list[torch.Tensor], strengths: list[float], device):
+        encoded = []
+        for frame, strength in zip(frames, strengths):
+            latent = self.encoder(frame.to(device))
+            encoded.append((latent, strength))
+        return encoded
+""",
+        """
+import torch
 from torch.utils.data import DataLoader
 @torch.no_grad()
 def evaluate(model: torch.nn.Module, dataset, crit, metric):

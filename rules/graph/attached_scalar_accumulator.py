@@ -15,6 +15,7 @@ from memlint.model.knowledge.torch import GRAPH_WORDS
 from memlint.model.program import Program
 from memlint.model.retention import (
     Accumulation,
+    Span,
     accumulations,
     attached_leaves,
     concatenates,
@@ -300,6 +301,42 @@ def train(loader, optimizer):
 import torch
 from torch import nn
 
+class CausalConv(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 3)
+
+    def forward(self, x, cache, index):
+        last = x[:, :, -2:].clone()
+        if cache[index] is not None:
+            last = torch.cat([cache[index][:, :, -1:], last], dim=2)
+            x = torch.cat([cache[index], x], dim=2)
+        cache[index] = last
+        return self.conv(x)
+
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = CausalConv()
+
+    def clear(self):
+        self.cache = [None]
+
+    def decode(self, z):
+        self.clear()
+        parts = []
+        for i in range(z.shape[2]):
+            parts.append(self.conv(z[:, :, i : i + 1], self.cache, 0))
+        self.clear()
+        return torch.cat(parts, 2)
+
+    def forward(self, z):
+        return torch.cat([self.decode(piece) for piece in z.split(1)])
+""",
+        """
+import torch
+from torch import nn
+
 def errors(predictions, targets):
     total = 0.0
     for prediction, target in zip(predictions, targets):
@@ -573,4 +610,8 @@ class Penalty:
         for where, keeping in kept_by(call):
             leaves = attached_leaves(where)
             if keeping.summed and not keeping.is_state and leaves and not isinstance(where.value, Parameter):
-                yield self._finding(keeping.holder, where, leaves, certainty(where.value))
+                confidence = retention_confidence(keeping.kept, where.value, Span.CALL, call.region.loop)
+                if confidence is not None:
+                    yield self._finding(
+                        keeping.holder, where, leaves, Confidence.weakest(confidence, certainty(where.value))
+                    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import libcst as cst
+
 from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity
 from memlint.model.attachment import Attachment, attachment, certainty
 from memlint.model.downstream import Reach, gradient_flow_within, reaches_gradient
@@ -12,6 +14,7 @@ from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.holding import holding
 from memlint.model.knowledge.torch import GRAPH_WORDS
 from memlint.model.program import Program
+from memlint.model.resets import is_dropped_for_each_pass
 from memlint.model.retention import (
     Accumulation,
     accumulations,
@@ -170,8 +173,88 @@ def train(loader, optimizer):
         nn.functional.mse_loss(net(x), y).backward()
         optimizer.step()
 """,
+        """
+import torch
+from torch import nn
+
+class Memory(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Linear(4, 4)
+        self.last = None
+
+    def reset(self):
+        self.last = None
+
+    def forward(self, x):
+        x = self.project(x)  # MEM103
+        if self.last is not None:
+            x = torch.cat([self.last, x], 1)  # MEM103: 39
+        self.last = x
+        return x
+
+def train(loader, optimizer, epochs):
+    model = Memory()
+    for _ in range(epochs):
+        model.reset()
+        for x in loader:
+            model(x).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+""",
     )
     negative = (
+        """
+import torch
+from torch import nn
+
+class CausalConv(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 3)
+        self.last = None
+
+    def forward(self, x):
+        if self.last is not None:
+            x = torch.cat([self.last, x], dim=2)
+        self.last = x[:, :, -2:].clone()
+        return self.conv(x)
+
+class Smoothed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Linear(4, 4)
+        self.mean = None
+
+    def forget(self):
+        self.mean = None
+
+    def forward(self, x):
+        x = self.scale(x)
+        self.mean = x if self.mean is None else 0.9 * self.mean + 0.1 * x
+        return x
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = CausalConv()
+        self.smoothed = Smoothed()
+
+    def encode(self, frames):
+        for module in self.modules():
+            if hasattr(module, "last"):
+                module.last = None
+        self.smoothed.forget()
+        return torch.cat([self.smoothed(self.conv(chunk)) for chunk in frames.split(4)])
+
+def train(loader, optimizer, epochs):
+    encoder = Encoder()
+    for _ in range(epochs):
+        for frames in loader:
+            encoder.encode(frames).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+""",
         """
 import torch
 from torch import nn
@@ -261,20 +344,24 @@ class Counter(nn.Module):
 
     def check(self, program: Program) -> Iterator[Finding]:
         for function in program.functions:
+            told: set[cst.CSTNode] = set()  # What two branches keep is joined to the old value once.
             for accumulation in accumulations(function):
                 if function.name != "__init__" and accumulation.attribute is not None and self._is_state(accumulation):
-                    yield from self._carried(function, accumulation)
+                    yield from self._carried(function, accumulation, told)
 
     def _is_state(self, accumulation: Accumulation) -> bool:
         if starts_anew(accumulation):
             return False
         return is_module_state(accumulation.function, accumulation) or concatenates(accumulation)
 
-    def _carried(self, function: Function, accumulation: Accumulation) -> Iterator[Finding]:
+    def _carried(
+        self, function: Function, accumulation: Accumulation, told: set[cst.CSTNode]
+    ) -> Iterator[Finding]:
         for addend in accumulation.addends:
             confidence = self._confidence(function, accumulation, addend)
-            if confidence is None:
+            if confidence is None or addend.node in told:
                 continue
+            told.add(addend.node)
             leaves = attached_leaves(addend)
             source = leaves[0] if len(leaves) == 1 else addend
             held = holding(addend.value, per="call")
@@ -293,11 +380,12 @@ class Counter(nn.Module):
             return None
         if _is_differentiated(accumulation) and drain(addend.value) is not Drain.DRAINED:
             return None
-        if attachment(addend.value) > Attachment.UNKNOWN:
-            return certainty(addend.value)
-        if is_module_state(function, accumulation) and depends_on_input(addend.value, function):
-            return Confidence.LIKELY
-        return None
+        found = certainty(addend.value) if attachment(addend.value) > Attachment.UNKNOWN else None
+        if found is None and is_module_state(function, accumulation) and depends_on_input(addend.value, function):
+            found = Confidence.LIKELY
+        if found is None or accumulation.attribute is None:
+            return found
+        return Confidence.POSSIBLE if is_dropped_for_each_pass(function, accumulation.attribute) else found
 
 
 def _is_differentiated(accumulation: Accumulation) -> bool:

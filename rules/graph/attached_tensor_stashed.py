@@ -245,6 +245,36 @@ def collect(model: nn.Module, loader):
 import torch
 from torch import nn
 
+class Predictor:
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.outputs = {}
+
+    @torch.inference_mode()
+    def stream(self, frames):
+        for index, frame in enumerate(frames):
+            yield self.infer(index, frame)
+
+    def infer(self, index, frame):
+        return self.model(frame)
+
+class Tracker(Predictor):
+    def infer(self, index, frame):
+        out = self.model(frame)
+        self.outputs[index] = out
+        return out.argmax(-1)
+
+class Backend:
+    def __init__(self, engine):
+        self.engine = engine
+
+    def forward(self, frame):
+        return self.engine.infer(0, frame)
+""",
+        """
+import torch
+from torch import nn
+
 class Decoder(nn.Module):
     def __init__(self):
         super().__init__()
