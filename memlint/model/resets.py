@@ -1,4 +1,4 @@
-"""Where the state that an object keeps in an attribute is dropped, so that it does not outlive one pass over its data."""
+"""Where the state that an object keeps in an attribute is dropped, so that it does not outlive one pass."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from memlint.model.effects import Effect, region_effects
 from memlint.model.kinds import class_of
 from memlint.model.memo import query
 from memlint.model.scopes import Class, Function
-from memlint.model.values import Constant, Loop, Region, Store
+from memlint.model.values import Constant, Region, Store
 
 _MAX_CALLERS = 3
 """Calls that lie between the code that runs a model and the method that drops its state."""
@@ -69,4 +69,4 @@ def _is_outside_steps(place: Region) -> bool:
     """Whether the function of ``place`` trains in a loop that ``place`` is not in."""
     loops = {loop for call in place.function.calls for loop in call.region.loops()}
     around = set(place.loops())
-    return any(isinstance(loop, Loop) and region_effects(loop) & Effect.BACKWARD for loop in loops - around)
+    return any(region_effects(loop) & Effect.BACKWARD for loop in loops - around)

@@ -354,9 +354,7 @@ class Counter(nn.Module):
             return False
         return is_module_state(accumulation.function, accumulation) or concatenates(accumulation)
 
-    def _carried(
-        self, function: Function, accumulation: Accumulation, told: set[cst.CSTNode]
-    ) -> Iterator[Finding]:
+    def _carried(self, function: Function, accumulation: Accumulation, told: set[cst.CSTNode]) -> Iterator[Finding]:
         for addend in accumulation.addends:
             confidence = self._confidence(function, accumulation, addend)
             if confidence is None or addend.node in told:
