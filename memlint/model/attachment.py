@@ -28,12 +28,12 @@ from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.upstream import (
-    ancestors,
     component_index,
     exit_values,
     gradient_parameters,
     is_index_component,
     picked_elements,
+    walk_ancestors,
 )
 from memlint.model.values import (
     Attribute,
@@ -81,7 +81,7 @@ def attachment(value: Value) -> Attachment:
 @query(on_cycle=True)
 def is_leaf(value: Value) -> bool:
     """Whether ``value`` holds nothing attached but parameters: leaves of the graph, which keep no activations alive."""
-    return attachment(value) <= Attachment.UNKNOWN or not any(records(ancestor) for ancestor in ancestors(value))
+    return attachment(value) <= Attachment.UNKNOWN or not any(map(records, walk_ancestors(value)))
 
 
 def records(value: Value) -> bool:

@@ -49,7 +49,7 @@ class Basis:
         self.on = None if on is None else tuple(on)
 
 
-def resting(on: set[Basis | Leaf]) -> Basis | Leaf | None:
+def resting(on: set[Basis | Leaf] | None) -> Basis | Leaf | None:
     """One thing that stands for all of ``on``; None if that is nothing."""
     if not on:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import wraps
 from inspect import signature
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -17,7 +17,6 @@ Subject = TypeVar("Subject", bound="Value | Region | Function | Class | Module")
 Answer = TypeVar("Answer")
 Key = TypeVar("Key")
 Rest = ParamSpec("Rest")
-_UNKNOWN: Any = object()
 _Key = tuple[Any, Any]
 """A question and its subject."""
 
@@ -37,9 +36,9 @@ def query(
         def answer(subject: Subject, /, *rest: Rest.args, **named: Rest.kwargs) -> Answer:
             question = (ask, *rest, *named.items())
             known = subject.known.get(question, _UNKNOWN)
-            if known is _UNKNOWN:
-                known = subject.project.memo.work_out(
-                    question, subject, partial(ask, subject, *rest, **named), on_cycle
+            if type(known) is _Kept:
+                return subject.project.memo.work_out(  # type: ignore[no-any-return]
+                    known, question, subject, lambda subject: ask(subject, *rest, **named), on_cycle
                 )
             return known  # type: ignore[no-any-return]
 
@@ -47,8 +46,10 @@ def query(
         def answer_alone(subject: Subject, /) -> Answer:
             # Most questions have a subject only, and are asked a million times: this is the same, and half as dear.
             known = subject.known.get(ask, _UNKNOWN)
-            if known is _UNKNOWN:
-                known = subject.project.memo.work_out(ask, subject, partial(ask, subject), on_cycle)
+            if type(known) is _Kept:
+                return subject.project.memo.work_out(  # type: ignore[no-any-return]
+                    known, ask, subject, ask, on_cycle
+                )
             return known  # type: ignore[no-any-return]
 
         return answer_alone if len(signature(ask).parameters) == 1 else answer  # type: ignore[return-value]
@@ -64,15 +65,17 @@ class Memo:
     checked, so that no answer depends on what has been asked before.
 
     Each answer is kept together with what it rests on in other files; whoever is given it rests on the same. Answers
-    that are the same whichever file is checked, and that rest on no other file than that of their subject, are kept
-    with it (as ``known``).
+    that are the same whichever file is checked are kept with their subject (as ``known``): bare, if they rest on no
+    other file than that of the subject.
     """
 
     def __init__(self) -> None:
         self._count = 0
-        """How many answers are kept with their subjects."""
+        """How many bare answers are kept with their subjects."""
         self._kept: dict[_Key, _Kept] = {}
         """Answers that rest on other files, or that would be others for some checked files."""
+        self._open: list[_Asked] = []
+        """What stands for a question that is open, by how many questions are open around it."""
         self._on: set[Basis | Leaf] | None = None
         """What the answer being worked out rests on; outside of questions, the findings of the checked file."""
         self._lasting: dict[Module, list[Basis | Leaf]] = {}
@@ -171,17 +174,16 @@ class Memo:
         finally:
             self._now, self._rests_on = before, rests_on
 
-    def work_out(self, question: Any, subject: Any, ask: Callable[[], Any], on_cycle: Any) -> Any:
-        """The answer to a ``question`` that ``subject`` does not know: one that is kept, a preliminary one, or anew."""
-        key = (question, subject)
-        kept = self._kept.get(key)
-        if kept is not None and not kept.others & self.searched:
+    def work_out(self, kept: Any, question: Any, subject: Subject, ask: Callable[[Subject], Any], on_cycle: Any) -> Any:
+        """The answer to a ``question`` of ``subject``: the one that is ``kept``, a preliminary one, or anew."""
+        if kept is not _UNKNOWN and not kept.others & self.searched:
             self._others |= kept.others
             if kept.rest is not None:
                 self.rests_on(kept.rest)
             return kept.answer
         now = self._now
-        known = now.answers.get(key, _UNKNOWN)
+        key = (question, subject)
+        known: Any = now.answers.get(key, _UNKNOWN)
         if known is _UNKNOWN:
             return self._ask(key, ask)
         if type(known) is _Asked:
@@ -195,21 +197,23 @@ class Memo:
         self._differs = True
         return known
 
-    def _ask(self, key: _Key, ask: Callable[[], Any]) -> Any:
+    def _ask(self, key: _Key, ask: Callable[[Any], Any]) -> Any:
         """Works out the answer to ``key`` and keeps it if it is final."""
         now, depth = self._now, self._depth
         outer_rests_on, outer_differs, outer_others, outer_on = self._rests_on, self._differs, self._others, self._on
         before = len(now.preliminary)
         self._rests_on, self._differs, self._others, self._on = sys.maxsize, False, 0, None
         self._depth = depth + 1
-        now.answers[key] = _Asked(depth)
+        if depth == len(self._open):
+            self._open.append(_Asked(depth))
+        now.answers[key] = self._open[depth]
         try:
-            found = ask()
+            found = ask(key[1])
         finally:
             self._depth = depth
             del now.answers[key]
             rests_on, differs, others = self._rests_on, self._differs, self._others
-            rest = resting(self.dependencies())
+            rest = resting(self._on)
             self._rests_on = min(outer_rests_on, rests_on) if rests_on < depth else outer_rests_on
             self._differs, self._others, self._on = outer_differs or differs, outer_others | others, outer_on
             if rest is not None:
@@ -223,17 +227,12 @@ class Memo:
         if differs or others & self.searched:
             now.answers[key] = found
         elif others or rest is not None:
-            self._kept[key] = _Kept(found, others, rest)
+            self._kept[key] = kept = _Kept(found, others, rest)
+            _tell(key, kept)
         else:
-            self._tell(key, found)
+            _tell(key, found)
+            self._count += 1
         return found
-
-    def _tell(self, key: _Key, found: Any) -> None:
-        question, subject = key
-        if subject.known is NO_ANSWERS:
-            subject.known = {}
-        subject.known[question] = found
-        self._count += 1
 
     def resting(self) -> Iterator[Basis | Leaf]:
         """What the answers that are kept rest on."""
@@ -247,7 +246,7 @@ class Memo:
             if kept.rest in rests or (key[1] if isinstance(key[1], Module) else key[1].module) in modules
         ]
         for key in gone:
-            del self._kept[key]
+            self._let_go(key)
         for module in modules:
             self._lasting.pop(module, None)
         self._here.clear()
@@ -256,10 +255,16 @@ class Memo:
     def clear(self) -> None:
         """Forgets everything but what subjects know, which are dropped with their modules."""
         self._count = 0
-        self._kept.clear()
+        for key in list(self._kept):
+            self._let_go(key)
         self._lasting.clear()
         self._here.clear()
         self._abroad.clear()
+
+    def _let_go(self, key: _Key) -> None:
+        question, subject = key
+        del self._kept[key]
+        subject.known.pop(question, None)
 
     def __len__(self) -> int:
         return self._count + sum(map(len, (self._kept, self._here.answers, self._abroad.answers)))
@@ -271,6 +276,18 @@ class _Kept(NamedTuple):
     answer: Any
     others: int
     rest: Basis | Leaf | None
+
+
+_UNKNOWN: Any = _Kept(None, 0, None)
+"""Stands for an answer that nobody has worked out."""
+
+
+def _tell(key: _Key, found: Any) -> None:
+    """Gives the answer to the subject of ``key``."""
+    question, subject = key
+    if subject.known is NO_ANSWERS:
+        subject.known = {}
+    subject.known[question] = found
 
 
 class _Asked:

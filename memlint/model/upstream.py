@@ -201,13 +201,14 @@ def ancestors(root: Value) -> tuple[Value, ...]:
 
     Crosses attributes of ``self``, containers, and calls of the project's functions into what they return.
     """
-    return tuple(_walk_ancestors(root))
+    return tuple(walk_ancestors(root))
 
 
 _MAX_ANCESTORS = 4000
 
 
-def _walk_ancestors(root: Value) -> Iterator[Value]:
+def walk_ancestors(root: Value) -> Iterator[Value]:
+    """Like :func:`ancestors`, for those who may not need all of them."""
     seen: set[tuple[int, object]] = set()
     yielded: set[int] = set()
     pending: list[tuple[Value, object]] = [(root, None)]
