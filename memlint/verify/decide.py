@@ -452,6 +452,36 @@ def _freed_late(evidence: _Evidence, freed: list[int], found: str, not_found: st
     return confirmed(found, "device", bytes_at_peak=round(median(sizes)))
 
 
+def _stray_gradients(evidence: _Evidence) -> Ruling:
+    graphs, claim = evidence.seen.graphs, evidence.diagnostic.claim
+    root = evidence.seen.root or (claim and claim.held) or "what is passed on"
+    if not graphs:
+        return inconclusive(f"{evidence.ran}, but the value that it passes on could not be looked at")
+    if not any(graph.nodes for graph in graphs):
+        return refuted(f"`{root}` had no graph in {counted(len(graphs), 'execution')}")
+    if not any(graph.differentiated for graph in graphs):
+        return refuted(f"no backward ran over the graph of `{root}`")
+    stray = [graph for graph in graphs if graph.stray_bytes]
+    if stray:
+        return _stray(evidence, stray, root)
+    used = sum(graph.trains for graph in graphs)
+    if used:
+        return refuted(f"an optimizer used the gradients of {counted(used, 'backward')} over the graph of `{root}`")
+    return inconclusive(f"a backward ran over the graph of `{root}`, and its gradients were neither used nor cleared")
+
+
+def _stray(evidence: _Evidence, stray: list[GraphSeen], root: str) -> Ruling:
+    saved = round(median(graph.saved_bytes for graph in stray))
+    gradients = round(median(graph.stray_bytes for graph in stray))
+    return confirmed(
+        f"{counted(len(stray), 'backward')} ran over the graph of `{root}`, which saves {in_bytes(saved)}, and left "
+        f"{in_bytes(gradients)} of gradients that were cleared before an optimizer used them",
+        "device",
+        bytes_at_peak=saved + gradients,
+        where=evidence.where,
+    )
+
+
 def _gradient_buckets(evidence: _Evidence) -> Ruling:
     observed = evidence.seen.beside_buckets
     if not evidence.seen.root:
@@ -483,7 +513,49 @@ def _output_copies(evidence: _Evidence) -> Ruling:
     )
 
 
+def _by_products(evidence: _Evidence) -> Ruling:
+    observed = evidence.seen.by_products
+    if not observed:
+        # An output without names, or of a model inside another one.
+        return _allocated(evidence)
+    what = _BY_PRODUCTS[Watch(evidence.line.watch)]
+    size = max(observed)
+    if size <= SMALLEST_GROWTH:
+        return refuted(f"the outputs of {counted(len(observed), 'forward pass')} hold no {what}")
+    return confirmed(
+        f"each output holds up to {in_bytes(size)} of {what} as long as it lives",
+        "device",
+        bytes_at_peak=size,
+        where=evidence.where,
+    )
+
+
+_BY_PRODUCTS = {
+    Watch.KEY_VALUE_CACHE: "keys and values",
+    Watch.LAYER_OUTPUTS: "hidden states or attention weights of all layers",
+}
+
+
 # -------------------------------------------------------------------------------------------------- allocations
+
+
+def _regrown(evidence: _Evidence) -> Ruling:
+    samples, root = evidence.seen.samples, evidence.seen.root
+    pairs = [(one.device_bytes, other.device_bytes) for one, other in pairwise(samples) if one.epoch == other.epoch]
+    if not samples:
+        return _allocated(evidence)
+    if len(pairs) < _LEAST_DIFFERENCES:
+        return inconclusive(f"{evidence.ran}, too seldom in a row to see `{root}` grow")
+    if median(other - one for one, other in pairs) <= SMALLEST_GROWTH:
+        return refuted(f"`{root}` does not grow: it holds {in_bytes(max(sample.device_bytes for sample in samples))}")
+    old, new = max(pairs, key=sum)
+    return confirmed(
+        f"`{root}` is made anew each time, {in_bytes(new - old)} larger: at the last time {in_bytes(old)} of the old "
+        f"one and {in_bytes(new)} of the new one were alive together",
+        "device",
+        bytes_at_peak=old + new,
+        where=evidence.where,
+    )
 
 
 @_rests_on_recording
@@ -565,6 +637,7 @@ def _loaded(evidence: _Evidence) -> Ruling:
 
 _DECISIONS: dict[Watch, Callable[[_Evidence], Ruling]] = {
     Watch.REACHABLE: _reachable,
+    Watch.FILLED: _reachable,
     Watch.FORWARD_GRAPH: _forward_graph,
     Watch.LATER_GRAPHS: _forward_graph,
     Watch.RETAINED_GRAPH: _retained_graph,
@@ -574,8 +647,12 @@ _DECISIONS: dict[Watch, Callable[[_Evidence], Ruling]] = {
     Watch.GRADIENTS_ZEROED: _gradients_zeroed,
     Watch.GRADIENTS_IN_FORWARD: _gradients_in_forward,
     Watch.GRADIENTS_DISCARDED: _gradients_discarded,
+    Watch.STRAY_GRADIENTS: _stray_gradients,
     Watch.GRADIENT_BUCKETS: _gradient_buckets,
     Watch.OUTPUT_COPIES: _output_copies,
+    Watch.KEY_VALUE_CACHE: _by_products,
+    Watch.LAYER_OUTPUTS: _by_products,
+    Watch.REGROWN: _regrown,
     Watch.ALLOCATED: _allocated,
     Watch.ATTENTION_WEIGHTS: _attention_weights,
     Watch.LOADED: _loaded,

@@ -61,6 +61,8 @@ class GraphSeen:
     """Whether a backward ran over it afterwards."""
     trains: bool = False
     """Whether that backward computed gradients that somebody uses."""
+    stray_bytes: int = 0
+    """Gradients that it left in parameters and that were cleared before an optimizer used them."""
 
 
 @dataclass
@@ -96,6 +98,8 @@ class LineSeen:
     """For each backward that followed the line, bytes of what the line had named that were alive when it was over."""
     forwards: int = 0
     """Forward passes of a whole model that ran while the line was watched."""
+    by_products: list[int] = field(default_factory=list)
+    """For each of those, bytes of what the watch looks for in the output."""
     where: dict[str, int] = field(default_factory=dict)
     """The user's lines that allocated what was found last, with the bytes of each."""
     root: str = ""

@@ -231,6 +231,7 @@ def _needs_a_run(case: _Case) -> Ruling:  # noqa: ARG001 - it says the same of a
 
 _DECISIONS: dict[Watch, Callable[[_Case], Ruling]] = {
     Watch.REACHABLE: _grows,
+    Watch.FILLED: _grows,
     Watch.FORWARD_GRAPH: _forward_graph,
     Watch.RETAINED_GRAPH: _retained,
     Watch.GRADIENTS_ADDED_TO: _gradients_added_to,

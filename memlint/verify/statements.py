@@ -43,18 +43,21 @@ class Statements:
 
     def place(self, diagnostic: Diagnostic) -> Place:
         """Where the expression of ``diagnostic`` stands; the finding may be a call or lie in one."""
-        path = self._path_to(diagnostic.location)
+        return self.place_of(diagnostic.location, diagnostic.end_location)
+
+    def place_of(self, start: Location, end: Location) -> Place:
+        """Where an expression stands."""
+        path = self._path_to(start)
         statement = next((node for node in reversed(path) if isinstance(node, ast.stmt)), None)
         if statement is None:
-            row = diagnostic.location.row
-            return Place((row, row), None, 0, None, None, (), ())
-        call = self._call(diagnostic, statement)
+            return Place((start.row, start.row), None, 0, None, None, (), ())
+        call = self._call(start, end, statement)
         return Place(
             rows=_header(statement),
             loop=_loop(path),
             function=_function_row(path),
             receiver=self._receiver(call),
-            taker=self._receiver(self._taking_call(path, diagnostic.location)),
+            taker=self._receiver(self._taking_call(path, start)),
             arguments=tuple(ast.unparse(each) for each in call.args) if call is not None else (),
             targets=tuple(ast.unparse(target) for target in _targets(statement)),
             repeats=_repeats(path, statement),
@@ -106,14 +109,12 @@ class Statements:
             return offset + 1
         return len(line.encode()[:offset].decode("utf-8", "ignore")) + 1
 
-    def _call(self, diagnostic: Diagnostic, statement: ast.stmt) -> ast.Call | None:
-        """The call that the finding is, else the one that its statement is."""
+    def _call(self, start: Location, end: Location, statement: ast.stmt) -> ast.Call | None:
+        """The call that the expression is, else the one that its statement is."""
         own = [
             node
             for node in ast.walk(statement)
-            if isinstance(node, ast.Call)
-            and self._start(node) == diagnostic.location
-            and self._end(node) == diagnostic.end_location
+            if isinstance(node, ast.Call) and self._start(node) == start and self._end(node) == end
         ]
         if own:
             return own[0]

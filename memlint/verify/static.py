@@ -92,7 +92,7 @@ def _statements(text: str) -> Statements | None:
 
 
 def _watched(number: int, diagnostic: Diagnostic, claim: LocatedClaim, statements: Statements) -> WatchedLine:
-    place = statements.place(diagnostic)
+    place = _place(diagnostic, claim, statements)
     roots = _roots(diagnostic, claim, place, statements)
     return WatchedLine(
         number,
@@ -104,6 +104,13 @@ def _watched(number: int, diagnostic: Diagnostic, claim: LocatedClaim, statement
         place.function,
         place.repeats,
     )
+
+
+def _place(diagnostic: Diagnostic, claim: LocatedClaim, statements: Statements) -> Place:
+    start, end = claim.holder_location, claim.holder_end_location
+    if claim.watch == Watch.FILLED.value and start is not None and end is not None:
+        return statements.place_of(start, end)
+    return statements.place(diagnostic)
 
 
 def _roots(diagnostic: Diagnostic, claim: LocatedClaim, place: Place, statements: Statements) -> Iterable[str]:
@@ -119,6 +126,12 @@ def _roots(diagnostic: Diagnostic, claim: LocatedClaim, place: Place, statements
     elif watch is Watch.SUMMED_GRAPHS:
         # What the statement binds may be the loss of one iteration.
         candidates = [holder, place.taker]
+    elif watch is Watch.FILLED:
+        candidates = [claim.holder]
+    elif watch is Watch.REGROWN:
+        candidates = [holder, *place.targets]
+    elif watch is Watch.STRAY_GRADIENTS:
+        candidates = [claim.held]
     elif watch is Watch.REACHABLE:
         # A holder that stands elsewhere belongs to what takes the value, and is not the value itself.
         candidates = [holder or place.taker] if claim.holder else [claim.held, *place.targets]

@@ -133,6 +133,6 @@ def draw(plot):
                 "device",
                 "(L + 1) * N * h * E" if states else "L * B * H * T * T * E",
                 held=request.forward.node,
-                watch=Watch.ALLOCATED,
+                watch=Watch.LAYER_OUTPUTS,
             ),
         )

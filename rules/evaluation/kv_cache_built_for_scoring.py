@@ -201,5 +201,5 @@ def decode(name, tokens):
                     {"code": "use_cache=False"},
                 ),
             ),
-            claim=Claim(ClaimShape.SPIKE, "device", "keys and values", held=call.node, watch=Watch.ALLOCATED),
+            claim=Claim(ClaimShape.SPIKE, "device", "keys and values", held=call.node, watch=Watch.KEY_VALUE_CACHE),
         )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+import libcst as cst
+
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.attachment import Attachment, attachment, certainty
 from memlint.model.knowledge import metrics
 from memlint.model.metrics import Metric, feeds_training, is_emptied, is_fed_again_and_again, keeping_metrics
 from memlint.model.program import Program
 from memlint.model.source_text import code
-from memlint.model.values import Argument
+from memlint.model.values import Argument, Call
 from memlint.rule import Rule
 
 
@@ -197,16 +199,22 @@ def main(model, loader):
             holds=f"{what}, on the device, until `reset()`",
             confidence=Confidence.LIKELY,
             fixes=(_bins(metric),) if binned else (),
-            claim=Claim(ClaimShape.GROWS, "device", "samples x (classes + 1) x 4", unobservable="it is fed elsewhere"),
+            claim=Claim(
+                ClaimShape.GROWS,
+                "device",
+                "samples x (classes + 1) x 4",
+                holder=_fed_name(metric.fed[0]),
+                watch=Watch.FILLED,
+            ),
         )
 
     def _attached(self, metric: Metric) -> Iterator[Finding]:
         for call in metric.fed:
             for argument in call.arguments:
                 if attachment(argument.value) >= Attachment.LIKELY and not argument.star:
-                    yield self._stored(metric, argument)
+                    yield self._stored(metric, call, argument)
 
-    def _stored(self, metric: Metric, argument: Argument) -> Finding:
+    def _stored(self, metric: Metric, call: Call, argument: Argument) -> Finding:
         node = argument.node.value
         return self.finding(
             node,
@@ -223,8 +231,15 @@ def main(model, loader):
                     {"method": "detach"},
                 ),
             ),
-            claim=Claim(ClaimShape.GROWS, "device", "A", held=node),
+            claim=Claim(ClaimShape.GROWS, "device", "A", holder=_fed_name(call), held=node),
         )
+
+
+def _fed_name(call: Call) -> cst.BaseExpression:
+    """The metric, as it is called where it is fed: ``auc`` of ``auc(scores, y)`` and of ``auc.update(scores, y)``."""
+    function = call.node.func
+    is_method = isinstance(function, cst.Attribute) and function.attr.value in ("update", "forward")
+    return function.value if is_method and isinstance(function, cst.Attribute) else function
 
 
 def _is_logged_only(metric: Metric) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Related, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Related, Severity, Watch
 from memlint.model.adversarial import StrayGradient, stray_gradients
 from memlint.model.program import Program
 from memlint.model.source_text import code
@@ -389,5 +389,7 @@ def penalised(generator: torch.nn.Module, critic: torch.nn.Module, loader):
                 ),
             ),
             related=(Related(stray.backward.node, "the backward that goes on into it"),),
-            claim=Claim(ClaimShape.SPIKE, "device", "A + G", held=stray.argument.node.value),
+            claim=Claim(
+                ClaimShape.SPIKE, "device", "A + G", held=stray.argument.node.value, watch=Watch.STRAY_GRADIENTS
+            ),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity
+from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity, Watch
 from memlint.model.devices import may_use_accelerator
 from memlint.model.footprint import Footprint, footprint
 from memlint.model.program import Program
@@ -131,7 +131,9 @@ def generate(model: torch.nn.Module, tokens, count):
             holds=f"`{buffer}` twice while it is copied, each time in blocks of another size",
             severity=Severity.WARNING if _holds_outputs(accumulation) else Severity.NOTE,
             confidence=confidence,
-            claim=Claim(ClaimShape.SPIKE, "device", "2 x the result", held=accumulation.value.node),
+            claim=Claim(
+                ClaimShape.SPIKE, "device", "2 x the result", held=accumulation.value.node, watch=Watch.REGROWN
+            ),
         )
 
 

@@ -19,7 +19,7 @@ def extract(encoder: nn.Module, loader: DataLoader):
     window = torch.empty(0, 1024)
     for (x,) in loader:
         batch = encoder(x)
-        window = torch.cat([window, batch])[-32:]  # REFUTED MEM812
+        window = torch.cat([window, batch])[-32:]  # REFUTED MEM812 window
     return window
 
 

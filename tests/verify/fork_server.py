@@ -1,11 +1,14 @@
 """Runs plans of ``memlint verify`` in forks of one process that has imported torch, which takes longer than most runs.
 
+So does what else the scripts import of installed packages: it is imported before the fork, once for all scripts.
+
 As a program (``python -m tests.verify.fork_server``) it reads paths of plans from standard input, one a line, and
 answers on standard output with the exit code of each run.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -13,7 +16,12 @@ import threading
 from pathlib import Path
 from typing import NoReturn
 
+from memlint.verify.child.running import Run
+from memlint.verify.plan import Plan
+from memlint.verify.serial import loaded
 from tests.e2e.programs import ROOT
+
+_PACKAGES = {"torch", "transformers", "lightning", "accelerate", "torchmetrics"}
 
 
 class ForkServers:
@@ -47,24 +55,33 @@ class ForkServers:
 
 def _serve() -> None:
     for line in sys.stdin:
+        plan = loaded(Plan, Path(line.strip()).read_text("utf-8"))
+        _import_packages(Path(plan.target))
         process = os.fork()
         if not process:
-            _run(line.strip())
+            _run(plan)
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         sys.stdout.write(f"{code}\n")
         sys.stdout.flush()
 
 
-def _run(plan: str) -> NoReturn:
-    from memlint.verify.child.running import Run
-    from memlint.verify.plan import Plan
-    from memlint.verify.serial import loaded
+def _import_packages(script: Path) -> None:
+    for statement in ast.parse(script.read_text("utf-8")).body:
+        if isinstance(statement, (ast.Import, ast.ImportFrom)) and _PACKAGES & _imported(statement):
+            exec(compile(ast.Module([statement], []), "<imports>", "exec"), {})
 
+
+def _imported(statement: ast.Import | ast.ImportFrom) -> set[str]:
+    names = [statement.module] if isinstance(statement, ast.ImportFrom) else [each.name for each in statement.names]
+    return {name.partition(".")[0] for name in names if name is not None}
+
+
+def _run(plan: Plan) -> NoReturn:
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(nothing, descriptor)
     try:
-        Run(loaded(Plan, Path(plan).read_text("utf-8"))).execute()
+        Run(plan).execute()
     except SystemExit as error:
         os._exit(error.code if isinstance(error.code, int) else 0)
     finally:
@@ -72,6 +89,10 @@ def _run(plan: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    import memlint.verify.child.session  # noqa: F401 - with torch: what the forks share
+    import torch
 
+    import memlint.verify.child.session  # noqa: F401 - what the forks share
+
+    # Imports torch's compiler, as the first optimizer of every process does.
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])
     _serve()

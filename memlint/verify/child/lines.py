@@ -14,9 +14,11 @@ import torch
 
 from memlint.findings import Watch
 from memlint.trace.events import MemoryEvent, Phase
+from memlint.verify.child.by_products import by_product_bytes
 from memlint.verify.child.local_names import local_names
-from memlint.verify.child.progress import Progress, gradient_bytes, parameters_of
+from memlint.verify.child.progress import Progress, TrackedOptimizer, gradient_bytes, parameters_of
 from memlint.verify.child.reachable import Reach, length, reach, storage_keys
+from memlint.verify.child.stray import StrayGradients
 from memlint.verify.observations import GradientsSeen, GraphSeen, LineSeen, Sample
 from memlint.verify.plan import Budget, WatchedLine
 
@@ -63,6 +65,9 @@ class LineObserver:
         self._named: list[weakref.ref[torch.UntypedStorage]] = []
         """What was named when the line last ran, until a backward is over."""
         self._wrapper: weakref.ref[torch.nn.parallel.DistributedDataParallel] | None = None
+        self._stray = StrayGradients()
+        self._expects_argument = False
+        """Whether the value that is watched is what the next forward pass returns."""
 
     # What the tracer tells
 
@@ -80,6 +85,9 @@ class LineObserver:
             situation.active.append(self)
         if self._watch in _GRADIENT_WATCHES:
             self._before = self._gradients(frame, situation)
+        elif self._watch is Watch.STRAY_GRADIENTS:
+            # Before the line gives the name to something else.
+            self._look_at_argument(frame, situation)
 
     def end(self, frame: types.FrameType) -> None:
         """The line has run."""
@@ -89,7 +97,7 @@ class LineObserver:
         if self._watch is not Watch.LATER_GRAPHS and self in situation.active:
             situation.active.remove(self)
         self.seen.grad_enabled = torch.is_grad_enabled()
-        if self._watch in (Watch.REACHABLE, Watch.SUMMED_GRAPHS):
+        if self._watch in _SAMPLED_WATCHES:
             self._look_at_root(frame, situation)
         elif self._watch is Watch.OUTPUT_AFTER_BACKWARD:
             self._expect_freed(frame, situation)
@@ -118,8 +126,21 @@ class LineObserver:
         """A forward pass of a whole model has ended while the line was running."""
         situation = self._situation()
         self.seen.forwards += 1
-        if situation is None or self._watch not in _FORWARD_WATCHES or not self._is_due(self.seen.forwards):
+        if situation is None or not self._is_due(self.seen.forwards):
             return
+        if self._watch in _FORWARD_WATCHES:
+            self._look_at_graph(module, output, situation)
+        elif self._watch in _OUTPUT_WATCHES:
+            found = by_product_bytes(self._watch, output)
+            if found is not None:
+                self.seen.by_products.append(found)
+        elif self._expects_argument:
+            self._expects_argument = False
+            self._expect_stray(output, situation)
+
+    # Looking
+
+    def _look_at_graph(self, module: torch.nn.Module, output: object, situation: Situation) -> None:
         weights = storage_keys(module.parameters())
         found = reach(output, leave_out=weights)
         graph = GraphSeen(
@@ -130,8 +151,6 @@ class LineObserver:
             return
         self._note_where(found, situation)
         self._expect_backward([each.grad_fn for each in _outputs(output)], graph, found)
-
-    # Looking
 
     def _look_at_root(self, frame: types.FrameType, situation: Situation) -> None:
         if not self._is_due(self.seen.executions):
@@ -163,6 +182,25 @@ class LineObserver:
         )
         self._note_where(found, situation)
 
+    def _look_at_argument(self, frame: types.FrameType, situation: Situation) -> None:
+        if not self._is_due(self.seen.executions):
+            return
+        for root in self.line.roots:
+            known, value = _evaluated(root, frame)
+            if known:
+                self.seen.root = root
+                self._expect_stray(value, situation)
+                return
+        self._expects_argument = True
+
+    def _expect_stray(self, value: object, situation: Situation) -> None:
+        found = reach(value)
+        graph = GraphSeen(self.seen.executions, situation.progress.step, len(found.nodes), found.saved_bytes)
+        self.seen.graphs.append(graph)
+        if found.nodes:
+            self._note_where(found, situation)
+            self._stray.expect(graph, _outputs(value), found.leaves)
+
     def _expect_freed(self, frame: types.FrameType, situation: Situation) -> None:
         for root in self.line.roots:
             known, value = _evaluated(root, frame)
@@ -174,7 +212,8 @@ class LineObserver:
                 return
 
     def backward_done(self) -> None:
-        """Note what a backward pass has left of the named tensors."""
+        """Note what a backward pass has left of the named tensors, and in parameters."""
+        self._stray.backward_done()
         if self._named:
             alive = (storage for each in self._named if (storage := each()) is not None)
             self.seen.after_backward.append(sum(storage.nbytes() for storage in alive))
@@ -205,9 +244,14 @@ class LineObserver:
         wrapper.module.register_forward_hook(inner)
         wrapper.register_forward_hook(outer)
 
-    def step_done(self, progress: Progress) -> None:
+    def gradients_begin(self, optimizer: TrackedOptimizer) -> None:
+        """A backward is about to add to the gradients of an optimizer."""
+        self._stray.gradients_begin(optimizer)
+
+    def step_done(self, progress: Progress, optimizer: TrackedOptimizer) -> None:
         """An optimizer has used the gradients that there were."""
         self.settle(progress)
+        self._stray.step_done(optimizer)
         wrapper = self._wrapper() if self._wrapper is not None else None
         if wrapper is not None and self._watch is Watch.GRADIENT_BUCKETS:
             self.seen.beside_buckets.append(_own_gradient_bytes(wrapper))
@@ -292,6 +336,8 @@ _GRADIENT_WATCHES = frozenset(
 )
 _WRAPPER_WATCHES = frozenset({Watch.GRADIENT_BUCKETS, Watch.OUTPUT_COPIES})
 _FORWARD_WATCHES = frozenset({Watch.FORWARD_GRAPH, Watch.LATER_GRAPHS})
+_OUTPUT_WATCHES = frozenset({Watch.KEY_VALUE_CACHE, Watch.LAYER_OUTPUTS})
+_SAMPLED_WATCHES = frozenset({Watch.REACHABLE, Watch.FILLED, Watch.SUMMED_GRAPHS, Watch.REGROWN})
 
 
 class Lines:
@@ -308,11 +354,16 @@ class Lines:
             for each in list(self.situation.active):
                 each.forward_done(module, output)
 
-    def step_done(self) -> None:
+    def step_done(self, optimizer: TrackedOptimizer) -> None:
         """Tell those who wait for the end of a graph."""
         if self.situation is not None:
             for each in self.observers:
-                each.step_done(self.situation.progress)
+                each.step_done(self.situation.progress, optimizer)
+
+    def gradients_begin(self, optimizer: TrackedOptimizer) -> None:
+        """Tell those who wait for what becomes of gradients."""
+        for each in self.observers:
+            each.gradients_begin(optimizer)
 
     def backward_done(self) -> None:
         """Tell those who wait for the end of a backward pass."""

@@ -55,8 +55,11 @@ class Listener(Protocol):
     def forward_done(self, module: torch.nn.Module, output: object) -> None:
         """A forward pass of a whole model is over."""
 
-    def step_done(self) -> None:
+    def step_done(self, optimizer: TrackedOptimizer) -> None:
         """An optimizer has used the gradients that there were."""
+
+    def gradients_begin(self, optimizer: TrackedOptimizer) -> None:
+        """A backward is about to add to the first gradient of an optimizer that has taken a step."""
 
     def backward_done(self) -> None:
         """A backward pass is over."""
@@ -176,7 +179,7 @@ class Progress:
         state = [each for values in optimizer.state.values() for each in _tensors_of(values)]
         tracked.seen.state_bytes = sum(each.untyped_storage().nbytes() for each in state)
         self._recorder.classify(state, Category.OPTIMIZER_STATE)
-        self._listener.step_done()
+        self._listener.step_done(tracked)
         self._set_phase(None)
         self._count_step(tracked)
         self._stop_if_enough()
@@ -262,6 +265,7 @@ class Progress:
 
     def _see_gradients(self, tracked: TrackedOptimizer) -> None:
         """At the first backward over its parameters after a step: which gradients are as the step has left them."""
+        self._listener.gradients_begin(tracked)
         if tracked.backward_since_step or not tracked.seen.steps or self.is_elsewhere:
             tracked.backward_since_step = True
             return

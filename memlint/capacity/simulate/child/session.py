@@ -22,7 +22,7 @@ from memlint.trace.allocator_settings import AllocatorSettings
 from memlint.trace.events import Action, Category, MemoryEvent
 from memlint.trace.live import LiveMemory
 from memlint.trace.snapshot_writer import write_snapshot
-from memlint.verify.child.progress import Progress
+from memlint.verify.child.progress import Progress, TrackedOptimizer
 from memlint.verify.child.session import categorise
 from memlint.verify.plan import Budget
 
@@ -105,7 +105,10 @@ class _Listener:
     def forward_done(self, module: torch.nn.Module, output: object) -> None:
         """Nothing."""
 
-    def step_done(self) -> None:
+    def step_done(self, optimizer: TrackedOptimizer) -> None:
+        """Nothing."""
+
+    def gradients_begin(self, optimizer: TrackedOptimizer) -> None:
         """Nothing."""
 
     def backward_done(self) -> None:
