@@ -41,10 +41,10 @@ class Facts:
             owner in self.outline.used,
         )
 
-    def about_users(self, name: str) -> tuple[bool, bool]:
-        """What :meth:`memlint.model.project.Project.mentioning` sees of the file."""
-        used = self.outline is not None and name in self.outline.used
-        return name.encode() in self.words, used
+    def about_users(self, name: str) -> tuple[bool, bool, bool]:
+        """What ``mentioning`` and ``is_imported`` of :class:`memlint.model.project.Project` see of the file."""
+        used, imported = (self.outline.used, self.outline.imported) if self.outline is not None else ((), ())
+        return name.encode() in self.words, name in used, name in imported
 
 
 class Comparison:

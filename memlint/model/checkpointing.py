@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from memlint.findings import Confidence
 from memlint.model.aliases import base_names, qualified_names, sources
 from memlint.model.calls import callees
-from memlint.model.command_line import unread_options, unread_parameters
 from memlint.model.definitions import calls_of_class
 from memlint.model.effects import Effect, region_effects, returns_loss_to_framework
 from memlint.model.forwards import Mode, called_module, in_training_step, mode_before, runs_module
@@ -22,6 +21,7 @@ from memlint.model.pins import is_older
 from memlint.model.program import Program
 from memlint.model.scopes import Class, Function, Module
 from memlint.model.settings import option, union, values
+from memlint.model.unread_options import Unread, unread_options
 from memlint.model.values import Attribute, Call, FunctionValue, Parameter, Value
 
 CHECKPOINT = frozenset({"torch.utils.checkpoint.checkpoint"})
@@ -292,9 +292,7 @@ _OPTION = re.compile(
 )
 
 
-def ignored_options(program: Program) -> Iterator[tuple[Call, str]]:
-    """Options of the command line that ask for checkpointing, and that nothing reads: declarations and names."""
-    declared = ((each.call, each.name) for each in unread_options(program.module))
-    for call, name in (*declared, *unread_parameters(program.module)):
-        if _OPTION.search(name):
-            yield call, name
+def ignored_options(program: Program) -> Iterator[Unread]:
+    """Options of the program that ask for checkpointing, and that nothing reads."""
+    if "checkpoint" in program.module.text:
+        yield from unread_options(program.module, _OPTION)

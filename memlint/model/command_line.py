@@ -22,7 +22,6 @@ from memlint.model.values import (
     Item,
     Parameter,
     Part,
-    Store,
     Value,
 )
 
@@ -45,7 +44,8 @@ class Declared:
 
 # ---------------------------------------------------------------------- argparse
 
-_PARSING = frozenset({"parse_args", "parse_known_args", "parse_intermixed_args", "parse_known_intermixed_args"})
+PARSING = frozenset({"parse_args", "parse_known_args", "parse_intermixed_args", "parse_known_intermixed_args"})
+"""Methods of argparse that return an object with all options."""
 _GROUPS = frozenset({"add_argument_group", "add_mutually_exclusive_group", "add_parser", "add_subparsers"})
 _FLAGS = {"store_true": False, "store_false": True}
 _CONVERSIONS: dict[str, Callable[[Any], Any]] = {"builtins.int": int, "builtins.float": float}
@@ -53,7 +53,7 @@ _CONVERSIONS: dict[str, Callable[[Any], Any]] = {"builtins.int": int, "builtins.
 
 def is_parsing(call: Call) -> bool:
     """Whether ``call`` returns what the user of the program has passed on the command line."""
-    return call.method in _PARSING
+    return call.method in PARSING
 
 
 def declared_default(parsing: Call, name: str) -> Declared | None:
@@ -96,8 +96,8 @@ def _declaration(call: Call) -> Declared | None:
         return None
     texts = _texts(call)
     required = bool(texts) and not texts[0].startswith("-") and call.argument("nargs") is None
-    required = required or _constant(call.argument("required")) is True
-    action = _constant(call.argument("action"))
+    required = required or constant_of(call.argument("required")) is True
+    action = constant_of(call.argument("action"))
     default = call.argument("default")
     flag = _FLAGS.get(action) if isinstance(action, str) else None
     converts = call.argument("type")
@@ -117,12 +117,12 @@ def _of_text(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _texts(call: Call) -> list[str]:
-    return [value for each in call.positional() if isinstance(value := _constant(each), str)]
+    return [value for each in call.positional() if isinstance(value := constant_of(each), str)]
 
 
 def _destination(call: Call) -> str | None:
     """The attribute under which argparse stores an option: ``dest``, else the first long name, else the first."""
-    named = _constant(call.argument("dest"))
+    named = constant_of(call.argument("dest"))
     if isinstance(named, str):
         return named
     texts = _texts(call)
@@ -130,7 +130,8 @@ def _destination(call: Call) -> str | None:
     return chosen.lstrip("-").replace("-", "_") if chosen is not None else None
 
 
-def _constant(value: Value | None) -> object:
+def constant_of(value: Value | None) -> object:
+    """The constant that ``value`` is; None if it is none, or not the only one."""
     found = sources(value) if value is not None else ()
     return found[0].constant if len(found) == 1 and isinstance(found[0], Constant) else None
 
@@ -159,75 +160,6 @@ def _with_set_default(declared: Declared, module: Module) -> Declared:
     return declared
 
 
-# ---------------------------------------------------------------------- options that nothing reads
-
-
-def unread_options(module: Module) -> Iterator[Declared]:
-    """Options of a file that nothing in the project reads by name, although others of the same parser are read so."""
-    for declared in declarations(module):
-        if not _is_read(declared, module) and not _is_read_at_large(declared):
-            yield declared
-
-
-def _is_read(declared: Declared, module: Module) -> bool:
-    mentioning = module.project.mentioning(declared.name)
-    if mentioning is None:
-        return True
-    return any(_reads(other, declared) for other in dict.fromkeys((module, *mentioning)))
-
-
-def _reads(module: Module, declared: Declared) -> bool:
-    """Whether a file mentions the name in any other way than by declaring the option."""
-    if declared.name in module.loads or declared.name in _stored_names(module):
-        return True
-    own = module is declared.call.region.function.module
-    quoted = (f'"{declared.name}"', f"'{declared.name}'")
-    return any(text in module.text for text in quoted) and not (own and _is_declared_by(quoted, declared, module))
-
-
-def _is_declared_by(quoted: tuple[str, ...], declared: Declared, module: Module) -> bool:
-    """Whether the only place with the quoted name is the ``dest`` of the declaration itself."""
-    count = sum(module.text.count(text) for text in quoted)
-    return count == 1 and isinstance(_constant(declared.call.argument("dest")), str)
-
-
-@query(on_cycle=frozenset())
-def _stored_names(module: Module) -> frozenset[str]:
-    return frozenset(s.attribute for f in module.functions for s in f.stores if s.attribute is not None)
-
-
-_WHOLE = frozenset({"builtins.vars", "builtins.print", "builtins.str", "builtins.repr"})
-"""What takes all options together only to show or to record them, or under names that are asked for later."""
-
-
-def _is_read_at_large(declared: Declared) -> bool:
-    """Whether options leave the project as a whole: ``main(**vars(args))``, ``Trainer.from_argparse_args(args)``."""
-    module = declared.call.region.function.module
-    parsing = [call for name in _PARSING for call in module.calls_by_name.get(name, ())]
-    if not parsing:
-        return True
-    return any(_leaves_whole(use) for call in parsing for use in _uses(call))
-
-
-def _uses(value: Value) -> Iterator[object]:
-    """Who uses what a call returns, through the names that it is bound to."""
-    for use in value.uses:
-        if isinstance(use, Value) and (value in sources(use)):
-            yield from _uses(use)
-        else:
-            yield use
-
-
-def _leaves_whole(use: object) -> bool:
-    """Whether all options are unpacked, or handed to something out of sight that is not known to only show them."""
-    if isinstance(use, Call):
-        names = qualified_names(use.callee)
-        if "builtins.vars" in names:
-            return any(isinstance(u, Call) and any(a.star and a.value is use for a in u.arguments) for u in use.uses)
-        return any(argument.star for argument in use.arguments)
-    return isinstance(use, Store) and use.base is not None and use.attribute is None
-
-
 # ---------------------------------------------------------------------- click, typer, absl
 
 
@@ -245,18 +177,18 @@ def parameter_default(parameter: Parameter) -> Value | None:
 
 
 def _is_ellipsis(value: Value) -> bool:
-    return _constant(value) is Ellipsis
+    return constant_of(value) is Ellipsis
 
 
 def _click_defaults(parameter: Parameter) -> Iterator[Value]:
     for decorator in parameter.function.decorators:
         if isinstance(decorator, Call) and qualified_names(decorator.callee) & {"click.option", "click.argument"}:
             default = decorator.argument("default")
-            if parameter.name in _option_names(decorator) and default is not None:
+            if parameter.name in option_names(decorator) and default is not None:
                 yield default
 
 
-def _option_names(decorator: Call) -> set[str]:
+def option_names(decorator: Call) -> set[str]:
     """The names under which click passes an option, or may pass it."""
     return {text.partition("/")[0].lstrip("-").replace("-", "_").lower() for text in _texts(decorator)}
 
@@ -279,18 +211,6 @@ def absl_default(flag: External) -> Declared | None:
     return None
 
 
-def unread_parameters(module: Module) -> Iterator[tuple[Call, str]]:
-    """The options of click that become parameters which their function does not use, with those parameters' names."""
-    for function in module.functions:
-        options = [
-            d for d in function.decorators if isinstance(d, Call) and qualified_names(d.callee) & {"click.option"}
-        ]
-        for parameter in function.parameters if options else ():
-            if parameter.uses or parameter.name in function.captures or parameter.star:
-                continue
-            yield from ((option, parameter.name) for option in options if parameter.name in _option_names(option))
-
-
 # ---------------------------------------------------------------------- classes whose fields are options
 
 _FILLING = frozenset(
@@ -303,7 +223,7 @@ _FILLING = frozenset(
     }
 )
 """Methods of HfArgumentParser, and of the parser of TRL, that return an object of each class."""
-_FILLERS = frozenset({"tyro.cli", "simple_parsing.parse", "pyrallis.parse", "draccus.parse", "jsonargparse.CLI"})
+FILLERS = frozenset({"tyro.cli", "simple_parsing.parse", "pyrallis.parse", "draccus.parse", "jsonargparse.CLI"})
 """Functions that return an object of the class that they are given."""
 
 
@@ -316,7 +236,7 @@ def parsed_class(value: Value) -> Class | None:
 def parsed_type(value: Value) -> Value | None:
     """The class whose fields a parser fills: ``Arguments`` of ``HfArgumentParser((Options, Arguments))``."""
     if isinstance(value, Call):
-        filled = given(value, "config_class", 0).values if qualified_names(value.callee) & _FILLERS else ()
+        filled = given(value, "config_class", 0).values if qualified_names(value.callee) & FILLERS else ()
         return _class_of_all(filled)
     index = value.index if isinstance(value, Part) else _constant_index(value)
     base = value.base if isinstance(value, (Part, Item)) else None

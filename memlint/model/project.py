@@ -384,6 +384,15 @@ class Project:
         common = mentions.of(name) is None or len(paths) > _MAX_USERS
         return None if common else tuple(filter(None, map(self.load, paths)))
 
+    def is_imported(self, module: Module) -> bool:
+        """Whether a file of the project imports something of the name of this file; yes if too many speak of it."""
+        name = module.path.stem
+        self.memo.rests_on(UsersSought(name))
+        mentions = self._mentions()
+        paths = mentions.of(name)
+        others = [path for path in paths or () if path != module.path]
+        return paths is None or any(name in mentions.outline(path).imported for path in others)
+
     def _mentions(self) -> Mentions:
         if self._index is None:
             # Who asks of a word rests on who mentions it, not on the text of all files.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import libcst as cst
+
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
 from memlint.model.checkpointing import (
     checkpoints,
@@ -30,7 +32,8 @@ class CheckpointingInactiveOrBroken(Rule):
     ## What it does
     Finds
 
-    - an option such as `--gradient_checkpointing` that the program declares and nothing reads;
+    - an option such as `--gradient_checkpointing` that the program declares and nothing reads (of argparse or click, or
+      a field of a class that `HfArgumentParser`, tyro and their like fill);
     - models of transformers with checkpointing that are trained in evaluation mode, in which `from_pretrained` returns
       them: their layers checkpoint only while `training` is set;
     - `use_reentrant=True` where no input requires a gradient: images or token ids that go into the first block, or
@@ -84,6 +87,12 @@ class CheckpointingInactiveOrBroken(Rule):
             "enable_gradient_checkpointing",
             "add_argument",
             "click",
+            "gradient_checkpointing",
+            "use_gradient_checkpointing",
+            "activation_checkpointing",
+            "use_activation_checkpointing",
+            "checkpoint_activations",
+            "grad_checkpointing",
         }
     )
     fixers = ("add_argument",)
@@ -107,6 +116,18 @@ def parse():
 def main():
     args = parse()
     print(args.lr)
+""",
+        """
+from dataclasses import dataclass, field
+from transformers import HfArgumentParser
+@dataclass
+class Arguments:
+    lr: float = 1e-4
+    gradient_checkpointing: bool = field(default=True, metadata={"help": "save memory"})  # MEM502: 5
+def main():
+    (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
+    print(args)
+    run(args.lr)
 """,
         """
 import click
@@ -181,6 +202,27 @@ def build(config):
 """,
     )
     negative = (
+        """
+from dataclasses import asdict, dataclass
+import tyro
+from transformers import HfArgumentParser, TrainingArguments
+from project import build
+@dataclass
+class ForTrainer(TrainingArguments):
+    gradient_checkpointing: bool = True
+@dataclass
+class HandedOn:
+    gradient_checkpointing: bool = True
+@dataclass
+class Unpacked:
+    gradient_checkpointing: bool = True
+@dataclass
+class Configuration:
+    gradient_checkpointing: bool = True
+def main():
+    trainer, handed = HfArgumentParser((ForTrainer, HandedOn)).parse_args_into_dataclasses()
+    return build(handed), dict(**asdict(tyro.cli(Unpacked)))
+""",
         """
 from functools import partial
 import torch
@@ -260,13 +302,13 @@ def build():
     def check(self, program: Program) -> Iterator[Finding]:
         yield from self._checkpoints(program)
         yield from self._models(program)
-        for call, name in ignored_options(program):
+        for name, node in ignored_options(program):
             yield self.finding(
-                call.node,
+                node,
                 f"The option `{name}` is declared, and nothing reads it",
                 holds=_HOLDS,
                 confidence=Confidence.LIKELY,
-                claim=_claim(call, "a run does not show what checkpointing would save"),
+                claim=_claim(node, "a run does not show what checkpointing would save"),
             )
 
     def _checkpoints(self, program: Program) -> Iterator[Finding]:
@@ -280,7 +322,7 @@ def build():
                     severity=Severity.ERROR,
                     confidence=cut,
                     fixes=(_fix(call),) if leaves_form_open(call) else (),
-                    claim=_claim(call, "a gradient that is missing takes no memory"),
+                    claim=_claim(call.node, "a gradient that is missing takes no memory"),
                 )
             elif leaves_form_open(call):
                 yield self.finding(
@@ -290,7 +332,7 @@ def build():
                     severity=Severity.NOTE,
                     confidence=Confidence.CERTAIN,
                     fixes=(_fix(call),),
-                    claim=_claim(call, "the two forms save the same, and differ in what they can be used for"),
+                    claim=_claim(call.node, "the two forms save the same, and differ in what they can be used for"),
                 )
 
     def _models(self, program: Program) -> Iterator[Finding]:
@@ -302,7 +344,7 @@ def build():
                     f"`{code(found[0].node.func)}` is trained in evaluation mode, where its layers do not checkpoint",
                     holds=_HOLDS,
                     confidence=found[1],
-                    claim=_claim(call, "a run does not show what checkpointing would save"),
+                    claim=_claim(call.node, "a run does not show what checkpointing would save"),
                 )
             adapter = untrained_adapter(call)
             if adapter is not None:
@@ -312,7 +354,7 @@ def build():
                     holds="nothing: the adapters get no gradient",
                     severity=Severity.ERROR,
                     confidence=adapter,
-                    claim=_claim(call, "a gradient that is missing takes no memory"),
+                    claim=_claim(call.node, "a gradient that is missing takes no memory"),
                 )
         for call in program.calls("enable_input_require_grads"):
             if needless_input_gradients(call) is not None:
@@ -322,7 +364,7 @@ def build():
                     holds="the activations of frozen layers before the first trained one",
                     severity=Severity.NOTE,
                     confidence=Confidence.LIKELY,
-                    claim=_claim(call, "only a run without the call shows what it costs"),
+                    claim=_claim(call.node, "only a run without the call shows what it costs"),
                 )
 
 
@@ -337,5 +379,5 @@ def _fix(call: Call) -> Fix:
     )
 
 
-def _claim(call: Call, why: str) -> Claim:
-    return Claim(ClaimShape.SPIKE, "device", "A - A / L", held=call.node, unobservable=why)
+def _claim(node: cst.CSTNode, why: str) -> Claim:
+    return Claim(ClaimShape.SPIKE, "device", "A - A / L", held=node, unobservable=why)
