@@ -23,7 +23,7 @@ from memlint.model.command_line import (
 from memlint.model.definitions import definitions
 from memlint.model.memo import query
 from memlint.model.scopes import Class, Module
-from memlint.model.values import Call, ClassValue, External, Store, Value
+from memlint.model.values import Call, ClassValue, Store, Value
 
 
 class Unread(NamedTuple):
