@@ -6,14 +6,16 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Related, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Related, Severity, Watch
 from memlint.model.aliases import base_names
 from memlint.model.gradmode import is_hf_trainer, is_lightning_module
 from memlint.model.optimization import Cleared, Update, gradient_reads, repetitions, updates
 from memlint.model.phases import evaluation_with_gradients
+from memlint.model.pins import is_older, supports_older
 from memlint.model.program import Program
 from memlint.model.source_text import code
 from memlint.model.values import Call
+from memlint.model.zeroing import bare_zero_grad, free_always, is_read_before_backward
 from memlint.rule import Rule
 
 
@@ -24,6 +26,9 @@ class GradientsAliveThroughEval(Rule):
     Finds `optimizer.step()` where the gradients are cleared at the top of the step, so that those of the last one are
     still there when the same code goes on to an evaluation: a forward pass without gradients, `model.eval()`,
     `model.generate()`, in the loop, after it, in a caller, or in another method of the class that trains.
+
+    In projects whose metadata admit a torch from before 2.0 (`torch>=1.7`), it also finds `zero_grad()` without
+    `set_to_none=True`: these versions fill the gradients with zeros, which live through every evaluation.
 
     The rule is off unless it is selected: it matters where evaluation is what runs out of memory.
 
@@ -51,7 +56,8 @@ class GradientsAliveThroughEval(Rule):
 
     ## Fix safety
     Safe: the gradients have been used, nothing reads them until they are cleared anyway, and the numbers are the same.
-    The `zero_grad()` at the top of the step may go then.
+    The `zero_grad()` at the top of the step may go then. `set_to_none=True` differs for parameters that a step does not
+    use: they have no gradient then instead of zeros, so that their momentum and weight decay pause.
 
     ## When to ignore
     When evaluation takes less memory than training does. The gradients are allocated before the line that is reported,
@@ -66,8 +72,8 @@ class GradientsAliveThroughEval(Rule):
     name = "gradients-alive-through-eval"
     severity = Severity.NOTE
     default = False
-    gate = frozenset({"step"})
-    fixers = ("insert_statement",)
+    gate = frozenset({"step", "zero_grad"})
+    fixers = ("add_argument", "insert_statement")
     positive = (
         """
 import torch
@@ -213,6 +219,30 @@ def main(model: torch.nn.Module, train, validation, criterion, optimizer):
                 evaluation = _evaluation(update)
                 if evaluation is not None:
                     yield self._finding(update, evaluation)
+        module = program.module
+        calls = program.calls("zero_grad")
+        if calls and supports_older(module, "torch", "2.0") and not is_older(module, "torch", "2.0"):
+            for call in calls:
+                confidence = bare_zero_grad(call)
+                if confidence is not None and not is_read_before_backward(call):
+                    yield self._zeroed(call, confidence)
+
+    def _zeroed(self, call: Call, confidence: Confidence) -> Finding:
+        function = call.node.func
+        return self.finding(
+            call.node,
+            "with a torch before 2.0, which the project admits, the gradients are filled with zeros and stay allocated",
+            holds="the buffers of all gradients, as many bytes as the trained parameters, through every evaluation",
+            confidence=confidence,
+            fixes=(free_always(call),),
+            claim=Claim(
+                ClaimShape.PLATEAU,
+                "device",
+                "G",
+                holder=function.value if isinstance(function, cst.Attribute) else None,
+                watch=Watch.GRADIENTS_ZEROED,
+            ),
+        )
 
     def _finding(self, update: Update, evaluation: Call) -> Finding:
         here = evaluation.function.module is update.region.function.module

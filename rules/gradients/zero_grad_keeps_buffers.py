@@ -24,7 +24,8 @@ from memlint.model.optimization import (
 )
 from memlint.model.pins import is_older
 from memlint.model.program import Program
-from memlint.model.values import Argument, Attribute, Branch, Call, Constant, Element, Region, Value
+from memlint.model.values import Argument, Branch, Call, Constant, Element
+from memlint.model.zeroing import bare_zero_grad, free_always, is_read_before_backward
 from memlint.rule import Rule
 
 
@@ -34,7 +35,8 @@ class ZeroGradKeepsBuffers(Rule):
     ## What it does
     Finds `zero_grad(set_to_none=False)` (also positional, `zero_grad(False)`) and parameters whose `.grad.zero_()` is
     called in a training loop. In a project whose metadata hold it at a torch from before 2.0 (`torch>=1.7,<2`,
-    `torch==1.13.1`), it finds `zero_grad()` as well, which did the same then.
+    `torch==1.13.1`), it finds `zero_grad()` as well, which did the same then. (MEM204 does in projects that admit newer
+    versions, too.)
 
     ## Why is this bad?
     The buffers stay allocated through the next forward pass, when the activations need the memory: the peak is higher
@@ -204,10 +206,10 @@ def run(accumulator: Accumulator):
             argument = _keeping_argument(call)
             if argument is None:
                 yield from self._kept_by_default(call)
-            elif not _is_read_before_backward(call):
+            elif not is_read_before_backward(call):
                 yield self._kept_on_request(call, argument)
         for call in program.calls("zero_"):
-            if _zeroes_gradient_of_step(call) and not _is_read_before_backward(call):
+            if _zeroes_gradient_of_step(call) and not is_read_before_backward(call):
                 yield self._finding(call, Confidence.LIKELY)
 
     def _kept_on_request(self, call: Call, argument: Argument) -> Finding:
@@ -222,16 +224,11 @@ def run(accumulator: Accumulator):
 
     def _kept_by_default(self, call: Call) -> Iterator[Finding]:
         """``zero_grad()`` in a project that is held at a torch from before 2.0."""
-        confidence = _fills_with_old_torch(call)
-        if confidence is not None and not _is_read_before_backward(call):
-            fix = Fix(
-                "add_argument",
-                "Free the gradients with every version of torch",
-                Applicability.SAFE,
-                {"call": call.node},
-                {"code": "set_to_none=True"},
+        confidence = bare_zero_grad(call) if is_older(call.function.module, "torch", "2.0") else None
+        if confidence is not None and not is_read_before_backward(call):
+            yield self._finding(
+                call, confidence, free_always(call), when="with torch before 2.0, as the project asks for, "
             )
-            yield self._finding(call, confidence, fix, when="with torch before 2.0, as the project asks for, ")
 
     def _finding(self, call: Call, confidence: Confidence, *fixes: Fix, when: str = "") -> Finding:
         function = call.node.func
@@ -275,16 +272,6 @@ def _keeping_argument(call: Call) -> Argument | None:
     return argument if isinstance(argument.value, Constant) and argument.value.constant is False else None
 
 
-def _fills_with_old_torch(call: Call) -> Confidence | None:
-    """How sure it is that ``zero_grad()`` is torch's own, in a project that is held at a torch from before 2.0."""
-    receiver = call.receiver
-    if receiver is None or call.arguments or not is_older(call.function.module, "torch", "2.0"):
-        return None
-    if callees(call) or call.function.module.is_test or is_known_other(receiver, Role.OPTIMIZER, Role.MODULE):
-        return None
-    return Confidence.LIKELY if role(receiver, Role.OPTIMIZER, Role.MODULE) else Confidence.POSSIBLE
-
-
 def _zeroes_gradient_of_step(call: Call) -> bool:
     """Whether ``p.grad.zero_()`` belongs to a loop that updates ``p`` and runs a backward."""
     owner = gradient_owner(call.receiver) if call.receiver is not None else None
@@ -303,27 +290,3 @@ def _frees_elsewhere(call: Call) -> bool:
     branches = [region for region in call.region.ancestors() if isinstance(region, Branch)]
     others = [sibling for branch in branches for sibling in branch.siblings if sibling is not branch]
     return any(store.region.within(branch) for store in stores for branch in others)
-
-
-def _is_read_before_backward(clearing: Call) -> bool:
-    """Whether code that does not ask for None first reads gradients between ``clearing`` and the next backward."""
-    span = innermost_step(clearing.region) or clearing.function.body
-    reads = [a for a in clearing.function.attributes if a.region.within(span) and _is_read(a)]
-    backwards = [call.order for call in calls_in(span) if accumulates(call)]
-
-    def turn(order: int) -> int:
-        """Where ``order`` comes after the clearing, at the end of which the next iteration begins."""
-        return order if order > clearing.order else order + span.last
-
-    next_backward = min(map(turn, backwards), default=None)
-    return any(next_backward is None or turn(read.order) < next_backward for read in reads)
-
-
-def _is_read(attribute: Attribute) -> bool:
-    return is_gradient_read(attribute) and not any(map(_asks_for_gradient, attribute.region.ancestors()))
-
-
-def _asks_for_gradient(region: Region) -> bool:
-    test = region.test if isinstance(region, Branch) else None
-    parts: list[Value] = list(test.operands()) if test is not None else []
-    return any(isinstance(part, Attribute) and part.name == "grad" for part in (test, *parts))
