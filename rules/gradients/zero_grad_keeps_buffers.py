@@ -9,16 +9,13 @@ import libcst as cst
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.calls import callees
-from memlint.model.effects import calls_in
 from memlint.model.identity import objects
-from memlint.model.kinds import Role, is_known_other, role
+from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
 from memlint.model.optimization import (
-    accumulates,
     clears,
     gradient_owner,
     innermost_step,
-    is_gradient_read,
     stepped_in,
     updates,
 )
