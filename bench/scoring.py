@@ -41,7 +41,7 @@ RULES_OF_CLASS: Mapping[str, frozenset[str]] = {
     "duplicate-model-copy": _codes(704, 707, 802, 810),
     "optimizer-state": _codes(204, 205, 701, 702, 705),
     "load-to-gpu": _codes(801, 802),
-    "ddp-buckets": _codes(805, 806, 809),
+    "ddp-buckets": _codes(805, 806, 809, 814),
     "fragmentation": _codes(804, 811, 812),
     "empty-cache-in-loop": _codes(803),
     "debug-left-on": _codes(206, 904, 905),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity, Watch
 from memlint.model.aliases import find_method, sources
 from memlint.model.configurations import Framework, configurations
+from memlint.model.default_settings import on_by_default
 from memlint.model.definitions import definitions
 from memlint.model.footprint import Footprint, footprint
 from memlint.model.kinds import Role, class_of, kinds, role
@@ -24,7 +25,9 @@ class DdpSinkClonesOutputs(Rule):
 
     ## What it does
     Finds `DistributedDataParallel(...)` with `find_unused_parameters=True` or `static_graph=True` around a model whose
-    `forward` returns more than a loss: a class of the project that returns tensors, or a model of transformers.
+    `forward` returns more than a loss: a class of the project that returns tensors, or a model of transformers. It also
+    finds where `find_unused_parameters` is on by default: parameters and attributes of that name that are `True` unless
+    somebody asks for something else, and that the file hands on under that name.
 
     ## Why is this bad?
     With either option DDP passes the outputs through a function of its own that clones each of them: the forward pass
@@ -88,8 +91,27 @@ from torch.nn.parallel import DistributedDataParallel
 def wrap(model):
     return DistributedDataParallel(model, find_unused_parameters=True)  # MEM806?
 """,
+        """
+class Task:
+    def __init__(self):
+        self.find_unused_parameters = True  # MEM806: 9
+    def set_options(self, find_unused_parameters: bool = True, bucket_cap_mb: int = 25):  # MEM806: 27
+        self.find_unused_parameters = find_unused_parameters
+    def wrap(self, init_ddp):
+        return init_ddp(self.model, find_unused_parameters=self.find_unused_parameters)
+""",
     )
     negative = (
+        """
+class Task:
+    find_unused_parameters = True
+    def __init__(self, find_unused_parameters=False):
+        self.find_unused_parameters = find_unused_parameters
+    def wrap(self, init_ddp):
+        return init_ddp(self.model, find_unused_parameters=self.find_unused_parameters)
+def check(find_unused_parameters=True):
+    assert find_unused_parameters
+""",
         """
 import torch.nn.functional as F
 from torch import nn
@@ -121,6 +143,22 @@ def main(args):
                     if confidence is not None:
                         yield self._finding(call, name, confidence)
                         break
+        for node in on_by_default(program.module, "find_unused_parameters"):
+            yield self.finding(
+                node,
+                "`find_unused_parameters` is on unless somebody turns it off: for every model, DDP walks the graph in "
+                "each step, and clones what the model returns",
+                holds="a second copy of the outputs, from the forward pass to the backward",
+                confidence=Confidence.LIKELY,
+                claim=Claim(
+                    ClaimShape.SPIKE,
+                    "device",
+                    "outputs",
+                    held=node,
+                    watch=Watch.OUTPUT_COPIES,
+                    unobservable="the default is set here, and the model is wrapped elsewhere",
+                ),
+            )
 
     def _finding(self, call: Call, name: str, confidence: Confidence) -> Finding:
         argument = next((each for each in call.arguments if each.keyword == name), None)
