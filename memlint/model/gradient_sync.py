@@ -47,7 +47,7 @@ def _accumulating(function: Function) -> Reduced | None:
         if Effect.BACKWARD in effect:
             backwards.append(call)
         elif Effect.STEP in effect and backwards:
-            counted = next((region for region in _branches(call.region) if _counts(region.test)), None)
+            counted = next(filter(_is_counted, call.region.ancestors()), None)
             if counted is None:
                 backwards.clear()  # These gradients are used in each step.
             elif any(not each.region.within(counted) for each in backwards):
@@ -55,14 +55,14 @@ def _accumulating(function: Function) -> Reduced | None:
     return None
 
 
-def _branches(region: Region) -> Iterator[Branch]:
-    return (each for each in region.ancestors() if isinstance(each, Branch) and not each.negated)
+def _is_counted(region: Region) -> bool:
+    return isinstance(region, Branch) and not region.negated and region.test is not None and _counts(region.test)
 
 
 @query(on_cycle=False)
-def _counts(test: Value | None) -> bool:
+def _counts(test: Value) -> bool:
     """Whether a test is true once in a number of steps: ``(step + 1) % every == 0``."""
-    pending = [test] if test is not None else []
+    pending = [test]
     seen: set[int] = set()
     while pending and len(seen) < _MAX_VALUES:
         for source in sources(pending.pop()):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from memlint.findings import Applicability, Confidence, Fix
+import libcst as cst
+
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Fix, Watch
 from memlint.model.calls import callees
 from memlint.model.effects import calls_in
 from memlint.model.kinds import Role, is_known_other, role
@@ -32,6 +34,13 @@ def free_always(call: Call) -> Fix:
         {"call": call.node},
         {"code": "set_to_none=True"},
     )
+
+
+def zeroing_claim(call: Call) -> Claim:
+    """What memory does if ``call`` fills the gradients with zeros: all of them stay allocated through each step."""
+    function = call.node.func
+    holder = function.value if isinstance(function, cst.Attribute) else None
+    return Claim(ClaimShape.PLATEAU, "device", "G", holder=holder, watch=Watch.GRADIENTS_ZEROED)
 
 
 def is_read_before_backward(clearing: Call) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Related, Severity, Watch
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Related, Severity
 from memlint.model.aliases import base_names
 from memlint.model.gradmode import is_hf_trainer, is_lightning_module
 from memlint.model.optimization import Cleared, Update, gradient_reads, repetitions, updates
@@ -15,7 +15,7 @@ from memlint.model.pins import is_older, supports_older
 from memlint.model.program import Program
 from memlint.model.source_text import code
 from memlint.model.values import Call
-from memlint.model.zeroing import bare_zero_grad, free_always, is_read_before_backward
+from memlint.model.zeroing import bare_zero_grad, free_always, is_read_before_backward, zeroing_claim
 from memlint.rule import Rule
 
 
@@ -220,7 +220,7 @@ def main(model: torch.nn.Module, train, validation, criterion, optimizer):
                 if evaluation is not None:
                     yield self._finding(update, evaluation)
         module = program.module
-        calls = program.calls("zero_grad")
+        calls = list(program.calls("zero_grad"))
         if calls and supports_older(module, "torch", "2.0") and not is_older(module, "torch", "2.0"):
             for call in calls:
                 confidence = bare_zero_grad(call)
@@ -228,20 +228,13 @@ def main(model: torch.nn.Module, train, validation, criterion, optimizer):
                     yield self._zeroed(call, confidence)
 
     def _zeroed(self, call: Call, confidence: Confidence) -> Finding:
-        function = call.node.func
         return self.finding(
             call.node,
             "with a torch before 2.0, which the project admits, the gradients are filled with zeros and stay allocated",
             holds="the buffers of all gradients, as many bytes as the trained parameters, through every evaluation",
             confidence=confidence,
             fixes=(free_always(call),),
-            claim=Claim(
-                ClaimShape.PLATEAU,
-                "device",
-                "G",
-                holder=function.value if isinstance(function, cst.Attribute) else None,
-                watch=Watch.GRADIENTS_ZEROED,
-            ),
+            claim=zeroing_claim(call),
         )
 
     def _finding(self, update: Update, evaluation: Call) -> Finding:

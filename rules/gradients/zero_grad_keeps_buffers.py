@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import libcst as cst
-
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
+from memlint.findings import Applicability, Confidence, Finding, Fix, Severity
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.calls import callees
 from memlint.model.identity import objects
@@ -22,7 +20,7 @@ from memlint.model.optimization import (
 from memlint.model.pins import is_older
 from memlint.model.program import Program
 from memlint.model.values import Argument, Branch, Call, Constant, Element
-from memlint.model.zeroing import bare_zero_grad, free_always, is_read_before_backward
+from memlint.model.zeroing import bare_zero_grad, free_always, is_read_before_backward, zeroing_claim
 from memlint.rule import Rule
 
 
@@ -228,20 +226,13 @@ def run(accumulator: Accumulator):
             )
 
     def _finding(self, call: Call, confidence: Confidence, *fixes: Fix, when: str = "") -> Finding:
-        function = call.node.func
         return self.finding(
             call.node,
             f"{when}the gradients are filled with zeros and stay allocated through the next forward",
             holds="the buffers of all gradients, as many bytes as the trained parameters, through every forward",
             confidence=confidence,
             fixes=fixes,
-            claim=Claim(
-                ClaimShape.PLATEAU,
-                "device",
-                "G",
-                holder=function.value if isinstance(function, cst.Attribute) else None,
-                watch=Watch.GRADIENTS_ZEROED,
-            ),
+            claim=zeroing_claim(call),
         )
 
 
