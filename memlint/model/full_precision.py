@@ -1,4 +1,4 @@
-"""Training on several GPUs that says nothing of half precision."""
+"""Training in float32 whose memory is short, since it takes several GPUs, or each batch in micro-steps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from memlint.model.devices import files_involved
 from memlint.model.effects import Effect, calls_in, effects, region_effects
 from memlint.model.loops import iterates_over_data
 from memlint.model.memo import query
+from memlint.model.micro_steps import micro_steps, update_in
 from memlint.model.scopes import Module
 from memlint.model.values import Call, Loop
 
@@ -30,26 +31,41 @@ def full_precision_on_several_devices(module: Module) -> Call | None:
     """
     if "DistributedDataParallel" not in module.text or says_half_precision(module) or not _is_distributed(module):
         return None
-    for loop in _training_loops(module):
+    for loop in training_loops(module):
         call = next((call for call in calls_in(loop) if Effect.BACKWARD in effects(call)), None)
-        if call is not None and not any(map(_casts, _files_of(loop))):
+        if call is not None and not any(map(_casts, files_of(loop))):
             return call
+    return None
+
+
+def full_precision_in_micro_steps(module: Module) -> Call | None:
+    """The update of the parameters, in the first loop over data of a file that accumulates gradients in float32.
+
+    None if the file, one that calls it or one that it calls in that loop, says anything of half precision.
+    """
+    if "%" not in module.text or "backward" not in module.text or says_half_precision(module):
+        return None
+    for loop in training_loops(module):
+        found = micro_steps(loop.function)
+        if found is not None and found.step.region.within(loop) and not any(map(_casts, files_of(loop))):
+            return update_in(found.step)
     return None
 
 
 @query(on_cycle=False)
 def says_half_precision(module: Module) -> bool:
     """Whether the code of a file, comments left out, says anything of half precision, or leaves it to a framework."""
-    return _says(module, _HALF_PRECISION)
+    return code_says(module, _HALF_PRECISION)
 
 
 @query(on_cycle=False)
 def _casts(module: Module) -> bool:
     """Whether a file may run a model in half precision; one that only saves a GradScaler does not."""
-    return _says(module, _CASTS)
+    return code_says(module, _CASTS)
 
 
-def _says(module: Module, words: re.Pattern[str]) -> bool:
+def code_says(module: Module, words: re.Pattern[str]) -> bool:
+    """Whether ``words`` are found in the lines of a file, comments left out."""
     return any(words.search(line.partition("#")[0]) for line in module.text.splitlines())
 
 
@@ -63,14 +79,16 @@ def _is_distributed(module: Module) -> bool:
     return False
 
 
-def _training_loops(module: Module) -> Iterator[Loop]:
+def training_loops(module: Module) -> Iterator[Loop]:
+    """The loops over data in a file that run a backward."""
     for function in module.functions:
         for loop in function.loops:
             if iterates_over_data(loop) is not None and Effect.BACKWARD in region_effects(loop):
                 yield loop
 
 
-def _files_of(loop: Loop) -> Iterator[Module]:
+def files_of(loop: Loop) -> Iterator[Module]:
+    """The files that lead to ``loop``, and those of what it calls."""
     yield from files_involved(loop.function)
     for call in calls_in(loop):
         yield from (function.module for function in callees(call))

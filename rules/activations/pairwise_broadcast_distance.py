@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Severity, Watch
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.broadcasting import Pairwise, pairwise_distances
+from memlint.model.contractions import expanded_contractions
 from memlint.model.program import Program
 from memlint.model.source_text import text
 from memlint.rule import Rule
@@ -16,12 +17,14 @@ class PairwiseBroadcastDistance(Rule):
 
     ## What it does
     Finds `(a[:, None] - b[None]).pow(2).sum(-1)` in its many forms (`unsqueeze`, `abs`, `norm`), where the differences
-    serve for the distances only.
+    serve for the distances only. It also finds products of `torch.einsum` that serve for a sum only, which another
+    `einsum` computes: `einsum("nti,ntj->ntij", a, b)` and then `einsum("ntij->nij", products)`.
 
     ## Why is this bad?
     The differences are N x M x D numbers, for N x M distances: autograd saves them, and often their squares.
     `torch.cdist` computes the same from products, with no tensor of that size: 1.25 MiB in place of 65 MiB (measured
-    with torch 2.13 on a CPU, N = M = 512, D = 64).
+    with torch 2.13 on a CPU, N = M = 512, D = 64). A contraction in one step (`"nti,ntj->nij"`) needs no tensor with
+    the dimension that is summed, either.
 
     ## Example
     ```python
@@ -38,7 +41,7 @@ class PairwiseBroadcastDistance(Rule):
 
     ## When to ignore
     When there are few features or few pairs. Where no graph is recorded the differences are freed at once, and the
-    finding is only possible.
+    finding is only possible. There is no fix for sums of products: the equation is in the message.
 
     ## References
     - [torch.cdist](https://docs.pytorch.org/docs/stable/generated/torch.cdist.html)
@@ -47,7 +50,7 @@ class PairwiseBroadcastDistance(Rule):
     code = "MEM508"
     name = "pairwise-broadcast-distance"
     severity = Severity.WARNING
-    gate = frozenset({"sum", "norm", "mean", "vector_norm"})
+    gate = frozenset({"sum", "norm", "mean", "vector_norm", "einsum"})
     fixers = ("replace_expression",)
     positive = (
         """
@@ -81,8 +84,24 @@ def nearest(x: torch.Tensor, y: torch.Tensor):
 def unknown(x, y):
     return abs(((x[:, None] - y[None]) ** 2).sum(-1))  # MEM508?
 """,
+        """
+import torch
+def per_sample_gradient(activations, backprops):
+    products = torch.einsum("n...i,n...j->n...ij", backprops, activations)  # MEM508: 16
+    return torch.einsum("n...ij->nij", products)
+""",
     )
     negative = (
+        """
+import torch
+def attention(q, k, v, gradient):
+    scores = torch.einsum("bqd,bkd->bqk", q, k)
+    total = torch.einsum("bqk->b", scores)
+    kept = torch.einsum("bqd,bkd->bqk", k, v)
+    turned = torch.einsum("bqk->bkq", kept)
+    gradient = torch.einsum("nti,ntj->nij", gradient, v)
+    return torch.einsum("bqk,bkd->bqd", scores, v), total, turned, torch.einsum("nij->nij", gradient)
+""",
         """
 import numpy as np
 import torch
@@ -116,6 +135,16 @@ def angles(x):
                 claim=Claim(
                     ClaimShape.SPIKE, "device", "N * M * D * E", held=pairs.distance.node, watch=Watch.ALLOCATED
                 ),
+            )
+        for found in expanded_contractions(program):
+            summed = ", ".join(f"`{index}`" for index in found.summed)
+            yield self.finding(
+                found.products.node,
+                f"The products are made for every {summed}, and only summed over it: one "
+                f'`einsum("{found.equation}", ...)` needs no such tensor',
+                holds="the result times the size of the dimension that is summed",
+                confidence=Confidence.LIKELY,
+                claim=Claim(ClaimShape.SPIKE, "device", "D * result", held=found.products.node, watch=Watch.ALLOCATED),
             )
 
 

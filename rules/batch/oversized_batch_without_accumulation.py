@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Applicability, Finding, Fix, Severity
+from memlint.findings import Applicability, Confidence, Finding, Fix, Severity
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
@@ -24,6 +24,8 @@ from memlint.model.sizes.capacity import (
 )
 from memlint.model.sizes.peak import estimate, shown_bytes, smaller_batch
 from memlint.model.sizes.reading import Reading
+from memlint.model.values import Call
+from memlint.model.whole_batches import whole_batches_under_checkpointing
 from memlint.rule import Rule
 
 
@@ -33,6 +35,9 @@ class OversizedBatchWithoutAccumulation(Rule):
     ## What it does
     Estimates the peak of a step of known architecture, batch and input size, and looks for the largest half, quarter,
     and so on of the batch that fits the GPU of the configuration (without one: 16 GB).
+
+    Where the sizes are not known, it finds loops that step on each batch in programs that checkpoint activations, since
+    memory is short, and have no way to accumulate gradients.
 
     Programs that accumulate gradients in any form, look for a batch that fits, shard or adapt the model, or have a loss
     over all pairs of a batch (contrastive losses), are left alone.
@@ -91,8 +96,37 @@ def train(dataset):
         optimizer.step()
         optimizer.zero_grad()
 """,
+        """
+import timm
+import torch
+from torch.utils.data import DataLoader
+def train(args, loader: DataLoader):
+    model = timm.create_model(args.model).cuda()
+    if args.grad_checkpointing:
+        model.set_grad_checkpointing(enable=True)
+    optimizer = torch.optim.AdamW(model.parameters())
+    for x, y in loader:
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()  # MEM311: 9
+        optimizer.step()
+""",
     )
     negative = (
+        """
+import timm
+import torch
+from torch.utils.data import DataLoader
+def train(args, loader: DataLoader):
+    model = timm.create_model(args.model).cuda()
+    model.set_grad_checkpointing(enable=True)
+    optimizer = torch.optim.AdamW(model.parameters())
+    for i, (x, y) in enumerate(loader):
+        (torch.nn.functional.cross_entropy(model(x), y) / args.accum_steps).backward()
+        if (i + 1) % args.accum_steps == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+""",
         """
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, Trainer, TrainingArguments
 model = AutoModelForCausalLM.from_config(GPT2Config())
@@ -144,6 +178,10 @@ def train(dataset, model):
     )
 
     def check(self, program: Program) -> Iterator[Finding]:
+        whole = whole_batches_under_checkpointing(program.module)
+        if whole is not None:
+            yield self._under_checkpointing(whole)
+            return
         reading = training_of(program)
         if reading is None or _accumulates(reading) or says(reading, AUTOMATIC_BATCH | SHARDED | COUPLED_BATCH):
             return
@@ -163,6 +201,17 @@ def train(dataset, model):
             confidence=confidence_of(batch, models=reading.trained),
             severity=capacity_severity(program),
             fixes=tuple(_fixes(node, smaller, steps)),
+            claim=capacity_claim("A"),
+        )
+
+    def _under_checkpointing(self, backward: Call) -> Finding:
+        return self.finding(
+            backward.node,
+            "activations are checkpointed, since memory is short, and each batch is taken as a whole: gradients could "
+            "be accumulated over smaller ones",
+            holds="what autograd saves for the whole batch, at the peak",
+            confidence=Confidence.LIKELY,
+            severity=Severity.NOTE,
             claim=capacity_claim("A"),
         )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.findings import Claim, ClaimShape, Confidence, Finding, Related, Severity
-from memlint.model.gradient_sync import Reduced, needless_reductions
+from memlint.model.gradient_sync import needless_reductions
+from memlint.model.micro_steps import MicroSteps
 from memlint.model.program import Program
 from memlint.model.source_text import code
 from memlint.rule import Rule
@@ -148,7 +149,7 @@ def train(generator, critic, g_optimizer, c_optimizer, loader, every):
     def check(self, program: Program) -> Iterator[Finding]:
         yield from map(self._finding, needless_reductions(program.module))
 
-    def _finding(self, found: Reduced) -> Finding:
+    def _finding(self, found: MicroSteps) -> Finding:
         return self.finding(
             found.backward.node,
             f"`{code(found.backward.node.func)}` averages the gradients over all processes in each micro-step",

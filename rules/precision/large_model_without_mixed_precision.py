@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Confidence, Finding, Fix, Severity
-from memlint.model.full_precision import full_precision_on_several_devices
+from memlint.model.full_precision import full_precision_in_micro_steps, full_precision_on_several_devices
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
@@ -33,8 +33,9 @@ class LargeModelWithoutMixedPrecision(Rule):
     ## What it does
     Finds training of models with at least 100 million parameters, known from their constructors or as well-known
     architectures, in programs that say nothing of half precision: no autocast, no half-precision dtype, no
-    GradScaler, no such argument of a framework. Where the size is not known, it finds loops that train on several GPUs
-    with DistributedDataParallel in such programs: what fills several GPUs fills one.
+    GradScaler, no such argument of a framework. Where the size is not known, it finds loops in such programs that show
+    that memory is short: they train on several GPUs with DistributedDataParallel (what fills several GPUs fills one),
+    or accumulate gradients over micro-steps since the whole batch does not fit.
 
     ## Why is this bad?
     What autograd saves is twice as large as it has to be. Autocast to bfloat16 took it from 64.0 to 34.9 MiB
@@ -105,8 +106,33 @@ def epoch(model, optimizer, loader: DataLoader):
 def run(rank, model, optimizer, loader):
     epoch(DDP(model.cuda(rank), device_ids=[rank]), optimizer, loader)
 """,
+        """
+from torch.utils.data import DataLoader
+class Trainer:
+    def __init__(self, model, optimizer, accumulation_steps):
+        self.model, self.optimizer, self.accumulation_steps = model, optimizer, accumulation_steps
+    def epoch(self, loader: DataLoader):
+        for i, batch in enumerate(loader):
+            loss = self.model(batch).loss
+            loss.backward()
+            if (i + 1) % self.accumulation_steps == 0:
+                self.update()
+    def update(self):
+        self.optimizer.step()  # MEM411: 9
+        self.optimizer.zero_grad()
+""",
     )
     negative = (
+        """
+from torch.utils.data import DataLoader
+def epoch(model, optimizer, loader: DataLoader, log_every):
+    for i, batch in enumerate(loader):
+        model(batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if i % log_every == 0:
+            print(i)
+""",
         """
 import torch
 from torch.nn.parallel import DistributedDataParallel as DDP
@@ -168,16 +194,18 @@ def train(loader, width):
             return
         size = size_of_models(reading) if reading is not None else None
         if reading is None or size is None:
-            yield from self._on_several_devices(program)
+            yield from self._where_memory_is_short(program)
         elif size >= _LARGE and not says(reading, HALF_PRECISION):
             yield from self._large(program, reading, size)
 
-    def _on_several_devices(self, program: Program) -> Iterator[Finding]:
-        call = full_precision_on_several_devices(program.module)
+    def _where_memory_is_short(self, program: Program) -> Iterator[Finding]:
+        several = full_precision_on_several_devices(program.module)
+        call = several or full_precision_in_micro_steps(program.module)
         if call is not None:
+            how = "on several GPUs" if several is not None else "in micro-steps"
             yield self._finding(
                 call.node,
-                "this trains on several GPUs in float32; autocast to bfloat16 halves what autograd saves",
+                f"this trains {how} in float32; autocast to bfloat16 halves what autograd saves",
                 Confidence.LIKELY,
                 Severity.NOTE,
             )

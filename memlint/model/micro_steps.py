@@ -1,0 +1,65 @@
+"""Gradient accumulation in a loop of one's own: a backward in each micro-step, an update once in several."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from memlint.model.aliases import sources
+from memlint.model.calls import callees
+from memlint.model.effects import Effect, direct_effects, effects
+from memlint.model.memo import query
+from memlint.model.scopes import Function
+from memlint.model.values import Binary, Branch, Call, Region, Value
+
+_MAX_VALUES = 32
+"""How far a test is followed."""
+
+
+class MicroSteps(NamedTuple):
+    """``backward`` runs in each micro-step; ``step`` updates the parameters once in several."""
+
+    backward: Call
+    step: Call
+
+
+def micro_steps(function: Function) -> MicroSteps | None:
+    """The accumulation of gradients in ``function``, if every update there is one of those that wait for several."""
+    backwards: list[Call] = []
+    for call in function.calls:
+        effect = effects(call)
+        if Effect.BACKWARD in effect:
+            backwards.append(call)
+        elif Effect.STEP in effect and backwards:
+            counted = next(filter(_is_counted, call.region.ancestors()), None)
+            if counted is None:
+                backwards.clear()  # These gradients are used in each step.
+            elif any(not each.region.within(counted) for each in backwards):
+                return MicroSteps(next(each for each in reversed(backwards) if not each.region.within(counted)), call)
+    return None
+
+
+def update_in(step: Call) -> Call:
+    """The call of the optimizer itself that ``step`` leads to in its file; ``step`` if that is not in sight."""
+    if Effect.STEP in direct_effects(step):
+        return step
+    inside = (call for f in callees(step) if f.module is step.function.module for call in f.lower().calls)
+    return next((call for call in inside if Effect.STEP in direct_effects(call)), step)
+
+
+def _is_counted(region: Region) -> bool:
+    return isinstance(region, Branch) and not region.negated and region.test is not None and _counts(region.test)
+
+
+@query(on_cycle=False)
+def _counts(test: Value) -> bool:
+    """Whether a test is true once in a number of steps: ``(step + 1) % every == 0``."""
+    pending = [test]
+    seen: set[int] = set()
+    while pending and len(seen) < _MAX_VALUES:
+        for source in sources(pending.pop()):
+            if id(source) not in seen:
+                seen.add(id(source))
+                if isinstance(source, Binary) and source.operator == "%":
+                    return True
+                pending.extend(source.operands())
+    return False
