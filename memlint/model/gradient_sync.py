@@ -29,8 +29,13 @@ def needless_reductions(module: Module) -> Iterator[MicroSteps]:
 
 
 def _is_reduced(function: Function) -> bool:
-    """Whether the file trains on several processes: it starts them, or speaks to the others."""
-    return is_distributed(function) or _communicates(function.module)
+    """Whether something averages the gradients in each backward: DDP or Accelerate, and not a function of one's own."""
+    return _WRAPS.search(function.module.text) is not None and (
+        is_distributed(function) or _communicates(function.module)
+    )
+
+
+_WRAPS = re.compile(r"DistributedDataParallel|distributed_data_parallel|\bDDP\b|\bAccelerator\b")
 
 
 @query(on_cycle=False)

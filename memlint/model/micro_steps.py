@@ -25,6 +25,7 @@ class MicroSteps(NamedTuple):
 def micro_steps(function: Function) -> MicroSteps | None:
     """The accumulation of gradients in ``function``, if every update there is one of those that wait for several."""
     backwards: list[Call] = []
+    found: MicroSteps | None = None
     for call in function.calls:
         effect = effects(call)
         if Effect.BACKWARD in effect:
@@ -32,10 +33,10 @@ def micro_steps(function: Function) -> MicroSteps | None:
         elif Effect.STEP in effect and backwards:
             counted = next(filter(_is_counted, call.region.ancestors()), None)
             if counted is None:
-                backwards.clear()  # These gradients are used in each step.
-            elif any(not each.region.within(counted) for each in backwards):
-                return MicroSteps(next(each for each in reversed(backwards) if not each.region.within(counted)), call)
-    return None
+                return None
+            free = [each for each in backwards if not each.region.within(counted)]
+            found = found or (MicroSteps(free[-1], call) if free else None)
+    return found
 
 
 def update_in(step: Call) -> Call:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
 from memlint.model.datasets import (
     Entries,
     SampleContainer,
@@ -18,6 +18,7 @@ from memlint.model.datasets import (
     workers_that_read,
 )
 from memlint.model.program import Program
+from memlint.model.samplers import TensorIndices, tensor_indices
 from memlint.model.scopes import Class
 from memlint.rule import Rule
 
@@ -28,7 +29,8 @@ class DatasetHoldsPythonObjects(Rule):
     ## What it does
     Finds lists and dicts in the attributes of a `Dataset` that have an entry for each sample (its `__len__` or the
     index of `__getitem__` says so) and are made of a file, a table, an array or a loop: `json.load`, `.tolist()`,
-    `.to_dict()`, comprehensions, `append` in a loop. It asks how many workers the loaders have that read it.
+    `.to_dict()`, comprehensions, `append` in a loop. It asks how many workers the loaders have that read it. It also
+    finds a `Sampler` that goes through a tensor, and so yields a tensor for each index.
 
     ## Why is this bad?
     Workers are forked and share the memory of the main process until something writes to it. Reading a Python object
@@ -54,8 +56,9 @@ class DatasetHoldsPythonObjects(Rule):
     ```
 
     ## Fix safety
-    There is no automatic fix. Numbers fit in an array, texts in `np.array(texts, dtype="S")`, records in bytes with
-    offsets as above or in an Arrow table (`datasets.Dataset`), which workers share.
+    There is no automatic fix for data sets. Numbers fit in an array, texts in `np.array(texts, dtype="S")`, records in
+    bytes with offsets as above or in an Arrow table (`datasets.Dataset`), which workers share. What a sampler yields
+    becomes numbers by `.tolist()`; unsafe, since a data set might use them as tensors.
 
     ## When to ignore
     When the data set has some ten thousand samples, or the loaders have no workers.
@@ -70,6 +73,7 @@ class DatasetHoldsPythonObjects(Rule):
     name = "dataset-holds-python-objects"
     severity = Severity.WARNING
     gate = frozenset({"__getitem__", "__iter__", "Dataset", "IterableDataset"})
+    fixers = ("call_method",)
     positive = (
         """
 import json
@@ -176,8 +180,35 @@ class Shuffled(IterableDataset):
         for index in self.order():
             yield self.data[index]
 """,
+        """
+import torch
+from torch.utils.data import Sampler
+class Repeated(Sampler):
+    def __init__(self, data, rank, ranks):
+        self.data, self.rank, self.ranks = data, rank, ranks
+    def __iter__(self):
+        indices = torch.randperm(len(self.data))  # MEM901: 19
+        if len(indices) % self.ranks:
+            indices = torch.cat([indices, indices[: self.ranks]])
+        return iter(indices[self.rank :: self.ranks])
+""",
     )
     negative = (
+        """
+import torch
+from torch.utils.data import BatchSampler, Sampler
+class Shuffled(Sampler):
+    def __init__(self, data):
+        self.data = data
+    def __iter__(self):
+        yield from torch.randperm(len(self.data)).tolist()
+class Batches(BatchSampler):
+    def __iter__(self):
+        return iter(torch.randperm(len(self.sampler))[:10])
+class Numbers:
+    def __iter__(self):
+        return iter(torch.arange(10))
+""",
         """
 import json
 from torch.utils.data import DataLoader, Dataset
@@ -261,6 +292,32 @@ class Shared(Dataset):
                 for made in order_lists(owner):
                     what = "Each worker makes a Python object for the number of each sample of the whole data set"
                     yield self._finding(made.node, what, Confidence.LIKELY)
+        for found in tensor_indices(program):
+            yield self._tensors(found)
+
+    def _tensors(self, found: TensorIndices) -> Finding:
+        fix = Fix(
+            "call_method",
+            "Yield numbers",
+            Applicability.UNSAFE,
+            {"expression": found.yielded.node},
+            {"method": "tolist"},
+        )
+        return self.finding(
+            found.made.node,
+            "The sampler yields a tensor for each index: each goes to a worker through a piece of shared memory",
+            holds="shared memory and a file descriptor for each index on its way to a worker",
+            severity=Severity.NOTE,
+            confidence=Confidence.LIKELY,
+            fixes=(fix,),
+            claim=Claim(
+                ClaimShape.PLATEAU,
+                "host",
+                "indices on their way",
+                held=found.made.node,
+                unobservable="it happens between processes, in memory that is not recorded",
+            ),
+        )
 
     def _finding(self, node: cst.CSTNode, message: str, confidence: Confidence) -> Finding:
         return self.finding(
