@@ -268,6 +268,35 @@ def is_moved_to_host(container: Value) -> bool:
     )
 
 
+def is_joined_from_outputs(value: Value, container: Value) -> bool:
+    """Whether ``value``, which code out of sight makes of a model's output, is a tensor, since ``torch.cat`` joins it.
+
+    ``torch.cat`` takes no numbers and no tensors without a dimension: there is an element for each sample at least.
+    """
+    makers = [source for source in sources(value) if isinstance(source, Call) and not callees(source)]
+    given = (argument.value for call in makers for argument in call.arguments)
+    return _is_joined(container) and any(map(_is_output, given))
+
+
+_OUTPUT_FIELDS = frozenset({"last_hidden_state", "pooler_output", "logits", "image_embeds", "text_embeds"})
+"""What outputs of models of transformers are called, in records that nothing else has."""
+
+
+def _is_output(value: Value) -> bool:
+    """Whether ``value`` is a whole output, or reads one of a record that a model out of sight returns."""
+    if footprint(value) is Footprint.FULL:
+        return True
+    found = set(sources(value))
+    calls = (source.receiver for source in found if isinstance(source, Call) and source.method in {"detach", "float"})
+    read = {source for receiver in calls if receiver is not None for source in sources(receiver)}
+    return any(isinstance(source, Attribute) and source.name in _OUTPUT_FIELDS for source in found | read)
+
+
+def _is_joined(container: Value) -> bool:
+    users = (user for name in names_of(container) for user in _users(name) if isinstance(user, Call))
+    return any(qualified_names(user.callee) & {"torch.cat", "torch.concat", "torch.concatenate"} for user in users)
+
+
 def is_partly_on_host(container: Value) -> bool:
     """Whether some of what ``container`` collects is moved to host memory before it is put in."""
     return any(_is_on_host(element) for element in elements(container))

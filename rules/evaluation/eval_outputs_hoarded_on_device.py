@@ -11,6 +11,7 @@ from memlint.model.footprint import (
     footprint,
     host_footprint,
     is_compared_on_device,
+    is_joined_from_outputs,
     is_moved_to_host,
     is_partly_on_host,
 )
@@ -258,8 +259,30 @@ class Process:
             outputs.append(self.model(*self.take(iterator)))  # MEM604: 28
         return torch.cat(outputs)
 """,
+        """
+import torch
+from torch.utils.data import DataLoader
+def embed(model, pooler, data):
+    vectors = []
+    with torch.no_grad():
+        for batch in DataLoader(data):
+            hidden = model.cuda()(batch.cuda()).last_hidden_state
+            pooled = pooler.pool(hidden, batch)
+            vectors.append(pooled)  # MEM604: 28
+    return torch.cat(vectors)
+""",
     )
     negative = (
+        """
+import torch
+from torch.utils.data import DataLoader
+def score(model, metric, data):
+    scores = []
+    with torch.no_grad():
+        for batch in DataLoader(data):
+            scores.append(metric.score(model.cuda()(batch.cuda()).logits, batch))
+    return sum(scores)
+""",
         """
 import torch
 
@@ -431,6 +454,8 @@ def render(model: torch.nn.Module, rays, chunk):
 def _confidence(hoard: Hoard) -> Confidence | None:
     """How sure it is that what is kept is held on a device for nothing; None if it is small or needed there."""
     size = footprint(hoard.kept.value)
+    if size is Footprint.UNKNOWN and is_joined_from_outputs(hoard.kept.value, hoard.container):
+        size = Footprint.FULL
     if size < Footprint.REDUCED:
         return None
     reach = reaches_gradient(hoard.container)
