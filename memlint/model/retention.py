@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
@@ -47,12 +47,16 @@ from memlint.model.values import (
     Binary,
     Call,
     Choice,
+    ClassValue,
+    Comparison,
     Comprehension,
     Constant,
     Display,
     Element,
     Exit,
+    Formatted,
     Free,
+    FunctionValue,
     Item,
     Loop,
     Occurrence,
@@ -526,8 +530,9 @@ def gathered(function: Function) -> Iterator[Stash]:
         written = comprehension.element.node
         insertion = Insertion(comprehension, comprehension.element, comprehension, written, holder)
         stash = Stash(insertion, Span.ITERATION, loop)
-        # Most comprehensions gather nothing attached, which is quicker to tell than what they compute.
-        if attached_members(stash.occurrence) and _computes(comprehension.element, loop):
+        # What is quick to tell comes first: most comprehensions call nothing, or gather nothing attached.
+        calls = _calls_within(comprehension.element, loop)
+        if calls and attached_members(stash.occurrence) and _computes(comprehension.element, calls, loop):
             yield stash
 
 
@@ -539,13 +544,17 @@ def is_built_for_callers(stash: Stash) -> bool:
     return any(isinstance(use, Exit) for name in names_of(event) for use in name.uses)
 
 
-def _computes(element: Value, loop: Loop) -> bool:
-    """Whether each iteration of ``loop`` runs a module for ``element``, or a step that trains."""
+def _calls_within(element: Value, loop: Loop) -> list[Call]:
+    """The calls in ``loop`` that ``element`` comes from, if one of them does more than hand on what it is given."""
     calls = [each for each in local_ancestors(element) if isinstance(each, Call) and each.region.within(loop)]
-    return any(not hands_on(call) for call in calls) and (
-        any(call.function is not loop.function or call.region.within(loop) for call in graph_sources(element))
-        or any(callees(call) for call in calls if drain(call) is Drain.DRAINED)
-    )
+    return calls if not all(map(hands_on, calls)) else []
+
+
+def _computes(element: Value, calls: Sequence[Call], loop: Loop) -> bool:
+    """Whether each iteration of ``loop`` runs a module for ``element``, or a step that trains, among ``calls``."""
+    return any(
+        call.function is not loop.function or call.region.within(loop) for call in graph_sources(element)
+    ) or any(callees(call) for call in calls if drain(call) is Drain.DRAINED)
 
 
 def collects_step_outputs(stash: Stash) -> bool:
@@ -614,7 +623,12 @@ def _passed_on(function: Function) -> Iterator[Keeping]:
 
 def _keeps_something(call: Call) -> bool:
     """Whether a function of the project that ``call`` runs keeps any of its parameters."""
-    return bool(call.arguments) and any(keepings(function) for function in callees(call))
+    # What a call runs is dear to find out, and half of all calls are given nothing that could be worth keeping.
+    given = any(not isinstance(argument.value, _GRAPH_FREE) for argument in call.arguments)
+    return given and any(keepings(function) for function in callees(call))
+
+
+_GRAPH_FREE = (Constant, Formatted, Comparison, FunctionValue, ClassValue)
 
 
 def _kept_beyond(call: Call) -> bool:
