@@ -94,8 +94,8 @@ def expect_shallow(text: str) -> None:
 
 _STRING_OR_COMMENT = re.compile(
     r"""\#[^\r\n]*
-    |\"{3}(?:[^"\\]|\\.|\"(?!\"\"))*\"{3}|'{3}(?:[^'\\]|\\.|'(?!''))*'{3}
-    |"(?:[^"\\\r\n]|\\.)*"|'(?:[^'\\\r\n]|\\.)*'""",
+    |\"{3}[^"\\]*(?:(?:\\.|\"(?!\"\"))[^"\\]*)*\"{3}|'{3}[^'\\]*(?:(?:\\.|'(?!''))[^'\\]*)*'{3}
+    |"[^"\\\r\n]*(?:\\.[^"\\\r\n]*)*"|'[^'\\\r\n]*(?:\\.[^'\\\r\n]*)*'""",
     re.DOTALL | re.VERBOSE,
 )
 _STATEMENT = re.compile(r"[\r\n][ \t\f]*(?:def|class|import|return|raise|while|try|pass|del|assert)\b")

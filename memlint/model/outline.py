@@ -56,7 +56,8 @@ class Outline:
 
 def outline(data: bytes, *, is_package: bool) -> Outline:
     """The outline of a file that holds ``data``; strings of an ``__init__.py`` are tables of names, no annotations."""
-    bare = _TEXT.sub(b" " if is_package else rb"\1 ", data)
+    parts = _TEXT.split(data)
+    bare = b" ".join(parts[::2] if is_package else filter(None, parts))
     imports = b"\n".join(_IMPORT.findall(bare))
     code = _HEAD.sub(b" ", _IMPORT.sub(b" ", bare))
     calls = {(name[::-1], bool(dot)) for name, dot in set(_CALLED_BACKWARDS.findall(code[::-1]))}
