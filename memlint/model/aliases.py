@@ -285,6 +285,12 @@ def instance_class(value: Value) -> Class | None:
     return None
 
 
+@query(on_cycle=())
+def instance_loads(owner: Class, name: str) -> tuple[Attribute, ...]:
+    """Where the methods of the class read ``name`` of the instance that they run on."""
+    return tuple(load for load in owner.module.loads.get(name, ()) if instance_class(load.base) is owner)
+
+
 def mro(owner: Class) -> Iterator[Class]:
     """The class and its bases within the project, nearest first; a file is read when its class is asked for."""
     yield owner

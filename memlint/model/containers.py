@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from memlint.model.aliases import instance_class, qualified_names, sources
+from memlint.model.aliases import instance_class, instance_loads, qualified_names, sources
 from memlint.model.memo import query
+from memlint.model.scopes import Class
 from memlint.model.values import (
     Attribute,
     Binary,
@@ -121,6 +122,7 @@ def container_origins(value: Value) -> tuple[Value, ...]:
 def names_of(value: Value) -> Iterator[Value]:
     """The values by which the object ``value`` is known: its names at later points, its attribute in other methods."""
     seen: set[int] = set()
+    read: set[tuple[Class, str]] = set()
     pending: list[Value] = [value, *sources(value)]
     while pending:
         current = pending.pop()
@@ -132,20 +134,20 @@ def names_of(value: Value) -> Iterator[Value]:
             if isinstance(use, (Phi, Choice)):
                 pending.append(use)
             elif isinstance(use, Store) and use.attribute is not None and use.value is current and use.base is not None:
-                pending.extend(_loads(use.base, use.attribute))
+                pending.extend(_loads(use.base, use.attribute, read))
             elif isinstance(use, Store) and use.base is None and use.value is current:
                 pending.extend(use.function.captures.get(use.key or "", ()))
         if isinstance(current, Attribute):
-            pending.extend(_loads(current.base, current.name))
+            pending.extend(_loads(current.base, current.name, read))
 
 
-def _loads(base: Value, name: str) -> Iterator[Value]:
+def _loads(base: Value, name: str, read: set[tuple[Class, str]]) -> tuple[Value, ...]:
+    """Where ``self.name`` is read, if that is none of the attributes that have been ``read`` before."""
     owner = instance_class(base)
-    if owner is None:
-        return
-    for load in owner.module.loads.get(name, ()):
-        if instance_class(load.base) is owner:
-            yield load
+    if owner is None or (owner, name) in read:
+        return ()
+    read.add((owner, name))
+    return instance_loads(owner, name)
 
 
 def _written_out(container: Value) -> Iterator[Value]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from memlint.model.aliases import base_names, find_method, instance_class, mro, qualified_names, sources
+from memlint.model.aliases import base_names, find_method, instance_class, instance_loads, mro, qualified_names, sources
 from memlint.model.calls import callees
 from memlint.model.constructors import is_dataset_base
 from memlint.model.containers import insertions_of, names_of
@@ -357,7 +357,7 @@ def _filled(empty: Value, made: Value, owner: Class, name: str) -> Iterator[tupl
 
 def _put_in(empty: Value, owner: Class, name: str) -> Iterator[tuple[Value, Call | Store]]:
     """What is put into a container, by the names that it has where it is made, and as an attribute."""
-    loads = [load for load in owner.module.loads.get(name, ()) if instance_class(load.base) is owner]
+    loads = instance_loads(owner, name)
     held = dict.fromkeys(
         [*names_of(empty), *loads, *(use for load in loads for use in load.uses if isinstance(use, Value))]
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from memlint.findings import Confidence
-from memlint.model.aliases import instance_class, sources
+from memlint.model.aliases import instance_class, instance_loads, sources
 from memlint.model.calls import argument_parameters, passed_arguments
 from memlint.model.kinds import Kind, Role
 from memlint.model.knowledge import frameworks, torch
@@ -133,8 +133,7 @@ def _reads(value: Attribute) -> Iterator[Value]:
 def _same_reads(value: Attribute) -> Iterator[Attribute]:
     owner = instance_class(value.base)
     if owner is not None:
-        loads = owner.module.loads.get(value.name, ())
-        return (load for load in loads if instance_class(load.base) is owner)
+        return iter(instance_loads(owner, value.name))
     origins = sources(value.base)
     loads = value.function.attributes
     return (load for load in loads if load.name == value.name and sources(load.base) == origins)
