@@ -26,7 +26,9 @@ from rich.table import Table
 from scoring import (
     CENSUS_CODES,
     DISPUTED,
+    EFFICIENCY_CLASSES,
     FLOW_CLASSES,
+    PARTIAL_FIXES,
     BugScore,
     ClassScore,
     LabelScore,
@@ -114,8 +116,8 @@ def print_bugs(title: str, bugs: Sequence[Row], scores: Sequence[BugScore], resu
 
     def line(name: str, some: Sequence[BugScore], total: int) -> None:
         found = sum(bool(score.found) for score in some)
-        silent = sum(not score.still for score in some)
-        _add(table, name, total, total - len(some), found, share(found, len(some)), share(silent, len(some)))
+        silent = [score.is_silent for score in some if score.is_silent is not None]
+        _add(table, name, total, total - len(some), found, share(found, len(some)), share(sum(silent), len(silent)))
 
     by_class = Counter(bug["class"] for bug in bugs)
     for name in sorted(by_class):
@@ -128,6 +130,8 @@ def print_bugs(title: str, bugs: Sequence[Row], scores: Sequence[BugScore], resu
     for bug in bugs:
         if bug["id"] in DISPUTED:
             print(f"  not scored: {bug['id']}, since {DISPUTED[bug['id']]}")
+        if bug["id"] in PARTIAL_FIXES:
+            print(f"  silence not scored: {bug['id']}, since {PARTIAL_FIXES[bug['id']]}")
     print("\nMissed bugs")
     for score in scores:
         if not score.found:
@@ -156,6 +160,7 @@ def print_labels(files: Sequence[Row], score: LabelScore, results: Results) -> N
         if one != ClassScore():
             line(name, one)
     line("graph, gradients, evaluation", sum((score.classes[name] for name in FLOW_CLASSES), ClassScore()))
+    line("capacity and efficiency", sum((score.classes[name] for name in EFFICIENCY_CLASSES), ClassScore()))
     line("all", sum(score.classes.values(), ClassScore()))
     print_table(table)
     if score.unscored:

@@ -68,6 +68,8 @@ RULES_OF_CLASS: Mapping[str, frozenset[str]] = {
 }
 FLOW_CLASSES = ("G1", "G2", "G3", "Z1", "Z2", "E1", "E2", "X1", "X2")
 """The classes of the families graph retention, gradients and step hygiene, evaluation and inference."""
+EFFICIENCY_CLASSES = ("L1", "X2", "A1", "D1", "H1", "O1", "P1", "C1")
+"""The classes of memory that is wasted rather than leaked."""
 CENSUS_CODES = {"g1_census": RULES_OF_CLASS["G1"] | RULES_OF_CLASS["G3"], "g2_census": RULES_OF_CLASS["G2"]}
 
 ABSENCES = frozenset({"no-accumulation", "no-amp", "no-checkpointing", "ddp-buckets"})
@@ -77,6 +79,11 @@ DISPUTED: Mapping[str, str] = {
     "pinot-test-metrics": "each metric detaches what it returns, `.detach().numpy()`; the fix moves that to the caller",
 }
 """Bugs whose row is wrong as far as the code of their project tells, and why; they are not scored."""
+
+PARTIAL_FIXES: Mapping[str, str] = {
+    "dn3-predictions-on-gpu": "the fix moves lists of outputs to the host and leaves single tensors on the device",
+}
+"""Bugs whose own fix leaves a part of them, as their rows say: what is said about that part is right."""
 
 Row = dict[str, Any]
 
@@ -105,6 +112,11 @@ class BugScore:
     other: tuple[Reported, ...]
     """Findings near the bug from rules of other classes: right by accident at best."""
     still: tuple[Reported, ...]
+
+    @property
+    def is_silent(self) -> bool | None:
+        """Whether nothing is said near the fix; None if the fix leaves a part of the bug."""
+        return None if self.bug["id"] in PARTIAL_FIXES else not self.still
 
     @property
     def cross_file(self) -> bool:
