@@ -127,11 +127,7 @@ def print_bugs(title: str, bugs: Sequence[Row], scores: Sequence[BugScore], resu
     line("needs other files", [score for score in scores if score.cross_file], cross)
     line("all", scores, len(bugs))
     print_table(table)
-    for bug in bugs:
-        if bug["id"] in DISPUTED:
-            print(f"  not scored: {bug['id']}, since {DISPUTED[bug['id']]}")
-        if bug["id"] in PARTIAL_FIXES:
-            print(f"  silence not scored: {bug['id']}, since {PARTIAL_FIXES[bug['id']]}")
+    _print_unscored(bugs)
     print("\nMissed bugs")
     for score in scores:
         if not score.found:
@@ -144,6 +140,14 @@ def print_bugs(title: str, bugs: Sequence[Row], scores: Sequence[BugScore], resu
     for score in scores:
         for finding in score.still:
             _print_finding(after(score.bug), finding, results, f"{score.bug['class']}, {score.bug['id']}")
+
+
+def _print_unscored(bugs: Iterable[Row]) -> None:
+    for bug in bugs:
+        if bug["id"] in DISPUTED:
+            print(f"  not scored: {bug['id']}, since {DISPUTED[bug['id']]}")
+        if bug["id"] in PARTIAL_FIXES:
+            print(f"  silence not scored: {bug['id']}, since {PARTIAL_FIXES[bug['id']]}")
 
 
 def print_labels(files: Sequence[Row], score: LabelScore, results: Results) -> None:
