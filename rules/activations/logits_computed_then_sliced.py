@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Severity, Watch
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.language_models import LastScores, keeping_argument, last_scores
 from memlint.model.program import Program
+from memlint.model.prompt_scores import scores_dropped_by_callers
 from memlint.model.source_text import code
+from memlint.model.values import Call
 from memlint.rule import Rule
 
 
@@ -15,7 +17,9 @@ class LogitsComputedThenSliced(Rule):
     """A language model scores every position, and only the last scores are used.
 
     ## What it does
-    Finds calls of causal language models of transformers of whose `logits` only `[:, -1]` or `[:, -k:]` is used.
+    Finds calls of causal language models of transformers of whose `logits` only `[:, -1]` or `[:, -k:]` is used, and
+    functions that compute something for each token from them, of which all callers use `[:, start:]` only: what is said
+    of a completion, behind its prompt.
     Calls with `labels` compute a loss of all scores and are left alone, and so are projects that pin transformers
     before 4.45, which cannot leave positions out.
 
@@ -36,7 +40,8 @@ class LogitsComputedThenSliced(Rule):
 
     ## Fix safety
     Unsafe: models whose code comes with their weights may not take the argument. Before transformers 4.49 it is called
-    `num_logits_to_keep`; the fix uses the name that the version has which the project pins.
+    `num_logits_to_keep`; the fix uses the name that the version has which the project pins. Where callers drop positions
+    there is no fix: they have to say how many they want.
 
     ## When to ignore
     When the texts are so short, or the vocabulary is so small, that all scores take little.
@@ -87,8 +92,40 @@ def scores(tokens, log):
     log(output)
     return output.logits[:, -1]
 """,
+        """
+import torch
+def logps(model, ids):
+    logits = model(ids).logits  # MEM507: 14
+    logits = logits[:, :-1]
+    rows = []
+    for row, words in zip(logits, ids[:, 1:]):
+        rows.append(row.log_softmax(-1).gather(1, words.unsqueeze(1)).squeeze(1))
+    return torch.stack(rows)
+def loss(model, reference, ids, prompt_length):
+    new = logps(model, ids)
+    new = new[:, prompt_length - 1 :]
+    with torch.no_grad():
+        old = logps(reference, ids)
+    return (new - old[:, prompt_length - 1 :]).mean()
+""",
     )
     negative = (
+        """
+import torch
+def logps(model, ids):
+    logits = model(ids).logits[:, :-1]
+    return logits.log_softmax(-1).gather(2, ids[:, 1:].unsqueeze(2)).squeeze(2)
+def kept(model, ids, count):
+    logits = model(ids, logits_to_keep=count + 1).logits[:, :-1]
+    return logits.log_softmax(-1).max(-1).values
+def spans(model, ids):
+    return model(ids).logits
+def loss(model, ids, prompt_length):
+    whole = logps(model, ids)
+    said = whole[:, prompt_length - 1 :]
+    first = kept(model, ids, 4)[:, prompt_length:]
+    return said.mean() + whole.mean() + first.mean() + spans(model, ids)[:, prompt_length:].mean()
+""",
         """
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -119,6 +156,21 @@ def last(model: Model, x):
             found = last_scores(call)
             if found is not None:
                 yield self._finding(found)
+                continue
+            dropped = scores_dropped_by_callers(call)
+            if dropped is not None:
+                yield self._dropped(call, dropped)
+
+    def _dropped(self, call: Call, confidence: Confidence) -> Finding:
+        argument = keeping_argument(call.function.module)
+        return self.finding(
+            call.node,
+            f"`{code(call.node.func)}` scores every position, and all callers cut off the first ones; "
+            f"`{argument}` says how many to score",
+            holds="a score for each token of the prompt and each word of the vocabulary",
+            confidence=confidence,
+            claim=_claim(call),
+        )
 
     def _finding(self, found: LastScores) -> Finding:
         call = found.forward
@@ -137,5 +189,9 @@ def last(model: Model, x):
                     {"code": argument},
                 ),
             ),
-            claim=Claim(ClaimShape.SPIKE, "device", "(N - k) * V * E", held=call.node, watch=Watch.ALLOCATED),
+            claim=_claim(call),
         )
+
+
+def _claim(call: Call) -> Claim:
+    return Claim(ClaimShape.SPIKE, "device", "(N - k) * V * E", held=call.node, watch=Watch.ALLOCATED)
