@@ -16,7 +16,6 @@ from memlint.model.source_text import code
 from memlint.model.upstream import local_ancestors
 from memlint.model.values import Attribute, Call, Exit, Item, Store, Value
 
-
 _DESCRIPTIONS = frozenset({"shape", "device", "dtype"})
 
 

@@ -40,8 +40,8 @@ class LogitsComputedThenSliced(Rule):
 
     ## Fix safety
     Unsafe: models whose code comes with their weights may not take the argument. Before transformers 4.49 it is called
-    `num_logits_to_keep`; the fix uses the name that the version has which the project pins. Where callers drop positions
-    there is no fix: they have to say how many they want.
+    `num_logits_to_keep`; the fix uses the name that the version has which the project pins. Where callers drop
+    positions there is no fix: they have to say how many they want.
 
     ## When to ignore
     When the texts are so short, or the vocabulary is so small, that all scores take little.
