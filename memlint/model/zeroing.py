@@ -2,20 +2,54 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import libcst as cst
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Fix, Watch
+from memlint.model.aliases import sources
 from memlint.model.calls import callees
+from memlint.model.definitions import definitions
 from memlint.model.effects import calls_in
 from memlint.model.kinds import Role, is_known_other, role
 from memlint.model.optimization import accumulates, innermost_step, is_gradient_read
-from memlint.model.values import Attribute, Branch, Call, Region, Value
+from memlint.model.pins import is_older, supports_older
+from memlint.model.values import Attribute, Branch, Call, Part, Region, Value
+
+
+class Zeroing(NamedTuple):
+    """Which versions fill the gradients with zeros, and whether the project is held at them, or only admits them."""
+
+    package: str
+    before: str
+    held: bool
+
+
+def zeroing_version(call: Call) -> Zeroing | None:
+    """With which versions of a package that the project may run with ``zero_grad()`` fills gradients with zeros.
+
+    Torch before 2.0 does; Accelerate before 0.28 passes ``set_to_none=False`` for the optimizers that it has prepared.
+    """
+    module = call.function.module
+    packages = [("torch", "2.0")]
+    if "accelerat" in module.text and call.receiver is not None and _is_prepared(call.receiver):
+        packages.append(("accelerate", "0.28"))
+    held = [Zeroing(name, version, True) for name, version in packages if is_older(module, name, version)]
+    admitted = (Zeroing(name, version, False) for name, version in packages if supports_older(module, name, version))
+    return held[0] if held else next(admitted, None)
+
+
+def _is_prepared(optimizer: Value) -> bool:
+    """Whether Accelerate returns the optimizer, from ``prepare``."""
+    found = [source.base if isinstance(source, Part) else source for source in definitions(optimizer)]
+    made = [source for value in found for source in sources(value)]
+    return any(isinstance(source, Call) and bool(role(source, Role.PREPARED)) for source in made)
 
 
 def bare_zero_grad(call: Call) -> Confidence | None:
     """How sure it is that ``zero_grad()`` is torch's own, and leaves open whether gradients are freed; None if not.
 
-    Before torch 2.0 it filled them with zeros. Tests are left out.
+    Tests are left out.
     """
     receiver = call.receiver
     if receiver is None or call.arguments or callees(call) or call.function.module.is_test:

@@ -11,11 +11,17 @@ from memlint.model.aliases import base_names
 from memlint.model.gradmode import is_hf_trainer, is_lightning_module
 from memlint.model.optimization import Cleared, Update, gradient_reads, repetitions, updates
 from memlint.model.phases import evaluation_with_gradients
-from memlint.model.pins import is_older, supports_older
 from memlint.model.program import Program
 from memlint.model.source_text import code
 from memlint.model.values import Call
-from memlint.model.zeroing import bare_zero_grad, free_always, is_read_before_backward, zeroing_claim
+from memlint.model.zeroing import (
+    Zeroing,
+    bare_zero_grad,
+    free_always,
+    is_read_before_backward,
+    zeroing_claim,
+    zeroing_version,
+)
 from memlint.rule import Rule
 
 
@@ -28,7 +34,8 @@ class GradientsAliveThroughEval(Rule):
     `model.generate()`, in the loop, after it, in a caller, or in another method of the class that trains.
 
     In projects whose metadata admit a torch from before 2.0 (`torch>=1.7`), it also finds `zero_grad()` without
-    `set_to_none=True`: these versions fill the gradients with zeros, which live through every evaluation.
+    `set_to_none=True`: these versions fill the gradients with zeros, which live through every evaluation. So does
+    Accelerate before 0.28 with the optimizers that it has prepared.
 
     The rule is off unless it is selected: it matters where evaluation is what runs out of memory.
 
@@ -219,18 +226,17 @@ def main(model: torch.nn.Module, train, validation, criterion, optimizer):
                 evaluation = _evaluation(update)
                 if evaluation is not None:
                     yield self._finding(update, evaluation)
-        module = program.module
-        calls = list(program.calls("zero_grad"))
-        if calls and supports_older(module, "torch", "2.0") and not is_older(module, "torch", "2.0"):
-            for call in calls:
-                confidence = bare_zero_grad(call)
-                if confidence is not None and not is_read_before_backward(call):
-                    yield self._zeroed(call, confidence)
+        for call in program.calls("zero_grad"):
+            version = zeroing_version(call)
+            confidence = bare_zero_grad(call) if version is not None and not version.held else None
+            if version is not None and confidence is not None and not is_read_before_backward(call):
+                yield self._zeroed(call, version, confidence)
 
-    def _zeroed(self, call: Call, confidence: Confidence) -> Finding:
+    def _zeroed(self, call: Call, version: Zeroing, confidence: Confidence) -> Finding:
         return self.finding(
             call.node,
-            "with a torch before 2.0, which the project admits, the gradients are filled with zeros and stay allocated",
+            f"with {version.package} before {version.before}, which the project admits, the gradients are filled with "
+            "zeros and stay allocated",
             holds="the buffers of all gradients, as many bytes as the trained parameters, through every evaluation",
             confidence=confidence,
             fixes=(free_always(call),),

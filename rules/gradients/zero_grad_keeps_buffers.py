@@ -17,10 +17,9 @@ from memlint.model.optimization import (
     stepped_in,
     updates,
 )
-from memlint.model.pins import is_older
 from memlint.model.program import Program
 from memlint.model.values import Argument, Branch, Call, Constant, Element
-from memlint.model.zeroing import bare_zero_grad, free_always, is_read_before_backward, zeroing_claim
+from memlint.model.zeroing import bare_zero_grad, free_always, is_read_before_backward, zeroing_claim, zeroing_version
 from memlint.rule import Rule
 
 
@@ -30,8 +29,9 @@ class ZeroGradKeepsBuffers(Rule):
     ## What it does
     Finds `zero_grad(set_to_none=False)` (also positional, `zero_grad(False)`) and parameters whose `.grad.zero_()` is
     called in a training loop. In a project whose metadata hold it at a torch from before 2.0 (`torch>=1.7,<2`,
-    `torch==1.13.1`), it finds `zero_grad()` as well, which did the same then. (MEM204 does in projects that admit newer
-    versions, too.)
+    `torch==1.13.1`), it finds `zero_grad()` as well, which did the same then, and for optimizers that Accelerate has
+    prepared where the project holds it at a version from before 0.28, which asks for zeros itself. (MEM204 does so in
+    projects that admit newer versions, too.)
 
     ## Why is this bad?
     The buffers stay allocated through the next forward pass, when the activations need the memory: the peak is higher
@@ -218,12 +218,12 @@ def run(accumulator: Accumulator):
         return self._finding(call, known or Confidence.LIKELY, fix)
 
     def _kept_by_default(self, call: Call) -> Iterator[Finding]:
-        """``zero_grad()`` in a project that is held at a torch from before 2.0."""
-        confidence = bare_zero_grad(call) if is_older(call.function.module, "torch", "2.0") else None
-        if confidence is not None and not is_read_before_backward(call):
-            yield self._finding(
-                call, confidence, free_always(call), when="with torch before 2.0, as the project asks for, "
-            )
+        """``zero_grad()`` in a project that is held at old versions of torch or Accelerate."""
+        version = zeroing_version(call)
+        confidence = bare_zero_grad(call) if version is not None and version.held else None
+        if version is not None and confidence is not None and not is_read_before_backward(call):
+            when = f"with {version.package} before {version.before}, as the project asks for, "
+            yield self._finding(call, confidence, free_always(call), when=when)
 
     def _finding(self, call: Call, confidence: Confidence, *fixes: Fix, when: str = "") -> Finding:
         return self.finding(
