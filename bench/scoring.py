@@ -76,7 +76,7 @@ ABSENCES = frozenset({"no-accumulation", "no-amp", "no-checkpointing", "ddp-buck
 """Classes of what is not there: no line is the wrong one, so any line of the function may be named."""
 
 DISPUTED: Mapping[str, str] = {
-    "nnunet-zero-grad": "the project asks for torch>=2.0.0, whose zero_grad() frees the gradients; the row is of older ones",
+    "nnunet-zero-grad": "the project asks for torch>=2.0.0, whose zero_grad() frees the gradients",
     "pinot-test-metrics": "each metric detaches what it returns, `.detach().numpy()`; the fix moves that to the caller",
 }
 """Bugs whose row is wrong as far as the code of their project tells, and why; they are not scored."""
