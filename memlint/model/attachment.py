@@ -80,8 +80,11 @@ def attachment(value: Value) -> Attachment:
 
 @query(on_cycle=True)
 def is_leaf(value: Value) -> bool:
-    """Whether ``value`` holds nothing attached but parameters: leaves of the graph, which keep no activations alive."""
-    return attachment(value) <= Attachment.UNKNOWN or not any(map(records, walk_ancestors(value)))
+    """Whether ``value`` holds nothing attached but parameters: leaves of the graph, which keep no activations alive.
+
+    Copies of them, views and sums are computed by operations that save nothing.
+    """
+    return attachment(value) <= Attachment.UNKNOWN or not any(map(_may_save, walk_ancestors(value)))
 
 
 def records(value: Value) -> bool:
@@ -93,6 +96,22 @@ def records(value: Value) -> bool:
     if not isinstance(value, Call):
         return isinstance(value, Unary)
     return not hands_on(value) and not callees(value)
+
+
+def _may_save(value: Value) -> bool:
+    """Whether autograd records the operation that computes ``value``, and may save tensors for its backward."""
+    if isinstance(value, Unary) or (isinstance(value, Binary) and value.operator in {"+", "-"}):
+        return False
+    return records(value) and not (isinstance(value, Call) and value.method in _SAVING_NOTHING)
+
+
+_SAVING_NOTHING = frozenset(
+    """
+    cpu cuda to pin_memory float half double bfloat16 clone contiguous
+    view reshape flatten unflatten squeeze unsqueeze transpose permute expand
+    """.split()
+)
+"""Methods that copy a tensor or give it another shape, for whose backward no tensor is saved."""
 
 
 def hands_on(call: Call) -> bool:
@@ -317,6 +336,8 @@ def _returned_component(source: Value, value: Item | Part | Element, bare: Funct
     index = component_index(value)
     if not functions or index is None or grad_mode(source.region) is GradMode.DISABLED:
         return None
+    if role(source.callee, Role.MODULE) and is_frozen(source.callee):
+        return None  # It adds nothing to what its arguments carry.
     return max(_returned(source, function, index, bare) for function in functions)
 
 

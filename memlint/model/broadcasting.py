@@ -18,6 +18,7 @@ from memlint.model.pins import is_older
 from memlint.model.program import Program
 from memlint.model.settings import option, values
 from memlint.model.source_text import code, text
+from memlint.model.upstream import local_ancestors
 from memlint.model.values import Attribute, Binary, Call, Display, Exit, Item, Store, Unary, Value
 
 # ------------------------------------------------------------------------- differences of all pairs
@@ -76,15 +77,24 @@ def _pairwise(call: Call) -> Pairwise | None:
         first.tensor if plain else None,
         second.tensor if plain else None,
         exponent,
-        Confidence.LIKELY if tensor and _is_recorded(difference) else Confidence.POSSIBLE,
+        Confidence.LIKELY if tensor and _is_recorded(difference, call) else Confidence.POSSIBLE,
     )
 
 
-def _is_recorded(difference: Value) -> bool:
+def _is_recorded(difference: Binary, distance: Call) -> bool:
     """Whether the differences may be saved for a backward, and are no matter of tests."""
     if difference.function.module.is_test or grad_mode(difference.region) is GradMode.DISABLED:
         return False
+    if attachment(difference) is Attachment.UNKNOWN:
+        # Who detaches one side, or takes nothing but bins or ranks, computes no gradient of the other.
+        read = list(readers(distance))
+        binned = bool(read) and all(isinstance(use, Call) and attachment(use) is Attachment.DETACHED for use in read)
+        return not binned and not any(map(_is_detached_by_hand, difference.operands()))
     return attachment(difference) is not Attachment.DETACHED
+
+
+def _is_detached_by_hand(operand: Value) -> bool:
+    return any(isinstance(each, Call) and each.method == "detach" for each in local_ancestors(operand))
 
 
 def _operand(call: Call) -> Value | None:

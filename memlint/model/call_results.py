@@ -21,7 +21,7 @@ def result_kinds(call: Call) -> Iterator[Kind]:
     if call.receiver is not None:
         yield from _method_kinds(call, call.receiver)
     elif wrapped is not None:
-        yield from kinds(wrapped)
+        yield from _wrapped_kinds(call, wrapped)
     else:
         yield from _function_kinds(call)
 
@@ -81,9 +81,21 @@ def _output_kinds(call: Call) -> Iterator[Kind]:
 def _wrapped_argument(call: Call) -> Value | None:
     if isinstance(call.callee, External) and call.callee.qualified_name in torch.MODULE_WRAPPERS and call.arguments:
         argument = call.argument("module", 0) or call.argument("model", 0)
-        if argument is not None and any(kind.role is not Role.CLASS for kind in kinds(argument)):
+        if argument is not None and any(kind.role is not Role.CLASS for kind in _wrapped_kinds(call, argument)):
             return argument
     return None
+
+
+def _wrapped_kinds(call: Call, wrapped: Value) -> Iterator[Kind]:
+    """The kinds of what ``call`` wraps; in ``self.net = DataParallel(self.net.cuda())`` of what it was before."""
+    inner = wrapped
+    while isinstance(inner, Call) and inner.method in torch.SELF_RETURNING and inner.receiver is not None:
+        inner = inner.receiver
+    known_as = sources(inner)
+    if call in known_as:
+        yield from (kind for source in known_as if source is not call for kind in kinds(source))
+    else:
+        yield from kinds(wrapped)
 
 
 def _returned_kinds(functions: Iterable[Function]) -> Iterator[Kind]:

@@ -393,5 +393,9 @@ def _is_wasted_inside(call: Call) -> bool:
     )
 
 
-def _is_read(call: Call) -> bool:
-    return any(not (isinstance(use, Store) and use.base is None) for use in call.uses)
+def _is_read(output: Value) -> bool:
+    """Whether anything is done with an output but to name it, and to take a field of it: ``model(x).sample``."""
+    return any(
+        _is_read(use) if isinstance(use, (Attribute, Item)) else not (isinstance(use, Store) and use.base is None)
+        for use in output.uses
+    )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.model.aliases import find_method, mro, sources
-from memlint.model.calls import argument_parameters, bound_arguments_of_constructor, passed_arguments
+from memlint.model.aliases import find_method, instance_class, mro, sources
+from memlint.model.calls import argument_parameters, bound_arguments_of_constructor, callees, passed_arguments
 from memlint.model.containers import names_of
 from memlint.model.instances import may_hold_parameters, registers_parameters
 from memlint.model.knowledge import torch
 from memlint.model.memo import query
-from memlint.model.values import Attribute, Call, ClassValue, Constant, Element, Parameter, Store, Value
+from memlint.model.scopes import Class
+from memlint.model.values import Attribute, Call, ClassValue, Constant, Element, Parameter, Phi, Store, Value
 
 
 def turns_off_grad(call: Call) -> bool:
@@ -26,7 +27,17 @@ def is_frozen(module: Value) -> bool:
     found += [_switches(call) for call in _chained(module)]
     if False in found:
         return False
-    return True in found or _wraps_frozen(module)
+    return True in found or _wraps_frozen(module) or _is_given_frozen(module)
+
+
+def _is_given_frozen(module: Value) -> bool:
+    """Whether all that calls in the project pass for a module is frozen."""
+    given = [
+        passed
+        for source in sources(module)
+        for passed in ((passed_arguments(source) or (source,)) if isinstance(source, Parameter) else (source,))
+    ]
+    return bool(given) and module not in given and all(is_frozen(each) for each in given)
 
 
 def _wraps_frozen(module: Value) -> bool:
@@ -44,13 +55,29 @@ def _is_made_of_frozen(call: Call) -> bool:
     held = [
         source
         for cls in mro(classes[0])
-        for stores in cls.instance_stores.values()
+        for name, stores in cls.instance_stores.items()
         for store in stores
-        if may_hold_parameters(store.value)
+        if may_hold_parameters(store.value) and not _is_setting(cls, name, store.value)
         for source in sources(store.value)
     ]
     passed = [given.get(source.name) if isinstance(source, Parameter) else None for source in held]
     return bool(held) and all(each is not None and is_frozen(each) for each in passed)
+
+
+def _is_setting(cls: Class, name: str, value: Value) -> bool:
+    """Whether the class only reads fields of what it was given as ``name``: ``self.args.format``."""
+    loads = [load for load in cls.module.loads.get(name, ()) if instance_class(load.base) is not None]
+    return (
+        all(isinstance(source, Parameter) for source in sources(value))
+        and bool(loads)
+        and all(isinstance(use, Attribute) for load in loads for use in load.uses)
+        and not any(isinstance(user, Call) for load in loads for use in load.uses for user in _users(use))
+    )
+
+
+def _users(attribute: object) -> Iterator[object]:
+    if isinstance(attribute, Attribute):
+        yield from (user for user in attribute.uses if isinstance(user, Call) and user.callee is attribute)
 
 
 def _module_names(module: Value) -> Iterator[Value]:
@@ -70,12 +97,24 @@ def _chained(module: Value) -> Iterator[Call]:
     seen: set[int] = set()
     while pending:
         source = pending.pop()
-        if not isinstance(source, Call) or id(source) in seen or source.method not in torch.SELF_RETURNING:
+        if not isinstance(source, Call) or id(source) in seen:
+            continue
+        if source.method not in torch.SELF_RETURNING and not _takes_its_place(source):
             continue
         seen.add(id(source))
         yield source
         if source.receiver is not None:
             pending.extend(sources(source.receiver))
+
+
+def _takes_its_place(call: Call) -> bool:
+    """Whether a method of a module out of sight returns what bears its name from then on: ``model = model.fuse()``."""
+    if call.receiver is None or callees(call):
+        return False
+    names = {store.key for store in call.uses if isinstance(store, Store) and store.value is call and not store.base}
+    before = call.receiver
+    known_as = {before.key} if isinstance(before, Phi) else {use.key for use in before.uses if isinstance(use, Store)}
+    return not names.isdisjoint(known_as - {None})
 
 
 @query(on_cycle=None)

@@ -8,15 +8,16 @@ import libcst as cst
 
 from memlint.findings import Confidence
 from memlint.model.aliases import qualified_names, sources
-from memlint.model.calls import argument_parameters, callees
-from memlint.model.containers import names_of
+from memlint.model.calls import argument_parameters, callees, passed_arguments
+from memlint.model.containers import container_origins, insertions_of, names_of
 from memlint.model.destinations import destinations
 from memlint.model.devices import moves_to_accelerator
 from memlint.model.effects import Effect, calls_in, region_effects
 from memlint.model.kinds import Role, is_known_other, role
+from memlint.model.knowledge import frameworks
 from memlint.model.memo import query
 from memlint.model.scopes import Function
-from memlint.model.values import Attribute, Call, Constant, Display, External, Item, Loop, Value
+from memlint.model.values import Attribute, Call, Constant, Display, External, Item, Loop, Parameter, Value
 
 _WRAPPERS = frozenset({"enumerate", "zip", "tqdm", "trange", "track", "iter", "reversed", "sorted", "list", "islice"})
 """Functions that hand on the elements of what they are given, whichever library has them."""
@@ -146,13 +147,50 @@ def _call_over_data(call: Call) -> list[Confidence]:
 
 
 def _is_length(value: Value) -> bool:
-    """Whether ``value`` is the length of a collection that is no module."""
+    """Whether ``value`` is the length of a collection that has no element for each module, and is no output of one."""
     return any(
         isinstance(source, Call)
         and "builtins.len" in qualified_names(source.callee)
-        and not any(role(given, Role.MODULE, Role.PARAMETERS) for given in source.positional())
+        and not any(
+            role(given, Role.MODULE, Role.PARAMETERS, Role.OUTPUT) or _is_kept_for_parts(given)
+            for given in source.positional()
+        )
         for source in sources(value)
     )
+
+
+def _is_kept_for_parts(collection: Value) -> bool:
+    """Whether a collection has an element for each part of the program: for each layer, for each of some encoders."""
+    return _is_filled_for_parts(collection) or any(
+        isinstance(source, Attribute)
+        and source.name in frameworks.LAYER_FIELDS
+        and all(isinstance(made, Call) for made in sources(source.base))
+        for source in sources(collection)
+    )
+
+
+@query(on_cycle=False)
+def _is_filled_for_parts(collection: Value) -> bool:
+    """Whether a list gets its elements in loops over parts of the program: the embeddings by each of two encoders."""
+    origins = container_origins(collection)
+    fillings = [
+        insertion.event.region
+        for name in names_of(collection)
+        for use in name.uses
+        if isinstance(use, Attribute)
+        for user in use.uses
+        if isinstance(user, Call) and user.callee is use
+        for insertion in insertions_of(user)
+    ]
+    return bool(fillings) and all(
+        any(map(iterates_over_parts, region.loops()))
+        and all(iterates_over_parts(loop) or _lies_within(origins, loop) for loop in region.loops())
+        for region in fillings
+    )
+
+
+def _lies_within(origins: tuple[Value, ...], loop: Loop) -> bool:
+    return bool(origins) and all(origin.region.within(loop) for origin in origins)
 
 
 def iterates_over_parts(loop: Loop) -> bool:
@@ -183,10 +221,13 @@ def _is_constant_range(call: Call) -> bool:
     return "builtins.range" in names and all(isinstance(bound, (Constant, External)) for bound in bounds)
 
 
+@query(on_cycle=False)
 def _is_made_of_parts(iterable: Value) -> bool:
     if role(iterable, Role.MODULE, Role.PARAMETERS):
         return True
     for source in sources(iterable):
+        if isinstance(source, Parameter) and any(map(_holds_modules, passed_arguments(source) or ())):
+            return True
         if isinstance(source, Display) and source.elements:
             return True
         if isinstance(source, Attribute) and source.name == "_fields":
@@ -194,6 +235,14 @@ def _is_made_of_parts(iterable: Value) -> bool:
         if isinstance(source, Call) and source.name in _PAIRING and any(map(_is_made_of_parts, source.positional())):
             return True
     return False
+
+
+def _holds_modules(given: Value) -> bool:
+    """Whether a list is written out and holds modules: ``Pipeline([first_encoder, second_encoder])``."""
+    return any(
+        isinstance(source, Display) and any(role(element, Role.MODULE) for element in source.elements)
+        for source in sources(given)
+    )
 
 
 _FEW = 200

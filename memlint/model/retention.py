@@ -537,11 +537,23 @@ def gathered(function: Function) -> Iterator[Stash]:
 
 
 def is_built_for_callers(stash: Stash) -> bool:
-    """Whether a comprehension is returned, and no backward frees what its iterations compute."""
-    event = stash.insertion.event
-    if not isinstance(event, Comprehension) or drain(event.element) is Drain.DRAINED:
+    """Whether a container is a result, and no backward frees what its iterations compute.
+
+    That is a comprehension that is returned, and what the ``forward`` of a module returns: the parts of its output.
+    """
+    event, container = stash.insertion.event, stash.insertion.container
+    if isinstance(event, Comprehension):
+        container = event
+    elif not _is_forward_of_module(event.region.function) or _belongs_outside(container):
         return False
-    return any(isinstance(use, Exit) for name in names_of(event) for use in name.uses)
+    if drain(stash.insertion.value) is Drain.DRAINED:
+        return False
+    return any(isinstance(use, Exit) for name in names_of(container) for use in name.uses)
+
+
+def _is_forward_of_module(function: Function) -> bool:
+    owner = function.owner
+    return owner is not None and function.name == "forward" and instance_kind(owner).role is Role.MODULE
 
 
 def _calls_within(element: Value, loop: Loop) -> list[Call]:
@@ -678,7 +690,12 @@ def _is_made_within(value: Value, loop: Loop) -> bool:
         return True
     if calls:
         return any(call.region.within(loop) for call in calls)
-    return any(not isinstance(a, Phi) and not _is_taken_out(a) for a in inside)
+    return any(not isinstance(a, Phi) and not _is_taken_out(a) and not _is_part_from_before(a, loop) for a in inside)
+
+
+def _is_part_from_before(value: Value, loop: Loop) -> bool:
+    """Whether ``value`` is a part of a tensor that was there before ``loop``: ``weight[offset : offset + size]``."""
+    return isinstance(value, Item) and not any(source.region.within(loop) for source in sources(value.base))
 
 
 def _comes_from_callers(value: Value, loop: Loop) -> bool:

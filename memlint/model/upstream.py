@@ -122,6 +122,8 @@ def _call_operands(call: Call) -> tuple[Value, ...]:
         return ()  # A parameter is a leaf, whatever its values are taken from.
     if any(name in torch.DETACHING_FUNCTIONS or name.startswith(torch.DETACHING_ROOTS) for name in names):
         return ()
+    if names & torch.GRADIENT_FUNCTIONS and not call.is_open and _is_unset(call.argument("create_graph")):
+        return ()  # Gradients have no graph of their own unless one is asked for.
     detaches = call.method in torch.DETACHING_METHODS or call.method in torch.IN_PLACE_DETACH
     if detaches and call.receiver is not None and class_of(call.receiver) is None:
         return ()
@@ -132,6 +134,10 @@ def _call_operands(call: Call) -> tuple[Value, ...]:
         if passing is not None:
             return passing
     return (*receiver, *(argument.value for argument in call.arguments))
+
+
+def _is_unset(flag: Value | None) -> bool:
+    return flag is None or (isinstance(flag, Constant) and not flag.constant)
 
 
 def _passing_arguments(

@@ -285,6 +285,25 @@ def score(model, metric, data):
 """,
         """
 import torch
+from torch import nn
+
+class Embedder:
+    def __init__(self, encoder: nn.Module, device):
+        self.encoder = encoder.to(device)
+        self.device = torch.device("cuda")
+
+    @torch.no_grad()
+    def embed(self, ids):
+        outputs = self.encoder(ids.to(self.device), output_hidden_states=True)
+        layers = outputs.hidden_states
+        normalized = []
+        for index in range(1, len(layers)):
+            state = layers[index] - layers[index].mean(dim=-1, keepdim=True)
+            normalized.append(state)
+        return torch.cat(normalized, dim=-1).cpu()
+""",
+        """
+import torch
 
 class Pipeline:
     def __init__(self, encoder: torch.nn.Module):

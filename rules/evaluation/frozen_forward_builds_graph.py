@@ -219,6 +219,25 @@ def train(generator, discriminator: torch.nn.Module, loader, optimizer):
     negative = (
         """
 import torch
+from torch import nn
+
+class Guide:
+    def __init__(self, net: nn.Module, store):
+        self.net = net
+        self.store = store
+
+    def refine(self, latents, target, size):
+        loss = self.store.loss()
+        while loss > target:
+            latents = latents.clone().detach().requires_grad_(True)
+            self.net(latents).sample
+            self.net.zero_grad()
+            loss = self.store.loss()
+            latents = latents - size * torch.autograd.grad(loss, [latents])[0]
+        return latents
+""",
+        """
+import torch
 import torch.nn.functional as F
 from torch import nn
 def build(path):

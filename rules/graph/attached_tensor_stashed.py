@@ -245,6 +245,51 @@ def collect(model: nn.Module, loader):
 import torch
 from torch import nn
 
+def shard(weight, sizes, rank):
+    parts, offset = [], 0
+    for size in sizes:
+        parts.append(weight[offset + rank * size : offset + (rank + 1) * size])
+        offset += size
+    return torch.cat(parts).contiguous()
+
+def shard_all(model: nn.Module, sizes, rank):
+    for parameter in model.parameters():
+        print(shard(parameter * 2, sizes, rank).sum().item())
+
+def refine(model: nn.Module, latents, steps, size):
+    for _ in range(steps):
+        latents = latents.clone().detach().requires_grad_(True)
+        updated = []
+        for latent in latents:
+            latent = latent.unsqueeze(0)
+            loss = model(latent).square().mean()
+            gradient = torch.autograd.grad(loss, [latent], retain_graph=True)[0]
+            updated.append(latent - size * gradient)
+        latents = torch.cat(updated)
+    return latents.argmax(-1).tolist()
+
+class Projections(nn.Module):
+    def __init__(self, names):
+        super().__init__()
+        self.names = names
+        self.layers = nn.ModuleDict({name: nn.Linear(4, 4) for name in names})
+
+    def forward(self, x):
+        out = {}
+        for name in self.names:
+            out[name] = self.layers[name](x[:, :4])
+        return out
+
+def show(x, names):
+    projections = Projections(names)
+    with torch.no_grad():
+        for name, projected in projections(x).items():
+            print(name, projected.argmax(-1).tolist())
+""",
+        """
+import torch
+from torch import nn
+
 class Predictor:
     def __init__(self, model: nn.Module):
         self.model = model

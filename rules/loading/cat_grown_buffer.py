@@ -85,6 +85,25 @@ def collect(model, dataset):
     negative = (
         """
 import torch
+from torch import nn
+class Pipeline:
+    def __init__(self, encoders):
+        self.encoders = encoders
+    @torch.no_grad()
+    def embed(self, tokens, count):
+        kept = []
+        for ids, encoder in zip(tokens, self.encoders):
+            kept.append(encoder(ids))
+        embeddings = kept[0]
+        for i in range(1, len(kept)):
+            embeddings = torch.cat([embeddings, kept[i]], dim=2)
+        return embeddings
+def main(tokens):
+    first, second = nn.Embedding(10, 4), nn.Embedding(10, 4)
+    return Pipeline([first, second]).embed(tokens, 2)
+""",
+        """
+import torch
 @torch.no_grad()
 def extract(encoder: torch.nn.Module, loader: torch.utils.data.DataLoader):
     parts = []

@@ -266,3 +266,6 @@ RANK_ATTRIBUTES = frozenset(
 
 RANK_FUNCTIONS = frozenset({"get_rank", "get_local_rank", "get_node_local_rank", "get_ordinal"})
 """Functions of ``torch.distributed``, Horovod's and torch_xla's kin that tell the processes apart."""
+
+LAYER_FIELDS = frozenset({"hidden_states", "attentions", "cross_attentions", "past_key_values"})
+"""Fields of what models of transformers return that hold an element for each layer."""
