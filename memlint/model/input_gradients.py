@@ -10,7 +10,7 @@ import libcst as cst
 from memlint.findings import Confidence
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.calls import callees
-from memlint.model.effects import Effect, backward_of, region_effects
+from memlint.model.effects import Effect, backward_of, function_effects, region_effects
 from memlint.model.forwards import called_module
 from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.kinds import Role, kinds, role
@@ -68,13 +68,17 @@ def _is_true(value: Value) -> bool:
 
 
 def training_loop(requirement: Requirement) -> Loop | None:
-    """The loop that trains on the batches of which the input is a part; None if it is something else."""
+    """The loop that trains on the batches of which the input is a part; None if it is something else.
+
+    A loop whose function steps no optimizer does not train: it measures what a backward takes.
+    """
     for element in _origins(requirement.input):
         if role(element.iterable, Role.PARAMETERS, Role.MODULE) or grad_mode(requirement.region) is GradMode.DISABLED:
             return None
         for loop in requirement.region.loops():
             if loop.element is not None and _is_element_of(element, loop):
-                return loop if region_effects(loop) & Effect.BACKWARD else None
+                trains = region_effects(loop) & Effect.BACKWARD and function_effects(loop.function) & Effect.STEP
+                return loop if trains else None
     return None
 
 

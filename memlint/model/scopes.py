@@ -268,11 +268,15 @@ class Module:
 
     @property
     def is_test(self) -> bool:
-        """Whether a test runner finds the file by its name, and tests in it by theirs."""
+        """Whether a test runner finds the file, by its name or in a folder of tests, and tests in it by theirs."""
         name = self.path.stem
-        if not (name.startswith("test_") or name.endswith("_test") or name == "conftest"):
+        if name.startswith("test_") or name.endswith("_test") or name == "conftest":
+            return any(function.name.startswith("test_") or function.owner is not None for function in self.functions)
+        if self.project.root not in self.path.parents:
             return False
-        return any(function.name.startswith("test_") or function.owner is not None for function in self.functions)
+        folders = self.path.relative_to(self.project.root).parts[:-1]
+        in_folder = not {"test", "tests", "unittest", "unittests"}.isdisjoint(folders)
+        return in_folder and any(function.name.startswith("test_") for function in self.functions)
 
     @cached_property
     def functions(self) -> tuple[Function, ...]:

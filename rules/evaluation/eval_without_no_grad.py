@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from memlint.findings import Claim, ClaimShape, Confidence, Finding, Related, Severity
 from memlint.model.aliases import instance_class, qualified_names, sources
 from memlint.model.attachment import certainty
+from memlint.model.calls import passed_arguments
 from memlint.model.contexts import is_meant_without_gradients
 from memlint.model.effects import Effect, function_effects, region_effects
 from memlint.model.forwards import (
@@ -24,7 +25,7 @@ from memlint.model.partial_runs import PartialRun, run_without_gradients
 from memlint.model.program import Program
 from memlint.model.scopes import Function
 from memlint.model.source_text import code
-from memlint.model.values import Call, Item, Loop, Part, Region, Store, Value
+from memlint.model.values import Call, Item, Loop, Parameter, Part, Region, Store, Value
 from memlint.rule import Rule
 
 
@@ -418,6 +419,22 @@ trainer, evaluator = Engine(train_step), Engine(process_function=validation_step
 """,
     )
     negative = (
+        """
+import torch
+from torch import nn
+class Detector(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.body = nn.Conv2d(3, 8, 3, stride=2)
+        def run(x):
+            return self.forward(x)
+        self.body.eval()
+        self.strides = [size / x.shape[-1] for x in run(torch.zeros(1, 3, size, size))]
+    def forward(self, x):
+        return [self.body(x)]
+def build(sizes):
+    return [Detector(size) for size in sizes]
+""",
         """
 import torch
 from torch import nn
@@ -879,18 +896,28 @@ def _confidence(call: Call) -> Confidence | None:
         hinted = _is_meant_to_evaluate(call, evaluates) and not call.function.module.is_test
         return Confidence.LIKELY if hinted and certainty(call) is not Confidence.POSSIBLE else confidence
     repeated = is_repeated(call)
+    constructs = any(each.name == "__init__" for each in (call.function, *call.function.enclosing()))
+    if constructs and _is_made_up(call):
+        return Confidence.POSSIBLE  # A model tries itself out, to learn its strides or the size of its features.
     if repeated:
         return confidence
     # What runs once, outside of any evaluation, holds little.
-    meant = (evaluates or repeated is None) and not _is_tried_out(call)
+    meant = (evaluates or repeated is None) and not (call.function.parent is None and _is_made_up(call))
     return Confidence.LIKELY if meant else Confidence.POSSIBLE
 
 
-def _is_tried_out(call: Call) -> bool:
-    """Whether a file tries out its model once, on made-up numbers: ``print(model(torch.rand(1, 3)).size())``."""
-    given = [source for value in call.positional() for source in sources(value)]
+def _is_made_up(call: Call) -> bool:
+    """Whether a model is tried out on made-up numbers: ``print(model(torch.rand(1, 3)).size())``."""
+    given = [made for value in call.positional() for made in _made(value)]
     made_up = all(isinstance(each, Call) and qualified_names(each.callee) & torch.FILLED_TENSORS for each in given)
-    return call.function.parent is None and bool(given) and made_up
+    return bool(given) and made_up
+
+
+def _made(given: Value) -> Iterator[Value]:
+    """Where what a call is given comes from, through the parameters of a function within this one."""
+    for source in sources(given):
+        passed = passed_arguments(source) if isinstance(source, Parameter) else None
+        yield from (each for value in passed for each in sources(value)) if passed else (source,)
 
 
 def _is_meant_to_evaluate(call: Call, evaluates: bool) -> bool:

@@ -131,6 +131,16 @@ def classify(model, loader, optimizer, criterion):
     )
     negative = (
         """
+import time
+def profile(operations, inputs):
+    for x in inputs:
+        x.requires_grad = True
+        for operation in operations:
+            start = time.time()
+            operation(x).sum().backward()
+            print(time.time() - start)
+""",
+        """
 import torch
 from torch import nn
 def saliency(loader):
