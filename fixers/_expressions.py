@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 import libcst
-import libcst.matchers as m
 
 _PRIMARIES = (
     libcst.Name,
@@ -37,10 +37,17 @@ def parsed(code: str) -> libcst.BaseExpression:
         raise ValueError(f"{code!r} is not an expression") from error
 
 
+def walk(node: libcst.CSTNode) -> Iterator[libcst.CSTNode]:
+    """``node`` and all nodes in it. libcst has a search of its own, the import of which takes longer than a check."""
+    yield node
+    for child in node.children:
+        yield from walk(child)
+
+
 def dotted_names(node: libcst.CSTNode) -> set[str]:
     """The longest dotted names in ``node``: ``self.outputs.clear`` in ``self.outputs.clear()``."""
-    found = m.findall(node, m.Name() | m.Attribute())
-    inner = {attribute.value for attribute in found if isinstance(attribute, libcst.Attribute)}
+    found = [each for each in walk(node) if isinstance(each, (libcst.Name, libcst.Attribute))]
+    inner: set[libcst.CSTNode] = {attribute.value for attribute in found if isinstance(attribute, libcst.Attribute)}
     inner |= {attribute.attr for attribute in found if isinstance(attribute, libcst.Attribute)}
     names = (_dotted(each) for each in found if each not in inner)
     return {name for name in names if name}

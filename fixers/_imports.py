@@ -10,17 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import libcst
-import libcst.matchers as m
 
 from memlint.diagnostics import Edit
 from memlint.findings import CannotFix, Fix
 from memlint.fixers import _statements
 from memlint.fixers._asked import option
 from memlint.source import Source, Statement
-
-_TYPE_CHECKING = m.Name("TYPE_CHECKING") | m.Attribute(attr=m.Name("TYPE_CHECKING"))
-_DOCSTRING = m.Expr(m.SimpleString() | m.ConcatenatedString())
-_HEAD = m.SimpleStatementLine(body=[m.Import() | m.ImportFrom() | _DOCSTRING, m.ZeroOrMore()])
 
 
 def import_edits(fix: Fix, source: Source, node: libcst.CSTNode) -> list[Edit]:
@@ -56,13 +51,22 @@ def _meanings(body: Sequence[libcst.CSTNode], name: str) -> Iterator[str]:
             case libcst.FunctionDef(name=libcst.Name(value=bound)) | libcst.ClassDef(name=libcst.Name(value=bound)):
                 yield from [""] if bound == name else []
             case libcst.Assign(targets=targets):
-                yield from ("" for target in targets if m.matches(target.target, m.Name(name)))
-            case libcst.If(test=test) if m.matches(test, _TYPE_CHECKING):
+                bare = (target.target for target in targets if isinstance(target.target, libcst.Name))
+                yield from ("" for each in bare if each.value == name)
+            case libcst.If(test=libcst.Name("TYPE_CHECKING") | libcst.Attribute(attr=libcst.Name("TYPE_CHECKING"))):
                 pass  # What is imported for the type checker is not there at run time.
             case libcst.BaseCompoundStatement() | libcst.SimpleStatementLine() | libcst.BaseSuite():
                 yield from _meanings(statement.children, name)
             case libcst.Else() | libcst.ExceptHandler() | libcst.Finally():
                 yield from _meanings(statement.children, name)
+
+
+def _is_head(node: libcst.CSTNode) -> bool:
+    """Whether a row of the module is an import or the docstring."""
+    match node:
+        case libcst.SimpleStatementLine(body=[first, *_]):
+            return isinstance(first, (libcst.Import, libcst.ImportFrom)) or _statements.is_docstring(first)
+    return False
 
 
 def _bound(alias: libcst.ImportAlias) -> str:
@@ -84,7 +88,7 @@ def _addition(source: Source, node: libcst.CSTNode, code: str) -> Edit:
     What a script sets up before its first import of a library, and what a notebook installs, stays in front.
     """
     start = source.span(node).start
-    above = [each for each in source.tree.body if m.matches(each, _HEAD) and source.span(each).start < start]
+    above = [each for each in source.tree.body if _is_head(each) and source.span(each).start < start]
     if above:
         at = source.row_end(source.end_location(above[-1]).row)
         return source.edit(at, at, source.newline(at) + code)

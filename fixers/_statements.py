@@ -53,6 +53,14 @@ def split(statement: Statement) -> Sequence[Statement]:
     return statement.body if isinstance(statement, libcst.SimpleStatementLine) else (statement,)
 
 
+def is_docstring(statement: libcst.CSTNode) -> bool:
+    """Whether ``statement`` is nothing but a string."""
+    match statement:
+        case libcst.Expr(libcst.SimpleString() | libcst.ConcatenatedString()):
+            return True
+    return False
+
+
 def start(source: Source, statement: Statement) -> int:
     """The offset of the first character of ``statement``, decorators included."""
     if isinstance(statement, (libcst.FunctionDef, libcst.ClassDef)) and statement.decorators:

@@ -14,13 +14,13 @@ Options:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import libcst
 
 from memlint.diagnostics import Edit
 from memlint.findings import CannotFix, Fix
 from memlint.fixers._asked import expect, expression, option, target
+from memlint.fixers._expressions import walk
 from memlint.fixers._statements import insertion, removal, whole
 from memlint.source import Source
 
@@ -56,14 +56,8 @@ def _new_name(name: str, source: Source) -> str:
 
 def _call_on(name: str, backward: libcst.Call, total: str, source: Source) -> str:
     """The text of ``backward`` with ``name`` in the place of ``total``."""
-    named = [node for node in _walk(backward) if isinstance(node, libcst.Name) and node.value == total]
+    named = [node for node in walk(backward) if isinstance(node, libcst.Name) and node.value == total]
     if len(named) != 1:
         raise CannotFix(f"the backward does not name {total} once")
     outer, inner = source.span(backward), source.span(named[0])
     return source.text[outer.start : inner.start] + name + source.text[inner.end : outer.end]
-
-
-def _walk(node: libcst.CSTNode) -> Iterator[libcst.CSTNode]:
-    yield node
-    for child in node.children:
-        yield from _walk(child)

@@ -17,11 +17,11 @@ import re
 from itertools import count
 
 import libcst
-import libcst.matchers as m
 
 from memlint.diagnostics import Edit
 from memlint.findings import CannotFix, Fix
 from memlint.fixers._asked import expect, node, option
+from memlint.fixers._expressions import walk
 from memlint.fixers._statements import (
     first_row,
     indent_unit,
@@ -85,8 +85,18 @@ def _check(
         raise CannotFix("what follows in the clause would run before")
     bound = _bound(handler)
     for statement in moved:
-        if m.findall(statement, m.Raise(exc=None)) or (bound and m.findall(statement, m.Name(bound))):
+        if any(_needs_exception(node, bound) for node in walk(statement)):
             raise CannotFix("the statement needs the exception")
+
+
+def _needs_exception(node: libcst.CSTNode, bound: str | None) -> bool:
+    """Whether ``node`` is a bare ``raise`` or the name ``bound``."""
+    match node:
+        case libcst.Raise(exc=None):
+            return True
+        case libcst.Name(value=name):
+            return name == bound
+    return False
 
 
 def _bound(handler: libcst.CSTNode) -> str | None:

@@ -14,7 +14,6 @@ Options:
 from __future__ import annotations
 
 import libcst
-import libcst.matchers as m
 
 from memlint.diagnostics import Edit
 from memlint.findings import CannotFix, Fix
@@ -23,8 +22,6 @@ from memlint.fixers._expressions import dotted_names
 from memlint.fixers._imports import import_edits
 from memlint.fixers._statements import can_share_a_row, insertion, siblings
 from memlint.source import Source, Statement
-
-_EMPTY = m.Pass() | m.Expr(m.Ellipsis())
 
 
 def edits(fix: Fix, source: Source) -> list[Edit]:
@@ -43,7 +40,7 @@ def _insertion(source: Source, function: libcst.FunctionDef, code: str) -> Edit:
             if value and _share_names(value, code):
                 raise CannotFix("the function returns what the new statement would change")
             return insertion(source, last, code, after=False)
-        case _ if m.matches(last, _EMPTY) and can_share_a_row(code):
+        case libcst.Pass() | libcst.Expr(libcst.Ellipsis()) if can_share_a_row(code):
             return source.edit(*source.span(last), code)
     return insertion(source, last, code, after=True)
 

@@ -19,15 +19,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import libcst
-import libcst.matchers as m
 
 from memlint.diagnostics import Edit
 from memlint.findings import CannotFix, Fix
 from memlint.fixers._asked import expect, nodes, option, target
-from memlint.fixers._statements import insertion, removal, siblings, whole
+from memlint.fixers._statements import insertion, is_docstring, removal, siblings, whole
 from memlint.source import Source, Statement
-
-_DOCSTRING = m.Expr(m.SimpleString() | m.ConcatenatedString())
 
 
 def edits(fix: Fix, source: Source) -> list[Edit]:
@@ -95,5 +92,5 @@ def _first(source: Source, function: libcst.FunctionDef) -> Statement:
     line = function.body.body[0]
     assert isinstance(line, Statement)
     _, statements = siblings(source, line)
-    first: Statement = statements[1 if len(statements) > 1 and m.matches(statements[0], _DOCSTRING) else 0]
+    first: Statement = statements[1 if len(statements) > 1 and is_docstring(statements[0]) else 0]
     return first
