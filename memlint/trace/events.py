@@ -11,9 +11,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from memlint.trace.allocator_settings import AllocatorSettings
 from memlint.trace.frames import Stack
+
+if TYPE_CHECKING:
+    from memlint.trace.compact import CompactEvents
 
 
 class Action(Enum):
@@ -165,7 +169,8 @@ class Recording:
     """A run's memory events in the order in which they happened, and what is known about their surroundings."""
 
     origin: Origin
-    events: list[MemoryEvent]
+    events: list[MemoryEvent] | CompactEvents
+    """In columns where a file holds millions of them."""
     baseline: list[MemoryEvent] = field(default_factory=list)
     """The blocks that were live before the first event: allocations without a time."""
     baseline_bytes: dict[str, int] = field(default_factory=dict)
@@ -189,9 +194,13 @@ class Recording:
 
     def devices(self) -> list[str]:
         """Every device that the recording speaks of, the host last."""
-        found = {event.device for event in self.events} | {event.device for event in self.baseline}
+        found = {event.device for event in self.kinds()} | {event.device for event in self.baseline}
         found |= {segment.device for segment in self.segments} | set(self.baseline_bytes)
         return sorted(found, key=lambda device: (device == HOST, device))
+
+    def kinds(self) -> Iterator[MemoryEvent]:
+        """Events that together have every action, device, stack, step, phase, category and operator that there is."""
+        return iter(self.events) if isinstance(self.events, list) else self.events.kinds()
 
     def of(self, device: str) -> Iterator[MemoryEvent]:
         """The events of one device."""

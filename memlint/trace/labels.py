@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from memlint.trace.compact import edited
 from memlint.trace.events import Mark, MemoryEvent, Phase, Recording
 from memlint.trace.frames import Stack
 
@@ -47,7 +48,7 @@ def label(recording: Recording) -> None:
     steps = _step_spans(recording.marks)
     phases = _phase_spans(recording.marks)
     in_backward: dict[int, bool] = {}
-    for event in recording.events:
+    for event in edited(recording.events):
         time = event.time_us
         if time is not None and event.step is None:
             event.step = steps.at(time)

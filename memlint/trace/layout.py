@@ -11,7 +11,12 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 
 from memlint.trace.allocator_settings import LARGE_BUFFER, SMALL_BUFFER, AllocatorSettings
+from memlint.trace.compact import CompactEvents, edited
 from memlint.trace.events import Action, Block, BlockState, MemoryEvent, Segment
+
+Events = list[MemoryEvent] | CompactEvents
+
+_SEGMENT_ACTIONS = frozenset({Action.SEGMENT_ALLOCATE, Action.SEGMENT_MAP, Action.SEGMENT_FREE, Action.SEGMENT_UNMAP})
 
 
 class AddressMap:
@@ -129,12 +134,12 @@ def segment_of_event(event: MemoryEvent) -> Segment:
     return Segment(event.device, event.address or 0, size, event.stream, small, expandable, [], event.stack)
 
 
-def segments_before(events: list[MemoryEvent], final: Iterable[Segment], settings: AllocatorSettings) -> list[Segment]:
+def segments_before(events: Events, final: Iterable[Segment], settings: AllocatorSettings) -> list[Segment]:
     """The segments of one device before the first of ``events``, given those after the last; without their blocks."""
     space = AddressMap(settings)
     for segment in final:
         space.add_segment(segment)
-    for event in reversed(events):
+    for event in reversed([event for event in events if event.action in _SEGMENT_ACTIONS]):
         if event.action in (Action.SEGMENT_ALLOCATE, Action.SEGMENT_MAP):
             space.remove_segment(event.address or 0, event.block_bytes or 0)
         elif event.action in (Action.SEGMENT_FREE, Action.SEGMENT_UNMAP):
@@ -143,7 +148,7 @@ def segments_before(events: list[MemoryEvent], final: Iterable[Segment], setting
 
 
 def assign_block_sizes(
-    events: list[MemoryEvent], before: Iterable[Segment], baseline: Iterable[MemoryEvent], settings: AllocatorSettings
+    events: Events, before: Iterable[Segment], baseline: Iterable[MemoryEvent], settings: AllocatorSettings
 ) -> None:
     """Set ``block_bytes`` of one device's allocations and frees, given what was there before the first of them."""
     space = AddressMap(settings)
@@ -152,7 +157,7 @@ def assign_block_sizes(
     for event in baseline:
         if event.address is not None:
             space.occupy(event.address, event.size)
-    for event in events:
+    for event in edited(events):
         if event.address is not None:
             _follow(space, event, event.address)
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from memlint.trace.errors import TraceError
+from memlint.trace.pickle_machine import PickleMachine, Taker
 
 MAX_BYTES = 4 << 30
 """The largest file that is loaded. In memory a snapshot takes about five times its size on disk."""
@@ -65,17 +66,20 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it refers to an object outside the file ({pid!r:.40})")
 
 
-def load_plain(path: Path) -> object:
+def load_plain(path: Path, taker: Taker | None = None) -> object:
     """The data in the pickle at ``path``: dicts, lists, strings, numbers, booleans, None and pairs of integers.
 
-    Nothing in the file is executed. Raises :class:`TraceError` for a file that cannot be read, is cut short, holds
-    anything else or would take more memory than its size accounts for.
+    ``taker`` may take over what is to be added to a list, which then stays without; it is held nowhere else, so that
+    reading takes less memory than the data. Nothing in the file is executed. Raises :class:`TraceError` for a file
+    that cannot be read, is cut short, holds anything else or would take more memory than its size accounts for.
     """
     with _mapped(path) as data:
         _check(path, data)
         try:
-            return _PlainUnpickler(data).load()
+            return _PlainUnpickler(data).load() if taker is None else PickleMachine(data, taker).load()
         # Broken data surfaces as nearly any exception: a list popped too often, a key that cannot be hashed.
+        except TraceError:
+            raise
         except Exception as error:
             raise TraceError(f"{path}: not a readable pickle ({_one_line(error)})") from error
 

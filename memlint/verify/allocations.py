@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from array import array
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,7 +22,7 @@ from memlint.verify.plan import WatchedLine
 class LineAllocations:
     """Sizes are bytes."""
 
-    events: list[MemoryEvent] = field(default_factory=list)
+    count: int = 0
     at_peak: int = 0
     """What of it was alive when the whole run held most."""
     most_alive: int = 0
@@ -28,37 +31,13 @@ class LineAllocations:
     """What operators allocated that recorded a graph."""
     at_step_ends: dict[int, int] = field(default_factory=dict)
     """By step: what of it was alive when the step was over."""
-
-    @classmethod
-    def of(
-        cls,
-        recording: Recording | None,
-        line: WatchedLine,
-        *,
-        anywhere: bool = False,
-        within_loop: bool = False,
-        by: Callable[[MemoryEvent], bool] | None = None,
-    ) -> LineAllocations | None:
-        """None without a recording. With ``by`` only the allocations that it accepts are counted.
-
-        ``within_loop`` counts the loop around the line, and ``anywhere`` takes files for the same that have the same
-        name in a folder of the same name, as in a recording of another machine.
-        """
-        if recording is None:
-            return None
-        rows = line.loop if within_loop and line.loop is not None else line.rows
-        function = line.function if recording.line_is_definition else None
-        return _collect(recording, _Matcher(line.path, rows, function, anywhere), by)
+    by_place: Counter[str] = field(default_factory=Counter)
+    """By the user's innermost line."""
 
     @property
     def where(self) -> str | None:
         """The user's line that allocated most of it."""
-        sizes: dict[str, int] = {}
-        for event in self.events:
-            if event.stack is not None and event.stack.user is not None:
-                place = str(event.stack.user)
-                sizes[place] = sizes.get(place, 0) + event.size
-        return max(sizes, key=lambda place: sizes[place], default=None)
+        return max(self.by_place, key=lambda place: self.by_place[place], default=None)
 
     def at_end_of_step(self) -> int:
         """What of it is alive at the end of a step, in the median."""
@@ -70,38 +49,122 @@ class LineAllocations:
         return median(b - a for a, b in pairwise(ends)) if len(ends) > 1 else 0.0
 
 
-def _collect(
-    recording: Recording, matcher: _Matcher, by: Callable[[MemoryEvent], bool] | None = None
-) -> LineAllocations:
-    found = LineAllocations()
-    own: dict[tuple[str, int], int] = {}
-    # Where there is an accelerator, the host's memory is not what a claim about the device means.
-    ignored = HOST if len(recording.devices()) > 1 else None
-    alive = total = most = 0
-    step: int | None = None
-    is_running = not has_phases(recording)
-    for event in recording.events:
-        if event.step is not None and event.step != step:
-            if step is not None:
-                found.at_step_ends[step] = alive
-            step = event.step
-        if event.address is None or event.device == ignored:
-            continue
-        if event.action is Action.ALLOCATE:
-            total += event.size
-            if matcher.matches(event.stack) and (by is None or by(event)):
-                found.events.append(event)
-                own[event.device, event.address] = event.size
-                alive += event.size
-                found.recorded_bytes += event.size if _is_of_graph(event) else 0
-        elif event.action is Action.FREE:
-            total -= event.size
-            alive -= own.pop((event.device, event.address), 0)
-        found.most_alive = max(found.most_alive, alive)
-        is_running = is_running or event.phase is not None
-        if is_running and total > most:
-            most, found.at_peak = total, alive
-    return found
+class Allocations:
+    """All allocations of a recording, by the stack that made them, and how long each of them lived.
+
+    Made in one pass over the recording, for all lines together: a history may hold millions of events. Moments are
+    numbers of events; the event that frees a block is the first moment at which the block is gone.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._by_stack: dict[int, tuple[Stack, array[int]]] = {}
+        """By identity of the stack: its allocations."""
+        self._ends = array("q", bytes(8 * len(recording.events)))
+        """For each event that is an allocation: when the block is gone."""
+        self._step_ends: list[tuple[int, int]] = []
+        """Each step with the first moment after it, in order of time."""
+        self._peak = -1
+        """When most was allocated."""
+        self._read()
+
+    def _read(self) -> None:
+        # Where there is an accelerator, the host's memory is not what a claim about the device means.
+        ignored = HOST if len(self._recording.devices()) > 1 else None
+        live: dict[tuple[str, int], int] = {}
+        total = most = 0
+        step: int | None = None
+        is_running = not has_phases(self._recording)
+        for moment, event in enumerate(self._recording.events):
+            if event.step is not None and event.step != step:
+                if step is not None:
+                    self._step_ends.append((step, moment))
+                step = event.step
+            if event.address is None or event.device == ignored:
+                continue
+            if event.action is Action.ALLOCATE:
+                total += event.size
+                self._begin(moment, event.stack)
+                # An address is not handed out twice: the free of what is there was not recorded.
+                self._end(live.get((event.device, event.address)), moment)
+                live[event.device, event.address] = moment
+            elif event.action is Action.FREE:
+                total -= event.size
+                self._end(live.pop((event.device, event.address), None), moment)
+            is_running = is_running or event.phase is not None
+            if is_running and total > most:
+                most, self._peak = total, moment
+        for birth in live.values():
+            self._ends[birth] = len(self._ends)
+
+    def _begin(self, moment: int, stack: Stack | None) -> None:
+        if stack is not None:
+            known = self._by_stack.get(id(stack))
+            if known is None:
+                known = self._by_stack[id(stack)] = stack, array("q")
+            known[1].append(moment)
+
+    def _end(self, birth: int | None, moment: int) -> None:
+        if birth is not None:
+            self._ends[birth] = moment
+
+    def of(
+        self,
+        line: WatchedLine,
+        *,
+        anywhere: bool = False,
+        within_loop: bool = False,
+        by: Callable[[MemoryEvent], bool] | None = None,
+    ) -> LineAllocations:
+        """What a line allocated. With ``by`` only the allocations that it accepts are counted.
+
+        ``within_loop`` counts the loop around the line, and ``anywhere`` takes files for the same that have the same
+        name in a folder of the same name, as in a recording of another machine.
+        """
+        rows = line.loop if within_loop and line.loop is not None else line.rows
+        function = line.function if self._recording.line_is_definition else None
+        matcher = _Matcher(line.path, rows, function, anywhere)
+        found = LineAllocations()
+        changes: list[tuple[int, int]] = []
+        ends = Counter[int]()
+        for stack, births in self._by_stack.values():
+            if matcher.matches(stack):
+                for birth in births:
+                    event = self._recording.events[birth]
+                    if by is None or by(event):
+                        self._count(found, event, birth, ends)
+                        changes += ((birth, event.size), (self._ends[birth], -event.size))
+        found.most_alive = _most(changes)
+        alive = 0
+        for number, (step, _) in enumerate(self._step_ends):
+            alive += ends[number]
+            found.at_step_ends[step] = alive
+        return found
+
+    def _count(self, found: LineAllocations, event: MemoryEvent, birth: int, ends: Counter[int]) -> None:
+        gone, size = self._ends[birth], event.size
+        found.count += 1
+        found.at_peak += size if birth <= self._peak < gone else 0
+        found.recorded_bytes += size if _is_of_graph(event) else 0
+        if event.stack is not None and event.stack.user is not None:
+            found.by_place[str(event.stack.user)] += size
+        # It is alive from the first step that ends after it was made, to the last that ends before it is gone.
+        ends[bisect_right(self._step_ends, birth, key=_moment)] += size
+        ends[bisect_right(self._step_ends, gone, key=_moment)] -= size
+
+
+def _moment(step_end: tuple[int, int]) -> int:
+    return step_end[1]
+
+
+def _most(changes: list[tuple[int, int]]) -> int:
+    """The largest sum on the way; a block that is gone at a moment makes room for one that is made then."""
+    changes.sort()
+    most = alive = 0
+    for _, change in changes:
+        alive += change
+        most = max(most, alive)
+    return most
 
 
 def _is_of_graph(event: MemoryEvent) -> bool:
@@ -204,4 +267,4 @@ def _name(event: MemoryEvent) -> str:
 
 def has_phases(recording: Recording) -> bool:
     """Whether the recording tells a forward pass from what comes before it, such as making the data set."""
-    return any(event.phase is not None for event in recording.events)
+    return any(event.phase is not None for event in recording.kinds())

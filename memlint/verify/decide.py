@@ -16,7 +16,7 @@ from statistics import median
 from memlint.diagnostics import Diagnostic
 from memlint.findings import ClaimShape, Watch
 from memlint.trace.events import MemoryEvent, Recording
-from memlint.verify.allocations import LineAllocations
+from memlint.verify.allocations import Allocations, LineAllocations
 from memlint.verify.observations import GraphSeen, LineSeen, Observations, Sample
 from memlint.verify.plan import WARM_UP, WatchedLine
 from memlint.verify.sizes import counted, in_bytes
@@ -46,7 +46,7 @@ class _Case:
 
     def __init__(self, seen: Observations, recording: Recording | None) -> None:
         self._seen = seen
-        self._recording = recording
+        self._allocations = None if recording is None else Allocations(recording)
 
     def ruling(self, diagnostic: Diagnostic, line: WatchedLine | None) -> Ruling:
         claim = diagnostic.claim
@@ -59,7 +59,7 @@ class _Case:
         seen = self._seen.lines.get(line.number, LineSeen())
         if not seen.executions:
             return Ruling(Verdict.NOT_EXERCISED, self._why_not(diagnostic))
-        evidence = _Evidence(diagnostic, line, seen, self._seen, self._recording)
+        evidence = _Evidence(diagnostic, line, seen, self._seen, self._allocations)
         return _DECISIONS[Watch(line.watch)](evidence)
 
     def _why_not(self, diagnostic: Diagnostic) -> str:
@@ -75,11 +75,16 @@ class _Evidence:
     line: WatchedLine
     seen: LineSeen
     run: Observations
-    recording: Recording | None
+    allocations: Allocations | None
 
     @property
     def shape(self) -> ClaimShape:
         return ClaimShape(self.diagnostic.claim.shape) if self.diagnostic.claim else ClaimShape.PRESENT
+
+    @property
+    def line_allocations(self) -> LineAllocations | None:
+        """What the line allocated, itself or through what it called."""
+        return None if self.allocations is None else self.allocations.of(self.line)
 
     @property
     def where(self) -> str | None:
@@ -256,7 +261,7 @@ def _runs_per_step(evidence: _Evidence) -> tuple[float, str]:
 @_rests_on_recording
 def _allocated_growth(evidence: _Evidence) -> Ruling:
     """Nothing could be looked at: what was allocated while the line ran, and is alive at later steps, must do."""
-    allocations = LineAllocations.of(evidence.recording, evidence.line)
+    allocations = evidence.line_allocations
     if allocations is None or evidence.run.steps <= WARM_UP + _LEAST_DIFFERENCES:
         return inconclusive(f"{evidence.ran}, and what it keeps could not be looked at")
     slope = allocations.growth_per_step(WARM_UP)
@@ -308,8 +313,8 @@ def _recorded_operators(evidence: _Evidence) -> Ruling:
         if evidence.seen.grad_enabled:
             return inconclusive("gradients are still recorded after the line, but no forward pass follows it")
         return refuted("gradients are not recorded after the line")
-    allocations = LineAllocations.of(evidence.recording, evidence.line)
-    if allocations is None or not allocations.events:
+    allocations = evidence.line_allocations
+    if allocations is None or not allocations.count:
         return inconclusive(f"{evidence.ran}, but no module was called in it")
     if allocations.recorded_bytes:
         return confirmed(
@@ -560,10 +565,10 @@ def _regrown(evidence: _Evidence) -> Ruling:
 
 @_rests_on_recording
 def _allocated(evidence: _Evidence) -> Ruling:
-    allocations = LineAllocations.of(evidence.recording, evidence.line)
+    allocations = evidence.line_allocations
     if allocations is None:
         return inconclusive("there is no recording of what the line allocated")
-    if not allocations.events:
+    if not allocations.count:
         return refuted(f"{evidence.ran} and allocated nothing")
     if evidence.shape is ClaimShape.PLATEAU:
         stays = allocations.at_end_of_step()
@@ -602,10 +607,10 @@ def _is_of_softmax(event: MemoryEvent) -> bool:
 
 @_rests_on_recording
 def _attention_weights(evidence: _Evidence) -> Ruling:
-    allocations = LineAllocations.of(evidence.recording, evidence.line, by=_is_of_softmax)
-    if allocations is None:
+    if evidence.allocations is None:
         return inconclusive("there is no recording of what the line allocated")
-    if not allocations.events:
+    allocations = evidence.allocations.of(evidence.line, by=_is_of_softmax)
+    if not allocations.count:
         return refuted(f"{evidence.ran} and computed no attention weights")
     return confirmed(
         f"{in_bytes(allocations.most_alive)} of attention weights were alive at the same time",
@@ -617,10 +622,10 @@ def _attention_weights(evidence: _Evidence) -> Ruling:
 
 @_rests_on_recording
 def _loaded(evidence: _Evidence) -> Ruling:
-    allocations = LineAllocations.of(evidence.recording, evidence.line)
+    allocations = evidence.line_allocations
     if allocations is None:
         return inconclusive("there is no recording of what the line allocated")
-    if not allocations.events:
+    if not allocations.count:
         return inconclusive(f"{evidence.ran}, but no tensor was seen to be loaded")
     if evidence.run.device == "cpu":
         return inconclusive(

@@ -15,7 +15,7 @@ from pathlib import Path
 from memlint.diagnostics import Diagnostic
 from memlint.findings import Watch
 from memlint.trace.events import HOST, Action, Origin, Phase, Recording
-from memlint.verify.allocations import LineAllocations
+from memlint.verify.allocations import Allocations, LineAllocations
 from memlint.verify.memory import RunMemory, run_memory
 from memlint.verify.plan import WARM_UP, WatchedLine
 from memlint.verify.sizes import counted, in_bytes
@@ -50,7 +50,11 @@ class _Trace:
 
     @cached_property
     def has_stacks(self) -> bool:
-        return any(event.stack is not None for event in self.recording.events)
+        return any(event.stack is not None for event in self.recording.kinds())
+
+    @cached_property
+    def allocations(self) -> Allocations:
+        return Allocations(self.recording)
 
     def mentions(self, line: WatchedLine) -> bool:
         """Whether any recorded stack passes through the file of ``line``."""
@@ -59,7 +63,7 @@ class _Trace:
 
     @cached_property
     def _files(self) -> set[str]:
-        stacks = {id(event.stack): event.stack for event in self.recording.events if event.stack is not None}
+        stacks = {id(event.stack): event.stack for event in self.recording.kinds() if event.stack is not None}
         return {frame.filename for stack in stacks.values() for frame in stack.frames if frame.is_python}
 
     @cached_property
@@ -83,8 +87,7 @@ class _Case:
 
     @cached_property
     def allocations(self) -> LineAllocations:
-        found = LineAllocations.of(self.trace.recording, self.line, anywhere=True)
-        return found or LineAllocations()
+        return self.trace.allocations.of(self.line, anywhere=True)
 
 
 def _ruling(diagnostic: Diagnostic, line: WatchedLine | None, trace: _Trace) -> Ruling:
@@ -123,11 +126,10 @@ def _grows(case: _Case) -> Ruling:
                 f"{flat}, and a trace does not show what graphs and Python's objects take of the host's"
             )
         return refuted(flat)
-    found = LineAllocations.of(case.trace.recording, case.line, anywhere=True, within_loop=True)
-    own = 0.0 if found is None else found.growth_per_step(WARM_UP)
+    found = case.trace.allocations.of(case.line, anywhere=True, within_loop=True)
+    own = found.growth_per_step(WARM_UP)
     if 2 * own < growth:
         return inconclusive(f"memory grows by {in_bytes(growth)} a step, but not by what this loop allocates")
-    assert found is not None
     return confirmed(
         f"memory grows by {in_bytes(growth)} a step, {in_bytes(own)} of it allocated in the loop of this line",
         "device",
@@ -144,14 +146,12 @@ def _tolerance(memory: RunMemory) -> float:
 
 def _forward_graph(case: _Case) -> Ruling:
     found = case.allocations
-    if not found.events:
+    if not found.count:
         return _not_seen()
     if case.trace.recording.origin is not Origin.PROFILER:
         return inconclusive("a memory snapshot does not show whether operators recorded a graph; a profiler trace does")
     if not found.recorded_bytes:
-        return refuted(
-            f"none of {counted(len(found.events), 'allocation')} was made by an operator that recorded a graph"
-        )
+        return refuted(f"none of {counted(found.count, 'allocation')} was made by an operator that recorded a graph")
     return confirmed(
         f"operators that recorded a graph allocated {in_bytes(found.recorded_bytes)}, up to "
         f"{in_bytes(found.most_alive)} at the same time",
@@ -186,15 +186,14 @@ def _gradients_zeroed(case: _Case) -> Ruling:
 
 def _retained(case: _Case) -> Ruling:
     """What forward passes allocated and a backward has not freed."""
-    events = case.trace.recording.events
-    if not any(event.phase is Phase.BACKWARD for event in events):
+    if not any(event.phase is Phase.BACKWARD for event in case.trace.recording.kinds()):
         return inconclusive("the trace does not tell the backward pass from the forward pass")
     return _needs_a_run(case)
 
 
 def _allocated(case: _Case) -> Ruling:
     found = case.allocations
-    if not found.events:
+    if not found.count:
         return _not_seen()
     if found.at_peak:
         return confirmed(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from memlint.trace import safe_pickle
 from memlint.trace.errors import TraceError
-from memlint.trace.safe_pickle import load_plain
+from memlint.trace.pickle_machine import Taker
 
 PLAIN = {
     "segments": [{"address": 2**47, "pool": (0, 0), "free": True, "used": False, "frames": [], "none": None}],
@@ -24,6 +24,25 @@ PLAIN = {
     "numbers": [0, -1, 255, 65_536, -(2**40), 2**63, 0.5],
     "pairs": [(1, 2), (2**40, 3)],
 }
+
+
+@pytest.fixture(autouse=True, params=["whole", "in pieces"])
+def taker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Taker | None:
+    """Every test goes for both: the standard library's unpickler, and the one whose objects can be taken away."""
+    chosen = None if request.param == "whole" else _nothing
+    monkeypatch.setitem(globals(), "_taker", chosen)
+    return chosen
+
+
+def _nothing(_: list[Any], __: list[Any]) -> bool:
+    return False
+
+
+_taker: Taker | None = None
+
+
+def load_plain(path: Path) -> object:
+    return safe_pickle.load_plain(path, _taker)
 
 
 def refusal(path: Path) -> str:
@@ -102,9 +121,14 @@ def test_every_way_to_python_objects_is_refused_by_name(file: Callable[[bytes], 
     assert "a memory snapshot holds plain data only" in refusal(file(data))
 
 
-def test_the_unpickler_itself_looks_nothing_up(file: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_unpickler_itself_looks_nothing_up(
+    file: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch, taker: Taker | None
+) -> None:
     """Should the check of the opcodes ever let something pass."""
     monkeypatch.setattr(safe_pickle, "_check", lambda *_: None)
+    if taker is not None:
+        assert "not a readable pickle" in refusal(file(pickle.dumps(Touch(Path("x")))))
+        return
     said = refusal(file(pickle.dumps(Touch(Path("x")))))
     assert re.search(r"it refers to pathlib(\._local)?\.(Posix)?Path\.touch", said), said
     assert "outside the file" in refusal(file(b"\x80\x02X\x01\x00\x00\x00aQ."))
@@ -193,3 +217,26 @@ def test_a_damaged_snapshot_raises_nothing_else(file: Callable[[bytes], Path], p
     data = bytearray(pickle.dumps(PLAIN))
     data[position % len(data)] = value
     assert "\n" not in outcome(file(bytes(data)))
+
+
+def test_what_is_taken_is_held_nowhere_else(file: Callable[[bytes], Path]) -> None:
+    first, second = {"action": "alloc"}, {"action": "free_completed"}
+    path = file(pickle.dumps({"trace": [first, second], "other": [1, 2], "again": first}))
+    taken: list[Any] = []
+
+    def take(_: list[Any], more: list[Any]) -> bool:
+        if isinstance(more[0], dict):
+            taken.extend(more)
+        return isinstance(more[0], dict)
+
+    assert safe_pickle.load_plain(path, take) == {"trace": [], "other": [1, 2], "again": None}
+    assert taken == [first, second]
+
+
+def test_texts_of_any_length_are_read_in_pieces(file: Callable[[bytes], Path]) -> None:
+    """They may begin at the end of what is in memory, and be longer than it."""
+    data = [
+        f"{number} " + "x" * length for number, length in enumerate([1 << 20, 3, (1 << 20) - 700, 500, 600, 1 << 21])
+    ]
+    data += ["y" * 200] * 3 + [str(number) for number in range(1000)]
+    assert load_plain(file(pickle.dumps(data))) == data

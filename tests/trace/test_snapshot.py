@@ -27,8 +27,11 @@ LINE = frames(
 )
 
 
-@pytest.fixture
-def read(tmp_path: Path) -> Reader:
+@pytest.fixture(params=["at once", "as it is read"])
+def read(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
+    """Both ways to turn a history into events: that of small files, and that of large ones."""
+    if request.param == "as it is read":
+        monkeypatch.setattr("memlint.trace.snapshot.LARGE", -1)
     return lambda data: read_snapshot(write_pickle(tmp_path / "snapshot.pickle", data))
 
 
