@@ -205,13 +205,13 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "max_entries" in refusal(tmp_path / "large.pickle")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=400), protocol=st.integers(2, 5))
 def test_arbitrary_bytes_raise_nothing_else(file: Callable[[bytes], Path], data: bytes, protocol: int) -> None:
     assert "\n" not in outcome(file(bytes([0x80, protocol]) + data))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0), value=st.integers(0, 255))
 def test_a_damaged_snapshot_raises_nothing_else(file: Callable[[bytes], Path], position: int, value: int) -> None:
     data = bytearray(pickle.dumps(PLAIN))
