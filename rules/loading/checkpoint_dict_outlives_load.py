@@ -15,6 +15,7 @@ from memlint.model.footprint import is_host_device
 from memlint.model.kinds import Role, role
 from memlint.model.program import Program
 from memlint.model.statements import held_in, statements_over
+from memlint.model.states_left_behind import LeftBehind, states_left_behind
 from memlint.model.values import Call, Exit, Item, Store, Value
 from memlint.rule import Rule
 
@@ -24,7 +25,8 @@ class CheckpointDictOutlivesLoad(Rule):
 
     ## What it does
     Finds the result of `torch.load` (or of safetensors' `load_file`) that goes into `load_state_dict` and is still
-    bound to a local name when the same function goes on to train.
+    bound to a local name when the same function goes on to train. So is the result of `state_dict()` of a module that
+    is moved to the device afterwards: it holds the memory that the parameters had before.
 
     ## Why is this bad?
     `load_state_dict` copies the weights into the model's own parameters. What was loaded stays as long as the name
@@ -63,9 +65,34 @@ class CheckpointDictOutlivesLoad(Rule):
     code = "MEM802"
     name = "checkpoint-dict-outlives-load"
     severity = Severity.WARNING
-    gate = frozenset({"load", "load_file"})
+    gate = frozenset({"state_dict", "load", "load_file"})
     fixers = ("insert_statement",)
     positive = (
+        """
+import torch
+from accelerate import Accelerator
+from diffusers import UNet2DConditionModel
+class Adapter(torch.nn.Module):
+    def __init__(self, unet, width):
+        super().__init__()
+        self.unet = unet
+        self.projection = torch.nn.Linear(width, width)
+    def forward(self, x):
+        return self.projection(self.unet(x).sample)
+def main(loader):
+    accelerator = Accelerator()
+    unet = UNet2DConditionModel.from_pretrained("stabilityai/stable-diffusion-2", subfolder="unet")
+    unet.requires_grad_(False)
+    state = unet.state_dict()  # MEM802: 13
+    width = state["conv_in.weight"].shape[0]
+    adapter = Adapter(unet, width)
+    optimizer = torch.optim.AdamW(adapter.projection.parameters())
+    adapter, optimizer, loader = accelerator.prepare(adapter, optimizer, loader)
+    for x in loader:
+        accelerator.backward(adapter(x).mean())
+        optimizer.step()
+        optimizer.zero_grad()
+""",
         """
 import torch
 def main(model: torch.nn.Module, optimizer, path, loader):
@@ -108,6 +135,23 @@ def main(model, optimizer, loader, path):
 """,
     )
     negative = (
+        """
+import torch
+from torch import nn
+def main(loader):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 1))
+    state = model.state_dict()
+    first = state["0.weight"].mean().item()
+    del state
+    model.cuda()
+    kept = model.state_dict()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for x in loader:
+        model(x.cuda()).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return first, kept
+""",
         """
 import torch
 def main(model: torch.nn.Module, optimizer, path, loader):
@@ -176,6 +220,20 @@ def main(model, optimizer, path, loader):
             begin = _training_after(store)
             if begin is not None and _is_copied(call) and not _is_released(store, begin):
                 yield self._finding(call, store, begin)
+        for found in states_left_behind(program):
+            yield self._left_behind(found)
+
+    def _left_behind(self, found: LeftBehind) -> Finding:
+        fix = _deletion(found.store, found.begin)
+        return self.finding(
+            found.state.node,
+            f"`{found.store.key}` keeps the weights that the module had before it was moved to the device",
+            holds="the old weights in host memory, until the function returns",
+            severity=Severity.NOTE,
+            confidence=Confidence.LIKELY,
+            fixes=(fix,) if fix is not None else (),
+            claim=Claim(ClaimShape.PLATEAU, "host", "P", held=found.state.node),
+        )
 
     def _finding(self, call: Call, store: Store, begin: Call) -> Finding:
         on_host = _is_on_host(call)
