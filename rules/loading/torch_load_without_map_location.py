@@ -17,6 +17,7 @@ from memlint.model.devices import (
 )
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
+from memlint.model.open_loads import OpenLoad, left_open
 from memlint.model.program import Program
 from memlint.model.values import (
     Attribute,
@@ -53,6 +54,8 @@ class TorchLoadWithoutMapLocation(Rule):
     ## What it does
     Finds `torch.load(path)` without `map_location` where the result is a model or goes into `load_state_dict`, in code
     that uses an accelerator; and Lightning's `load_from_checkpoint` without it in code that runs in several processes.
+    Functions of the project that hand a parameter on as `map_location`, which is None by default, are followed: calls
+    that do not pass it are reported.
 
     ## Why is this bad?
     `torch.load` puts each tensor back onto the device that it was saved from. In distributed training the file was
@@ -92,9 +95,25 @@ class TorchLoadWithoutMapLocation(Rule):
     code = "MEM801"
     name = "torch-load-without-map-location"
     severity = Severity.WARNING
-    gate = frozenset({"load", "load_from_checkpoint"})
+    gate = frozenset({"load", "load_from_checkpoint", "load_state_dict"})
     fixers = ("add_argument",)
     positive = (
+        """
+import torch
+import torch.distributed as dist
+from torch import nn
+def read(path, where=None):
+    return torch.load(path, map_location=where)
+def load_weights(model, path, map_location=None):
+    model.load_state_dict(read(path, map_location))
+def main(first, second, third):
+    dist.init_process_group("nccl")
+    one, two = nn.Linear(3, 3).cuda(), nn.Linear(3, 3).cuda()
+    one.load_state_dict(read(first))  # MEM801: 25
+    load_weights(two, second)  # MEM801: 5
+    two.load_state_dict(read(third, where="cpu"))
+    load_weights(one, third, "cpu")
+""",
         """
 import torch
 model = Net().cuda()
@@ -277,6 +296,10 @@ L.Trainer(accelerator="gpu", devices=1).test(model)
         for call in program.calls("load"):
             if "torch.load" in qualified_names(call.callee) and not _is_mapped(call):
                 yield from self._loaded(call)
+        for call in program.calls():
+            found = left_open(call)
+            if found is not None:
+                yield from self._wrapped(call, found)
         for call in program.calls("load_from_checkpoint"):
             if _is_lightning_loader(call) and not _is_mapped(call) and _is_loaded_by_all(call):
                 yield self._finding(call, Confidence.LIKELY, Applicability.UNSAFE, distributed=True)
@@ -296,9 +319,25 @@ L.Trainer(accelerator="gpu", devices=1).test(model)
             distributed,
         )
 
-    def _finding(self, call: Call, confidence: Confidence, applicability: Applicability, distributed: bool) -> Finding:
+    def _wrapped(self, call: Call, found: OpenLoad) -> Iterator[Finding]:
+        """A call of a function of the project that leaves open where to load to."""
+        content = _content([*destinations(call), *destinations(found.load)])
+        if content in {Content.STATE, Content.MODULE} and may_use_accelerator(call.function):
+            name = found.parameter.name
+            unsure = _is_for_another_device(call) or _is_for_another_device(found.load)
+            confidence = Confidence.POSSIBLE if unsure else Confidence.LIKELY
+            yield self._finding(call, confidence, Applicability.UNSAFE, _is_loaded_by_all(call), name)
+
+    def _finding(
+        self,
+        call: Call,
+        confidence: Confidence,
+        applicability: Applicability,
+        distributed: bool,
+        parameter: str = "map_location",
+    ) -> Finding:
         consequence = "so every process fills the GPU that saved it" if distributed else "beside the weights in use"
-        loader = "torch.load" if call.name == "load" else call.name
+        loader = "torch.load" if "torch.load" in qualified_names(call.callee) else call.name
         each = ", once for each process, with a CUDA context of its own" if distributed else ""
         return self.finding(
             call.node,
@@ -309,10 +348,10 @@ L.Trainer(accelerator="gpu", devices=1).test(model)
             fixes=(
                 Fix(
                     "add_argument",
-                    'Load onto the CPU with `map_location="cpu"`',
+                    f'Load onto the CPU with `{parameter}="cpu"`',
                     applicability,
                     {"call": call.node},
-                    {"code": 'map_location="cpu"'},
+                    {"code": f'{parameter}="cpu"'},
                 ),
             ),
             claim=Claim(ClaimShape.SPIKE, "device", "file", held=call.node, watch=Watch.LOADED),
