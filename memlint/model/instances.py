@@ -145,6 +145,7 @@ def _plain_module_bases(cls: Class) -> bool:
     )
 
 
+@query(on_cycle=False)
 def may_hold_parameters(value: Value) -> bool:
     """Whether ``value`` may be a module with parameters: False only if all that it can be has none."""
     return any(_source_may_hold_parameters(source) for source in sources(value))

@@ -880,9 +880,10 @@ def concatenates(accumulation: Accumulation) -> bool:
 def retention_confidence(kept: Value, added: Value, span: Span, loop: Loop | None) -> Confidence | None:
     """How sure it is that keeping ``added`` in ``kept`` is a hazard; None if it is differentiated later or bounded.
 
-    What a freeing backward inside the loop has run over cannot be differentiated again, wherever it goes.
+    What a freeing backward inside the loop has run over cannot be differentiated again, wherever it goes. A test is
+    over before what it keeps counts.
     """
-    if span is Span.CALL and _is_deleted_after_use(kept):
+    if added.function.module.is_test or (span is Span.CALL and _is_deleted_after_use(kept)):
         return Confidence.POSSIBLE
     if any(drained_within(added, each) and not _feeds_backward_in(kept, each) for each in _lived_through(kept, loop)):
         return certainty(added)
