@@ -489,7 +489,9 @@ def _item_insertion(store: Store, container: Value) -> Insertion:
 
 
 def _assigned_expression(store: Store) -> cst.CSTNode:
-    """The expression that is assigned; for one of several targets, ``a[i], b[i] = f()``, that target."""
+    """The expression that is assigned or added; for one of several targets, ``a[i], b[i] = f()``, that target."""
+    if isinstance(store.node, cst.AugAssign):
+        return store.node.value
     if isinstance(store.node, cst.Assign):
         whole = any(target.target is store.target for target in store.node.targets)
         return store.node.value if whole else store.target

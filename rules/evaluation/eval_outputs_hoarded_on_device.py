@@ -271,6 +271,24 @@ def embed(model, pooler, data):
             vectors.append(pooled)  # MEM604: 28
     return torch.cat(vectors)
 """,
+        """
+from collections import defaultdict
+import torch
+from torch.utils.data import DataLoader
+def by_class(model, images, keys):
+    scores = model(images)
+    found = defaultdict(float)
+    for i, key in enumerate(keys):
+        found[key] += scores[i]  # MEM604: 23
+    return found
+@torch.no_grad()
+def predict(model: torch.nn.Module, dataset):
+    model.cuda().eval()
+    result = {}
+    for images, keys in DataLoader(dataset):
+        result.update(by_class(model, images.cuda(), keys))
+    return result
+""",
     )
     negative = (
         """
