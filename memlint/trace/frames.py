@@ -36,6 +36,7 @@ _FRAMEWORKS = frozenset(
         "lightning",
         "lightning_fabric",
         "lightning_utilities",
+        "memlint",
         "monai",
         "numpy",
         "pandas",

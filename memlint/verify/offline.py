@@ -215,6 +215,10 @@ def _loaded(case: _Case) -> Ruling:
     if on_device:
         where = ", ".join(f"{in_bytes(size)} on {device}" for device, size in on_device.items())
         return confirmed(f"torch.load allocated {where}", "device", bytes_at_peak=sum(on_device.values()))
+    if sizes and not any(device != HOST for device in case.trace.recording.devices()):
+        return inconclusive(
+            f"torch.load allocated {in_bytes(sizes[HOST])}; the trace is one of a CPU, where all of it goes to the host"
+        )
     if sizes:
         return refuted(f"torch.load allocated {in_bytes(sizes[HOST])} of host memory only")
     return _not_seen()

@@ -35,6 +35,7 @@ def test_user_code(filename: str) -> None:
         "C:\\Python312\\Lib\\threading.py",
         "torch/nn/modules/linear.py",
         "transformers/trainer.py",
+        "memlint/trace/recorder_cpu.py",
         "threading.py",
         "importlib/__init__.py",
         "<frozen runpy>",

@@ -95,6 +95,33 @@ def test_a_trace_of_another_program_says_nothing(
     assert finding(capsys, script, trace)[1]["verdict"] == "NOT EXERCISED"
 
 
+LOADING = """
+import torch
+model = torch.nn.Linear(2, 2)
+state = torch.load("weights.pt")
+model.load_state_dict(state)
+model.cuda()
+"""
+
+
+@pytest.mark.parametrize(
+    ("device", "verdict"), [("cpu", "INCONCLUSIVE"), ("cuda:0", "CONFIRMED")], ids=["on a CPU", "on a GPU"]
+)
+def test_where_a_checkpoint_goes_shows_on_a_gpu_only(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, device: str, verdict: str
+) -> None:
+    script = tmp_path / "load.py"
+    script.write_text(LOADING)
+    stack = Stack((Frame("torch/serialization.py", 9, "load"), Frame(str(script), 4, "<module>")))
+    event = MemoryEvent(Action.ALLOCATE, device, MIB, MIB, MIB, time_us=0.0, stack=stack)
+    path = tmp_path / "s.pickle"
+    with path.open("wb") as file:
+        write_snapshot(Recording(Origin.CUDA_SNAPSHOT, [event], baseline_bytes={device: 0}), file)
+    _, out, _ = verify(capsys, script, "--trace", path, "--select", "MEM801", "--output-format", "json")
+    (found,) = json.loads(out)["findings"]
+    assert found["verdict"] == verdict, found
+
+
 class Hostile:
     def __init__(self, target: Path) -> None:
         self.target = target

@@ -208,8 +208,8 @@ def _finding(number: int, each: Judged, report: VerifyReport) -> str:
     size = ""
     if each.is_confirmed:
         per = f" per {ruling.per}" if ruling.bytes_per_step is not None else ""
-        amount = ruling.bytes_per_step if ruling.bytes_per_step is not None else ruling.bytes_at_peak or 0
-        size = f"<b>{in_bytes(amount)}</b> {ruling.memory}{per}"
+        amount = ruling.bytes_per_step if ruling.bytes_per_step is not None else ruling.bytes_at_peak
+        size = "" if amount is None else f"<b>{in_bytes(amount)}</b> {ruling.memory}{per}"
     style = ruling.verdict.value.lower().replace(" ", "-")
     return (
         f'<article class="{style}" id="finding-{number}"><header><span class="verdict">{ruling.verdict.value}</span> '

@@ -58,8 +58,10 @@ def _heading(report: VerifyReport) -> Iterator[Text]:
     seen = report.seen
     if report.trace:
         yield Text(f"{report.program}: judged by {report.trace}, without a run")
+    elif not seen.torch:
+        yield Text(f"{report.program} ran without torch.")
     elif seen.device == "cpu":
-        ran = f"{counted(seen.steps, 'step')} on the CPU, with torch {seen.torch or '?'}"
+        ran = f"{counted(seen.steps, 'step')} on the CPU, with torch {seen.torch}"
         yield Text(f"{report.program} ran {ran}; tensors of the device are host tensors here.")
     else:
         yield Text(f"{report.program} ran {counted(seen.steps, 'step')} on {seen.device_name or seen.device}.")
@@ -97,7 +99,9 @@ def _memory(ruling: Ruling) -> str:
         return ""
     if ruling.bytes_per_step is not None:
         return f"+{in_bytes(ruling.bytes_per_step)} {ruling.memory}\nper {ruling.per}"
-    return f"{in_bytes(ruling.bytes_at_peak or 0)} {ruling.memory}"
+    if ruling.bytes_at_peak is None:
+        return ruling.memory or ""
+    return f"{in_bytes(ruling.bytes_at_peak)} {ruling.memory}"
 
 
 def _evidence(each: Judged) -> str:
