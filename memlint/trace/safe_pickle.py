@@ -29,7 +29,7 @@ from memlint.trace.errors import TraceError
 from memlint.trace.pickle_machine import PickleMachine, Taker
 
 MAX_BYTES = 4 << 30
-"""The largest file that is loaded. In memory a snapshot takes about five times its size on disk."""
+"""The largest file that is loaded. What is loaded in one piece takes about eight times its size on disk."""
 
 _BYTES_PER_CONTAINER = 8
 """A snapshot spends more than this on each dict and list: its smallest, an event without a stack, takes 25."""
