@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ from memlint.model.aliases import instance_class, instance_loads, sources
 from memlint.model.calls import argument_parameters, passed_arguments
 from memlint.model.kinds import Kind, Role
 from memlint.model.knowledge import frameworks, torch
-from memlint.model.values import Attribute, Awaited, Call, Choice, Element, Parameter, Phi, Store, Value
+from memlint.model.values import Attribute, Awaited, Call, Choice, Element, External, Parameter, Phi, Store, Value
 
 
 @dataclass
@@ -41,6 +42,8 @@ class _Uses:
 
 def evidence(value: Value) -> Iterator[Kind]:
     """What the uses of a value say about it when its origin says nothing."""
+    if isinstance(value, External) and value.qualified_name.partition(".")[0] in _KNOWN_LIBRARIES:
+        return
     uses = _Uses()
     for alias in known_names(value):
         uses.add(alias)
@@ -50,6 +53,10 @@ def evidence(value: Value) -> Iterator[Kind]:
         yield Kind(proven, Confidence.CERTAIN)
     elif likely is not None:
         yield Kind(likely, Confidence.LIKELY)
+
+
+_KNOWN_LIBRARIES = sys.stdlib_module_names | {"builtins", "numpy", "torch"}
+"""Where names stand for functions, classes and modules only."""
 
 
 def _proven_role(uses: _Uses) -> Role | None:

@@ -347,7 +347,7 @@ class Argument:
 class Call(Value):
     """``callee(arguments)``."""
 
-    __slots__ = ("arguments", "callee")
+    __slots__ = ("_name", "arguments", "callee")
     node: cst.Call
 
     def __init__(
@@ -356,6 +356,7 @@ class Call(Value):
         super().__init__(node, region, order)
         self.callee = callee
         self.arguments = arguments
+        self._name: str | None = None
         callee.used_by(self)
         for argument in arguments:
             argument.value.used_by(self)
@@ -366,6 +367,11 @@ class Call(Value):
     @property
     def name(self) -> str:
         """The last component of what is called; empty if it has no name."""
+        if self._name is None:
+            self._name = self._find_name()
+        return self._name
+
+    def _find_name(self) -> str:
         callee = self.callee
         while isinstance(callee, Phi):
             # A name that is bound before a loop and called inside.
