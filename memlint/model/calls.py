@@ -48,6 +48,8 @@ def runs_forward(call: Call) -> bool:
         return True
     if call.receiver is None or call.method is None or callees(call):
         return False
+    if "forward" in call.method.split("_"):
+        return True  # A part of the forward pass, or one step of it: ``forward_features``, ``incremental_forward``.
     libraries = tuple(kind.name for kind in kinds(call.receiver) if kind.role is Role.MODULE)
     return call.method in frameworks.FORWARD_METHODS or any(
         name.startswith(root) and call.method in methods

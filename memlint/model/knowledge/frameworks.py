@@ -172,8 +172,6 @@ PRETRAINED_NOT_MODULES = (
 
 FORWARD_METHODS = frozenset(
     {
-        "forward_features",
-        "forward_head",
         "encode_image",
         "encode_text",
         "get_image_features",
