@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from memlint.findings import Confidence
@@ -243,11 +243,19 @@ def _kinds_at(call: Call, index: int) -> Iterator[Kind]:
         if index == 0:
             yield from (Kind(Role.MODULE, name=name) for name in sorted(names))
     elif names & frameworks.AMP_INITIALIZERS or (call.receiver is not None and role(call.receiver, Role.ACCELERATOR)):
-        arguments = call.positional()
-        if index < len(arguments):
-            yield from kinds(arguments[index])
+        yield from _prepared_kinds_at(call.positional(), index)
     else:
         yield from _returned_kinds_at(call, index)
+
+
+def _prepared_kinds_at(given: Sequence[Value], index: int) -> Iterator[Kind]:
+    """Kinds at ``index`` of what comes back as it was given: several arguments, or one tuple of several."""
+    inside = [part_at(source, index) for source in sources(given[0])] if len(given) == 1 else []
+    for part in inside:
+        if part is not None:
+            yield from kinds(part)
+    if not any(inside) and index < len(given):
+        yield from kinds(given[index])
 
 
 def _returned_kinds_at(call: Call, index: int) -> Iterator[Kind]:
