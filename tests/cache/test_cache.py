@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -268,6 +269,34 @@ def test_several_processes_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) 
         outputs = set(pool.map(printed, range(3)))
     assert len(outputs) == 1
     assert projects.warm(root) == projects.cold(root)
+
+
+def printed(root: Path, monkeypatch: pytest.MonkeyPatch, file_size: int | None = None) -> bytes:
+    """What the command prints about ``root`` where no file can become larger than ``file_size`` bytes."""
+    monkeypatch.delenv("MEMLINT_DEBUG")
+
+    def limit() -> None:
+        if file_size is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+
+    command = [sys.executable, "-m", "memlint", "check", "--output-format", "json", "-j1"]
+    done = subprocess.run(command, cwd=root, capture_output=True, preexec_fn=limit, check=False)
+    assert (done.returncode, done.stderr) == (1, b"")
+    return done.stdout
+
+
+@pytest.mark.parametrize("bytes_left", [0, 100, 5000])
+def test_a_full_disk(root: Path, monkeypatch: pytest.MonkeyPatch, bytes_left: int) -> None:
+    cut_off = printed(root, monkeypatch, bytes_left)
+    assert projects.warm(root) == projects.cold(root)
+    monkeypatch.setenv("MEMLINT_DEBUG", "1")
+    assert cut_off == printed(root, monkeypatch)
+
+
+def test_a_user_without_a_home(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    assert printed(root, monkeypatch)
+    assert list((root / caches.DIRECTORY).glob("*.sqlite3"))
 
 
 def test_a_process_that_is_killed(root: Path) -> None:
