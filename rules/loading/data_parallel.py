@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity
-from memlint.model.aliases import base_names, qualified_names
+from memlint.model.aliases import base_names, mro, qualified_names
 from memlint.model.calls import proven_call_sites
 from memlint.model.effects import Effect, region_effects
 from memlint.model.gradmode import is_lightning_class
@@ -170,9 +170,14 @@ _NAMES = frozenset(
 
 
 def _confidence(call: Call) -> Confidence:
-    """Likely in code that trains; the model may be wrapped for inference elsewhere."""
+    """Likely in code that trains; the model may be wrapped for inference elsewhere.
+
+    A base class that calls the method of its subclass leaves to its users which of them they take.
+    """
     function = call.function
-    callers = (site.function.module for site in proven_call_sites(function))
+    above = tuple(mro(function.owner)) if function.owner is not None else ()
+    sites = (site for site in proven_call_sites(function) if site.function.owner not in above[1:])
+    callers = (site.function.module for site in sites)
     trains = any(_trains(module) for module in dict.fromkeys((function.module, *callers)))
     evaluates = any(other.method == "eval" for other in function.calls) and not _steps(function)
     return Confidence.LIKELY if trains and not evaluates else Confidence.POSSIBLE
