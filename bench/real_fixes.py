@@ -17,6 +17,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from command import MemlintFailed, Run, check, memlint, print_table
@@ -27,9 +28,9 @@ from scoring import RULES_OF_CLASS, Row, before
 from trees import NEAR, Workshop
 
 EFFECTS: Mapping[str, str] = {
-    "no graph is kept": r"\.detach(_)?\(|\.item\(|\.tolist\(|\bfloat\(|\.data\b|\.numpy\(",
+    "no graph is kept": r"\bdetach(_)?\(|\.item\(|\.tolist\(|\bfloat\(|\.data\b|\.numpy\(",
     "no graph is built": r"no_grad|inference_mode|set_grad_enabled|enable_grad|requires_grad_?\b",
-    "moved off the device": r"\.cpu\(|\.to\(",
+    "moved off the device": r"\.cpu\(|\.to\(|\b(move_)?to_(device|cpu)\(",
     "gradients are cleared": r"zero_grad|\.grad = None",
     "graph is freed": r"retain_graph|create_graph|autograd\.grad\(",
     "reference is dropped": r"\bdel\b|\.clear\(|= None\b|save_for_backward|weakref",
@@ -59,12 +60,23 @@ class Fixed:
 
 
 def effects(diff: Sequence[str]) -> frozenset[str]:
-    """What the changed lines of a diff speak of more, or less, often than before."""
+    """What a hunk of a diff speaks of more, or less, often than before: what moves from one place to another, too."""
 
-    def count(pattern: str, sign: str) -> int:
-        return sum(len(re.findall(pattern, line)) for line in diff if line.startswith(sign))
+    def count(hunk: Sequence[str], pattern: str, sign: str) -> int:
+        return sum(len(re.findall(pattern, line)) for line in hunk if line.startswith(sign))
 
-    return frozenset(name for name, pattern in EFFECTS.items() if count(pattern, "+") != count(pattern, "-"))
+    return frozenset(
+        name
+        for hunk in _split(diff)
+        for name, pattern in EFFECTS.items()
+        if count(hunk, pattern, "+") != count(hunk, pattern, "-")
+    )
+
+
+def _split(diff: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The hunks of a diff, each behind its row."""
+    starts = [position for position, line in enumerate(diff) if line.startswith("@")]
+    yield from (diff[start:end] for start, end in pairwise((*starts, len(diff))))
 
 
 def hunks(old: str, new: str, rows: Sequence[int] | None = None) -> tuple[str, ...]:
