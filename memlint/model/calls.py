@@ -48,14 +48,26 @@ def runs_forward(call: Call) -> bool:
         return True
     if call.receiver is None or call.method is None or callees(call):
         return False
-    if "forward" in call.method.split("_"):
-        return True  # A part of the forward pass, or one step of it: ``forward_features``, ``incremental_forward``.
+    if _is_named_for_forward(call.method):
+        return True
     libraries = tuple(kind.name for kind in kinds(call.receiver) if kind.role is Role.MODULE)
     return call.method in frameworks.FORWARD_METHODS or any(
         name.startswith(root) and call.method in methods
         for name in libraries
         for root, methods in frameworks.FORWARD_METHODS_OF.items()
     )
+
+
+def _is_named_for_forward(method: str) -> bool:
+    """Whether ``method`` is called for a part of the forward pass or a step of it: ``incremental_forward``."""
+    words = method.strip("_").split("_")
+    if "forward" not in {words[0], words[-1]}:
+        return False  # ``register_forward_hook``
+    return not {"hook", "hooks"} & set(words) and words[0] not in _SETTING_WORDS
+
+
+_SETTING_WORDS = frozenset("set get has is use enable disable make patch replace restore wrap override count".split())
+"""First words of methods that change how a forward pass runs, or tell about it, and run none."""
 
 
 def _closures(call: Call) -> Iterator[Function]:

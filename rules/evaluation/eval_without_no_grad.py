@@ -426,6 +426,14 @@ trainer, evaluator = Engine(train_step), Engine(process_function=validation_step
     )
     negative = (
         """
+def probe(network, x):
+    network.eval()
+    handle = network.register_forward_hook(print)
+    old = network.replace_forward(x)
+    handle.remove()
+    return old.name
+""",
+        """
 import torch
 from torch import nn
 class Detector(nn.Module):
