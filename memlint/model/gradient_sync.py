@@ -13,7 +13,7 @@ from memlint.model.scopes import Function, Module
 
 _CONTROLLED = re.compile(
     r"no_sync|no_backward_sync|require_backward_grad_sync|sync_gradients|set_requires_gradient_sync|"
-    r"set_is_last_backward|\.accumulate\(|deepspeed|DeepSpeed|FullyShardedDataParallel|fully_shard|delay_allreduce"
+    r"set_is_last_backward|\.accumulate\(|deepspeed|DeepSpeed|FullyShardedDataParallel|fully_shard|fsdp|FSDP|delay_allreduce"
 )
 """What decides when gradients are averaged, or leaves it to a framework that counts the steps itself."""
 
