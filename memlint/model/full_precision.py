@@ -33,7 +33,7 @@ def full_precision_on_several_devices(module: Module) -> Call | None:
         return None
     for loop in training_loops(module):
         call = next((call for call in calls_in(loop) if Effect.BACKWARD in effects(call)), None)
-        if call is not None and not any(map(_casts, files_of(loop))):
+        if call is not None and not any(map(_casts, _files_of(loop))):
             return call
     return None
 
@@ -47,7 +47,7 @@ def full_precision_in_micro_steps(module: Module) -> Call | None:
         return None
     for loop in training_loops(module):
         found = micro_steps(loop.function)
-        if found is not None and found.step.region.within(loop) and not any(map(_casts, files_of(loop))):
+        if found is not None and found.step.region.within(loop) and not any(map(_casts, _files_of(loop))):
             return update_in(found.step)
     return None
 
@@ -87,8 +87,7 @@ def training_loops(module: Module) -> Iterator[Loop]:
                 yield loop
 
 
-def files_of(loop: Loop) -> Iterator[Module]:
-    """The files that lead to ``loop``, and those of what it calls."""
+def _files_of(loop: Loop) -> Iterator[Module]:
     yield from files_involved(loop.function)
     for call in calls_in(loop):
         yield from (function.module for function in callees(call))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
+from memlint.model.devices import files_involved
 from memlint.model.effects import Effect, calls_in, effects, region_effects
-from memlint.model.full_precision import code_says, files_of, training_loops
+from memlint.model.full_precision import code_says, training_loops
 from memlint.model.memo import query
 from memlint.model.scopes import Module
 from memlint.model.values import Call
@@ -23,13 +24,13 @@ _ACCUMULATES = re.compile(
 def whole_batches_under_checkpointing(module: Module) -> Call | None:
     """The backward of the first loop over data of a file that checkpoints activations and steps on each batch.
 
-    None if the file, one that calls it or one that it calls in that loop, speaks of accumulation, or if the loss
-    compares the samples of a batch with each other.
+    None if the file or one that calls it speaks of accumulation, or of losses that compare the samples of a batch with
+    each other. What it calls does not count: libraries that serve many programs speak of everything.
     """
     if not _checkpoints(module) or _accumulates(module):
         return None
     for loop in training_loops(module):
-        if Effect.STEP in region_effects(loop) and not any(map(_accumulates, files_of(loop))):
+        if Effect.STEP in region_effects(loop) and not any(map(_accumulates, files_involved(loop.function))):
             return next((call for call in calls_in(loop) if Effect.BACKWARD in effects(call)), None)
     return None
 
