@@ -17,6 +17,7 @@ from memlint.model.aliases import (
 )
 from memlint.model.building import builds_module
 from memlint.model.calls import bound_arguments, callees, passed_arguments, runs_forward
+from memlint.model.components import readers
 from memlint.model.containers import elements
 from memlint.model.differentiated import feeds_backward, holds_differentiated, is_fed, starts_backward
 from memlint.model.effects import backward_of
@@ -57,6 +58,7 @@ from memlint.model.values import (
     Parameter,
     Part,
     Phi,
+    Store,
     Unary,
     Value,
 )
@@ -350,6 +352,27 @@ def _returned(call: Call, function: Function, component: object, bare: Function 
 
 
 def _call(call: Call, bare: Function | None) -> Attachment:
+    level = _called(call, bare)
+    return _written_into(call, bare) if level is Attachment.DETACHED else level
+
+
+def _written_into(tensor: Call, bare: Function | None) -> Attachment:
+    """What is written into a new tensor brings its graph along: ``scores[:, step] = model(x)``."""
+    written = [
+        use
+        for use in readers(tensor)
+        if isinstance(use, Store) and use.index is not None and _is_base(tensor, use.base)
+    ]
+    if not written or role(tensor, Role.CONTAINER):
+        return Attachment.DETACHED
+    return _most((store.value for store in written if grad_mode(store.region) is not GradMode.DISABLED), bare)
+
+
+def _is_base(tensor: Value, base: Value | None) -> bool:
+    return base is not None and any(source is tensor for source in sources(base))
+
+
+def _called(call: Call, bare: Function | None) -> Attachment:
     if starts_backward(call):
         return Attachment.CERTAIN
     names = qualified_names(call.callee)
