@@ -48,7 +48,7 @@ def runs_forward(call: Call) -> bool:
         return True
     if call.receiver is None or call.method is None or callees(call):
         return False
-    if _is_named_for_forward(call.method):
+    if _is_part_of_forward(call, call.method):
         return True
     libraries = tuple(kind.name for kind in kinds(call.receiver) if kind.role is Role.MODULE)
     return call.method in frameworks.FORWARD_METHODS or any(
@@ -58,16 +58,13 @@ def runs_forward(call: Call) -> bool:
     )
 
 
-def _is_named_for_forward(method: str) -> bool:
-    """Whether ``method`` is called for a part of the forward pass or a step of it: ``incremental_forward``."""
+def _is_part_of_forward(call: Call, method: str) -> bool:
+    """Whether ``method`` computes a part of the forward pass or a step of it: ``y = model.incremental_forward(x)``.
+
+    Methods that change how a forward pass runs return nothing; those that tell about it are given nothing.
+    """
     words = method.strip("_").split("_")
-    if "forward" not in {words[0], words[-1]}:
-        return False  # ``register_forward_hook``
-    return not {"hook", "hooks"} & set(words) and words[0] not in _SETTING_WORDS
-
-
-_SETTING_WORDS = frozenset("set get has is use enable disable make patch replace restore wrap override count".split())
-"""First words of methods that change how a forward pass runs, or tell about it, and run none."""
+    return "forward" in {words[0], words[-1]} and bool(call.arguments) and bool(call.uses)
 
 
 def _closures(call: Call) -> Iterator[Function]:

@@ -41,6 +41,16 @@ def is_distributed(function: Function) -> bool:
 
 
 @query(on_cycle=False)
+def makes_or_asks_for(module: Module, classes: frozenset[str]) -> bool:
+    """Whether the file makes an object of one of ``classes``, or asks whether something is one: by ``isinstance``."""
+    names = {"isinstance", *(name.rpartition(".")[2] for name in classes)}
+    for call in (call for name in names for call in module.calls_by_name.get(name, ())):
+        if any(qualified_names(value) & classes for value in (call.callee, *call.positional())):
+            return True
+    return False
+
+
+@query(on_cycle=False)
 def uses_accelerator(module: Module) -> bool:
     """Whether the file names a device other than the CPU, moves tensors to one that its user or a framework chooses."""
     return (

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from memlint.model.aliases import qualified_names
 from memlint.model.calls import callees
-from memlint.model.devices import files_involved
+from memlint.model.devices import files_involved, makes_or_asks_for
 from memlint.model.effects import Effect, calls_in, effects, region_effects
+from memlint.model.knowledge import torch
 from memlint.model.loops import iterates_over_data
 from memlint.model.memo import query
 from memlint.model.micro_steps import micro_steps, update_in
@@ -21,7 +21,6 @@ _HALF_PRECISION = re.compile(
 )
 """What mixed precision, or a framework that may be told to use it elsewhere, does not do without."""
 _CASTS = re.compile(r"autocast|\.half\(|\b(use_|with_)?(fp16|bf16|float16|bfloat16|mixed_precision)\b")
-_DDP = frozenset({"torch.nn.parallel.DistributedDataParallel", "torch.nn.parallel.distributed.DistributedDataParallel"})
 
 
 def full_precision_on_several_devices(module: Module) -> Call | None:
@@ -29,7 +28,11 @@ def full_precision_on_several_devices(module: Module) -> Call | None:
 
     None if the file, one that calls it or one that it calls in that loop, says anything of half precision.
     """
-    if "DistributedDataParallel" not in module.text or says_half_precision(module) or not _is_distributed(module):
+    if (
+        "DistributedDataParallel" not in module.text
+        or says_half_precision(module)
+        or not makes_or_asks_for(module, torch.DDP)
+    ):
         return None
     for loop in training_loops(module):
         call = next((call for call in calls_in(loop) if Effect.BACKWARD in effects(call)), None)
@@ -67,16 +70,6 @@ def _casts(module: Module) -> bool:
 def code_says(module: Module, words: re.Pattern[str]) -> bool:
     """Whether ``words`` are found in the lines of a file, comments left out."""
     return any(words.search(line.partition("#")[0]) for line in module.text.splitlines())
-
-
-def _is_distributed(module: Module) -> bool:
-    """Whether the file wraps a model in DistributedDataParallel, or asks whether it is wrapped."""
-    for name in ("DistributedDataParallel", "isinstance"):
-        for call in module.calls_by_name.get(name, ()):
-            named = [call.callee, *(argument.value for argument in call.arguments)]
-            if any(qualified_names(value) & _DDP for value in named):
-                return True
-    return False
 
 
 def training_loops(module: Module) -> Iterator[Loop]:

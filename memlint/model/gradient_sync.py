@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator
 
 from memlint.model.aliases import qualified_names
-from memlint.model.devices import is_distributed
+from memlint.model.calls import callees
+from memlint.model.devices import files_involved, makes_or_asks_for
+from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
 from memlint.model.micro_steps import MicroSteps, micro_steps
 from memlint.model.scopes import Function, Module
@@ -29,19 +31,19 @@ def needless_reductions(module: Module) -> Iterator[MicroSteps]:
 
 
 def _is_reduced(function: Function) -> bool:
-    """Whether something averages the gradients in each backward: DDP or Accelerate, and not a function of one's own."""
-    return _WRAPS.search(function.module.text) is not None and (
-        is_distributed(function) or _communicates(function.module)
-    )
-
-
-_WRAPS = re.compile(r"DistributedDataParallel|distributed_data_parallel|\bDDP\b|\bAccelerator\b")
+    """Whether DDP or Accelerate averages the gradients in each backward, and no function of the project."""
+    return any(map(_wraps, files_involved(function)))
 
 
 @query(on_cycle=False)
-def _communicates(module: Module) -> bool:
-    calls = (call for calls in module.calls_by_name.values() for call in calls)
-    return any(name.startswith(_DISTRIBUTED) for call in calls for name in qualified_names(call.callee))
+def _wraps(module: Module) -> bool:
+    """Whether the file, or a function of the project that it calls, makes what averages gradients."""
+    called = (function for calls in module.calls_by_name.values() for call in calls for function in callees(call))
+    return makes_or_asks_for(module, _AVERAGING) or any(
+        qualified_names(call.callee) & _AVERAGING
+        for function in dict.fromkeys(called)
+        for call in function.lower().calls
+    )
 
 
-_DISTRIBUTED = ("torch.distributed.", "torch.nn.parallel.DistributedDataParallel", "accelerate.Accelerator")
+_AVERAGING = torch.DDP | frameworks.ACCELERATORS

@@ -312,6 +312,8 @@ MODULE_FACTORIES = frozenset(
 )
 """Functions that return a module."""
 
+DDP = frozenset({"torch.nn.parallel.DistributedDataParallel", "torch.nn.parallel.distributed.DistributedDataParallel"})
+
 MODULE_WRAPPERS = frozenset(
     {
         "torch.compile",
