@@ -7,7 +7,7 @@ from pathlib import Path
 
 from memlint.model.callers import call
 from memlint.model.dependencies import CallersSought
-from memlint.model.outline import Outline, outline, words
+from memlint.model.outline import Outline, defines, outline, words
 
 Sought = tuple[str, str, str | None, str]
 """The fields of :class:`~memlint.model.dependencies.CallersSought` as they are kept."""
@@ -17,6 +17,7 @@ Sought = tuple[str, str, str | None, str]
 class Facts:
     """What the text of one file says."""
 
+    data: bytes = b""
     words: frozenset[bytes] = frozenset()
     outline: Outline | None = None
 
@@ -26,7 +27,7 @@ class Facts:
         place = Path(path)
         if data is None or place.suffix != ".py":
             return cls()
-        return cls(frozenset(words(data)), outline(data, is_package=place.name == "__init__.py"))
+        return cls(data, frozenset(words(data)), outline(data, is_package=place.name == "__init__.py"))
 
     def about_callers(self, sought: CallersSought) -> tuple[bool, ...]:
         """What :func:`memlint.model.callers.caller_files` sees of the file."""
@@ -41,10 +42,16 @@ class Facts:
             owner in self.outline.used,
         )
 
-    def about_users(self, name: str) -> tuple[bool, bool, bool]:
-        """What ``mentioning`` and ``is_imported`` of :class:`memlint.model.project.Project` see of the file."""
-        used, imported = (self.outline.used, self.outline.imported) if self.outline is not None else ((), ())
-        return name.encode() in self.words, name in used, name in imported
+    def about_users(self, name: str) -> tuple[bool, ...]:
+        """What those see of the file that :class:`memlint.model.project.Project` asks for the users of a name."""
+        if self.outline is None:
+            return (False,) * 4
+        return (
+            name.encode() in self.words,
+            name in self.outline.used,
+            name in self.outline.imported,
+            defines(self.data, name),
+        )
 
 
 class Comparison:

@@ -92,7 +92,7 @@ def _named_attributes(call: Call) -> tuple[Value, ...] | None:
     if owner is None:
         return None
     found: list[Value] = []
-    for name in _texts(given[1]):
+    for name in constant_texts(given[1]):
         values = attribute_values(owner, name) if name is not None else ()
         if not values:
             return None
@@ -101,7 +101,7 @@ def _named_attributes(call: Call) -> tuple[Value, ...] | None:
 
 
 @query(on_cycle=())
-def _texts(value: Value) -> tuple[str | None, ...]:
+def constant_texts(value: Value) -> tuple[str | None, ...]:
     """The constant texts that ``value`` may be, those that callers pass included; None for one out of sight."""
     found: list[str | None] = []
     for source in sources(value):
@@ -109,7 +109,7 @@ def _texts(value: Value) -> tuple[str | None, ...]:
             found.append(source.constant)
         else:
             given = _given_for(source) if isinstance(source, Parameter) else ()
-            found.extend(text for value in given for text in _texts(value))
+            found.extend(text for value in given for text in constant_texts(value))
             found.extend(() if given else (None,))
     return tuple(dict.fromkeys(found))
 

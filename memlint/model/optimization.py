@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from itertools import repeat
+from typing import TYPE_CHECKING, NamedTuple
 
 import libcst as cst
 
-from memlint.model.aliases import display_element, mro, qualified_names, sources
+from memlint.model.aliases import constant_texts, display_element, mro, qualified_names, sources
 from memlint.model.calls import call_sites, callees
 from memlint.model.effects import backward_of, calls_in, optimizers_stepped
 from memlint.model.identity import Object, Objects, everywhere, holds, objects, seen_from
@@ -36,6 +37,9 @@ from memlint.model.values import (
     Value,
     operand_occurrences,
 )
+
+if TYPE_CHECKING:
+    from memlint.model.project import Project
 
 UNKNOWN: Objects = frozenset()
 """What is cleared when that cannot be told."""
@@ -401,14 +405,29 @@ def cleared_for(optimizer: Objects, region: Region, but: Call | None = None) -> 
 
 @query(on_cycle=frozenset())
 def _called_by_name(function: Function) -> Objects:
-    """What ``function`` passes to functions that it looks up by name: ``getattr(callback, event)(self)``."""
+    """What ``function`` passes to functions that it looks up by name, ``getattr(callback, event)(self)``.
+
+    Functions are left out that clear no gradients, where the name is in sight and the project has functions of it.
+    """
     return frozenset(
         found
         for call in function.lower().calls
-        if isinstance(call.callee, Call) and "builtins.getattr" in qualified_names(call.callee.callee)
+        if isinstance(call.callee, Call) and _may_clear_by_name(call.callee)
         for argument in call.arguments
         for found in objects(argument.value)
     )
+
+
+def _may_clear_by_name(lookup: Call) -> bool:
+    if "builtins.getattr" not in qualified_names(lookup.callee):
+        return False
+    name = lookup.argument("", 1)
+    return name is None or any(map(_may_clear, constant_texts(name), repeat(lookup.function.project)))
+
+
+def _may_clear(name: str | None, project: Project) -> bool:
+    named = project.defining(name) if name is not None else None
+    return not named or any(map(_clearings, named))
 
 
 _KEEPING_GRADIENTS = frozenset(

@@ -72,6 +72,11 @@ def outline(data: bytes, *, is_package: bool) -> Outline:
     )
 
 
+def defines(data: bytes, name: str) -> bool:
+    """Whether a file that holds ``data`` has a function of that name."""
+    return re.search(rb"\bdef\s+" + name.encode() + rb"\b", data) is not None
+
+
 def words(data: bytes) -> set[bytes]:
     """The identifiers, keywords and numbers in source text, those in strings and comments included."""
     return set(data.translate(_SEPARATED).split())

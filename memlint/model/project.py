@@ -26,6 +26,7 @@ from memlint.model.documents import SUFFIXES, Entry, parse_document
 from memlint.model.lookups import Lookups
 from memlint.model.memo import Memo
 from memlint.model.mentions import Mentions
+from memlint.model.outline import defines
 from memlint.model.program import Program
 from memlint.model.room import take_apart, to_let_go
 from memlint.model.scopes import Class, Function, Module
@@ -376,6 +377,16 @@ class Project:
     def mentioning(self, name: str) -> tuple[Module, ...] | None:
         """The modules of the project whose code, quoted text included, uses ``name``; None when they are too many."""
         return self.memo.once(self._mentioning, name, lambda: self._users(name))
+
+    def defining(self, name: str) -> tuple[Function, ...] | None:
+        """The functions of the project that are called ``name``; None when too many files have one, or speak of it."""
+        self.memo.rests_on(UsersSought(name))
+        mentioned = self._mentions().of(name)
+        paths = [path for path in mentioned or () if defines(self.read(path), name)]
+        if mentioned is None or len(paths) > _MAX_USERS:
+            return None
+        modules = filter(None, map(self.load, paths))
+        return tuple(each for module in modules for each in module.functions if each.name == name)
 
     def _users(self, name: str) -> tuple[Module, ...] | None:
         self.memo.rests_on(UsersSought(name))

@@ -85,6 +85,16 @@ def test_a_change_concerns_those_who_rest_on_it(
     assert checked() == set()
 
 
+def test_a_file_that_comes_to_define_what_is_called_by_name(root: Path, checked: Checked) -> None:
+    fixture = Path(__file__).parents[1] / "fixtures" / "MEM201" / "events_in_sight"
+    for name in ("learner.py", "callbacks.py"):
+        projects.write(root / name, (fixture / name).read_text())
+    projects.write(root / "clearing.py", "# before_batch\n")
+    checked()
+    projects.write(root / "clearing.py", "class C:\n    def before_batch(self, it):\n        it.opt.zero_grad()\n")
+    assert "learner.py" in checked()
+
+
 def test_a_change_that_says_nothing_new(root: Path, checked: Checked) -> None:
     checked()
     for path in root.rglob("*.py"):
