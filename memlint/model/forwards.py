@@ -53,7 +53,13 @@ def forwards(function: Function) -> tuple[Call, ...]:
     Calls of modules, and calls of the project's functions that return a graph which their arguments did not have. In a
     module's own methods the calls of its parts are parts of one forward pass and are left out.
     """
-    return tuple(call for call in function.calls if grad_mode(call.region) is GradMode.ENABLED and _records(call))
+    return tuple(call for call in function.calls if _may_record(call) and _records(call))
+
+
+def _may_record(call: Call) -> bool:
+    if called_module(call) is None and not callees(call):
+        return False
+    return grad_mode(call.region) is GradMode.ENABLED
 
 
 def _records(call: Call) -> bool:

@@ -59,14 +59,14 @@ class SummedLoss:
 
 def summed_losses(function: Function) -> Iterator[SummedLoss]:
     """The losses in ``function`` whose graphs wait for one backward, although each could have its own."""
-    reported: set[int] = set()
-    passes = {id(call): call for call in forwards(function)}
-    if not passes or not function.loops:
+    if not function.loops:
         return
+    reported: set[int] = set()
     for backward in function.calls:
         for root in started_roots(backward) if accumulates(backward) else ():
             for addend in _addends(root, backward):
-                forward = _own_forward(addend, passes)
+                # Which passes record a graph may be a question to all callers, and is asked last.
+                forward = _own_forward(addend, {id(call): call for call in forwards(function)})
                 if forward is not None and id(addend.loss.node) not in reported:
                     reported.add(id(addend.loss.node))
                     yield SummedLoss(addend, forward, backward, _confidence(addend, forward))
