@@ -24,6 +24,8 @@ from usage import MEMLINT, usage
 SCRIPT = Path(__file__).parent.parent / "examples" / "hazards.py"
 _GAP = 1000
 """Microseconds between one repetition and the next."""
+_PROBE = 200_000
+"""Events of the snapshot from which its size is foretold."""
 
 
 def record(folder: Path) -> None:
@@ -64,8 +66,12 @@ def enlarge_snapshot(source: Path, target: Path, size: int) -> int:
     snapshot = pickle.loads(content)  # Made by `record`.
     (history,) = (trace for trace in snapshot["device_traces"] if trace)
     events = repeated(history, "time_us")
-    history[:] = [next(events) for _ in range(len(history) * max(1, size // len(content)))]
-    target.write_bytes(pickle.dumps(snapshot))
+    history[:] = [next(events) for _ in range(_PROBE)]
+    # Texts and frames are written once, so that only a long history tells how many bytes an event takes.
+    each = len(pickle.dumps(snapshot)) / _PROBE
+    history.extend(next(events) for _ in range(max(0, round(size / each) - _PROBE)))
+    with target.open("wb") as file:
+        pickle.dump(snapshot, file)
     return len(history)
 
 

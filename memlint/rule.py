@@ -46,6 +46,9 @@ class Rule(ABC):
     """Names of the fixers that findings of this rule may ask for."""
     default: ClassVar[bool] = True
     """Whether the rule is on unless configured otherwise."""
+    corrects: ClassVar[str] = ""
+    """What its fix changes in the training, since that was wrong: a clause such as "each step uses ...". Empty for
+    fixes that are to leave the numbers as they are."""
 
     @abstractmethod
     def check(self, program: Program) -> Iterator[Finding]:

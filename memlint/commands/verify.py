@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -18,6 +19,7 @@ from memlint.commands.configuration import configuration_from, known_rules, sele
 from memlint.config import Options, shown
 from memlint.files import absolute
 from memlint.messages import CLEAN, FAILED, FOUND, UserError
+from memlint.report.concise import place
 from memlint.report.style import wants_color
 from memlint.report.verification import verdict_renderer
 from memlint.rule import Rule
@@ -186,14 +188,22 @@ class _Verify:
         )
 
     def _compared(self, static: Static, report: VerifyReport) -> VerifyReport:
-        files = fixed_files(static, self.configuration, self.rules, unsafe=self.arguments.unsafe_fixes)
-        files = [file for file in files if file.fixed]
-        if not files:
-            self._say("No finding has a fix that could be compared.")
-            return report
-        self._say("Running it twice more: as it is, and with the fixes in a copy.")
-        compared = compare(self.program, static.root, files, self.budget, report.seen, report.judged)
+        unsafe = self.arguments.unsafe_fixes
+        compared = compare(
+            self.program,
+            static.root,
+            partial(fixed_files, static, self.configuration, self.rules, unsafe=unsafe),
+            self.budget,
+            report.seen,
+            judged=report.judged,
+            corrections=self._corrections,
+            say=self._say,
+        )
         return replace(report, comparison=compared)
+
+    @property
+    def _corrections(self) -> dict[str, str]:
+        return {rule.code: rule.corrects for rule in self.rules if rule.corrects}
 
     # ----------------------------------------------------------------------------------------------- printing
 
@@ -223,6 +233,9 @@ class _Verify:
             except WriteError as error:
                 raise UserError(str(error)) from error
             done += len(file.fixed)
+            for each in file.fixed:
+                if each.code in self._corrections:
+                    self._say(f"{place(each)}: {each.code} changes the training: {self._corrections[each.code]}.")
         self._say(f"Applied the fixes of {done} of {len(confirmed)} confirmed findings.")
 
     @staticmethod

@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
+from typing import Protocol
 
+from memlint.diagnostics import Diagnostic
+from memlint.verify.culprits import Culprit, find_culprits
 from memlint.verify.fixed import FixedFile
 from memlint.verify.launch import Outcome, Program, run_program
 from memlint.verify.memory import RunMemory, run_memory
@@ -26,25 +31,83 @@ _TOLERANCE_ON_DEVICE = 1e-6
 """Kernels of a GPU may add up in another order; float32 has 24 bits."""
 
 
+class Versions(Protocol):
+    """Makes the files of the fixed program."""
+
+    def __call__(self, *, without: Sequence[Diagnostic] = ()) -> Sequence[FixedFile]:
+        """The files that fixes change, the fixes of ``without`` left out."""
+
+
 def compare(
     program: Program,
     root: Path,
-    files: Sequence[FixedFile],
+    versions: Versions,
     budget: Budget,
     seen: Observations,
+    *,
     judged: Sequence[Judged] = (),
-) -> Comparison:
-    """Runs ``program`` twice, as far as the run that was ``seen``, each time in a copy of the project at ``root``.
+    corrections: Mapping[str, str] = MappingProxyType({}),
+    say: Callable[[str], None] = lambda _: None,
+) -> Comparison | None:
+    """Runs ``program`` as it is and with fixes, as far as the run that was ``seen``, in copies of the project.
 
-    The user's files are not touched, and what one run writes into its copy the other does not find.
+    The user's files are not touched, and what one run writes into its copy the others do not find. Where the losses
+    differ, further runs find out which fix is the cause; ``corrections`` says for the codes whose fixes correct the
+    training what they correct. None where nothing has a fix.
     """
-    budget = replace(budget, until=(seen.steps, seen.forwards))
+    files = [file for file in versions() if file.fixed]
+    if not files:
+        say("No finding has a fix that could be compared.")
+        return None
+    say("Running it twice more: as it is, and with the fixes in a copy.")
     with tempfile.TemporaryDirectory(prefix="memlint-copy-") as folder:
-        before = _Copy(Path(folder, "before"), root, {file.path: file.before for file in files})
-        after = _Copy(Path(folder, "after"), root, {file.path: file.after for file in files})
-        first, second = before.run(program, budget), after.run(program, budget)
-    compared = _compared(program, first, second, sum(len(file.fixed) for file in files))
+        trial = _Trial(program, root, replace(budget, until=(seen.steps, seen.forwards)), Path(folder))
+        compared = trial.compared(files)
+        if trial.before.seen.losses and not (compared.failure or compared.same_losses):
+            say("The losses differ: running it with some of the fixes to find out which one does that.")
+            compared = replace(compared, culprits=trial.culprits(files, versions, corrections))
     return replace(compared, host_growth=_host_growth(files, judged))
+
+
+class _Trial:
+    """The program as it is, which has run once, and as it is with some fixes, which runs each time."""
+
+    def __init__(self, program: Program, root: Path, budget: Budget, folder: Path) -> None:
+        self._program = program
+        self._root = root
+        self._budget = budget
+        self._folder = folder
+        self._copies = 0
+
+    @cached_property
+    def before(self) -> Outcome:
+        """What the program did as it is."""
+        return self._outcome({})
+
+    def compared(self, files: Sequence[FixedFile]) -> Comparison:
+        """The program with ``files`` against the program as it is."""
+        before = self.before
+        after = self._outcome({file.path: file.after for file in files})
+        return _compared(self._program, before, after, sum(len(file.fixed) for file in files))
+
+    def culprits(
+        self, files: Sequence[FixedFile], versions: Versions, corrections: Mapping[str, str]
+    ) -> tuple[Culprit, ...]:
+        """The fixes that change the losses."""
+        fixed = [each for file in files for each in file.fixed]
+        correcting = [each for each in fixed if each.code in corrections]
+
+        def agrees(without: Sequence[Diagnostic]) -> bool:
+            compared = self.compared(versions(without=without))
+            return compared.same_losses and not compared.failure
+
+        found = find_culprits(fixed, correcting, agrees)
+        return tuple(Culprit(each, corrections.get(each.code, "")) for each in found)
+
+    def _outcome(self, contents: Mapping[Path, bytes]) -> Outcome:
+        self._copies += 1
+        copy = _Copy(self._folder / str(self._copies), self._root, contents)
+        return copy.run(self._program, self._budget)
 
 
 class _Copy:

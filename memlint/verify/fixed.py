@@ -35,9 +35,10 @@ def fixed_files(
     *,
     unsafe: bool,
     only: Collection[Diagnostic] | None = None,
+    without: Collection[Diagnostic] = (),
 ) -> list[FixedFile]:
-    """The files that fixes change; with ``only``, the fixes of these findings and no others."""
-    checks = _Checks(static, configuration, rules, only)
+    """The files that fixes change: with ``only``, by the fixes of these findings alone; ``without`` leaves some out."""
+    checks = _Checks(static, configuration, rules, only, without)
     files = [_fixed(path, data, checks, unsafe) for path, data in static.data.items()]
     return [file for file in files if file is not None]
 
@@ -50,6 +51,7 @@ class _Checks:
     configuration: Configuration
     rules: Sequence[Rule]
     only: Collection[Diagnostic] | None
+    without: Collection[Diagnostic]
 
     def __post_init__(self) -> None:
         self._project = Project(self.static.root)
@@ -59,16 +61,22 @@ class _Checks:
         settings = self.configuration.settings(path.parent)
         least = Confidence.LIKELY if self.only is None else Confidence.POSSIBLE
         result = check_data(path, data, self.rules, self._project, settings, least=least, named=True)
-        if self.only is None:
+        if self.only is None and not self.without:
             return result
-        # Once something has been fixed, findings stand elsewhere: which of them were wanted can no longer be told.
-        places = {(each.path, each.code, each.location) for each in self.only if data == self.static.data[path]}
-        wanted = [(each.path, each.code, each.location) in places for each in result.diagnostics]
-        kept = [
-            each if is_wanted else replace(each, fixes=())
-            for each, is_wanted in zip(result.diagnostics, wanted, strict=True)
-        ]
+        is_original = data == self.static.data[path]
+        kept = [each if self._is_wanted(each, is_original) else replace(each, fixes=()) for each in result.diagnostics]
         return replace(result, diagnostics=kept)
+
+    def _is_wanted(self, diagnostic: Diagnostic, is_original: bool) -> bool:
+        if not is_original:
+            # Once something has been fixed, findings stand elsewhere: which of them is which can no longer be told.
+            return self.only is None and all(diagnostic.code != each.code for each in self.without)
+        return (self.only is None or _is_among(diagnostic, self.only)) and not _is_among(diagnostic, self.without)
+
+
+def _is_among(diagnostic: Diagnostic, others: Collection[Diagnostic]) -> bool:
+    place = (diagnostic.path, diagnostic.code, diagnostic.location)
+    return any(place == (each.path, each.code, each.location) for each in others)
 
 
 def _fixed(path: Path, data: bytes, checks: _Checks, unsafe: bool) -> FixedFile | None:

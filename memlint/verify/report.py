@@ -11,6 +11,7 @@ from memlint.check.results import FileResult
 from memlint.files import FileError
 from memlint.rule import Rule
 from memlint.trace.events import Recording
+from memlint.verify.culprits import Culprit
 from memlint.verify.decide import NODE_BYTES
 from memlint.verify.memory import RunMemory
 from memlint.verify.observations import LineSeen, Observations, Sample
@@ -38,11 +39,18 @@ class Comparison:
     tensors do not show it, neither before nor after."""
     failure: str = ""
     """Why the fixed script could not be compared."""
+    culprits: tuple[Culprit, ...] = ()
+    """The fixes without which the losses agree; empty where they do, and where it could not be found out."""
 
     @property
     def same_losses(self) -> bool:
         """Whether the fixes leave the training as it is."""
         return self.losses[0] > 0 and self.largest_difference <= self.tolerance
+
+    @property
+    def only_corrects(self) -> bool:
+        """Whether the losses differ for no other reason than that the training was wrong before."""
+        return bool(self.culprits) and all(each.correction for each in self.culprits)
 
     @property
     def saved(self) -> int:

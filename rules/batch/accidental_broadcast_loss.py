@@ -57,6 +57,7 @@ class AccidentalBroadcastLoss(Rule):
     default = False
     gate = frozenset({"Linear", "unsqueeze", "view", "reshape"})
     fixers = ("call_method",)
+    corrects = "each prediction is compared with its own target, and no longer with those of the whole batch"
     positive = (
         """
 import torch

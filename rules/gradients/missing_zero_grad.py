@@ -81,6 +81,7 @@ class MissingZeroGrad(Rule):
     severity = Severity.ERROR
     gate = frozenset({"step", "grad"})
     fixers = ("insert_statement",)
+    corrects = "each step uses the gradients of its own batches, and no longer those of all batches before"
     positive = (
         """
 import torch

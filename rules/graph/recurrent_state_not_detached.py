@@ -62,6 +62,7 @@ class RecurrentStateNotDetached(Rule):
     severity = Severity.ERROR
     gate = frozenset({"backward", "manual_backward", "torch"})
     fixers = ("insert_statement",)
+    corrects = "gradients end at the border of a step, and no longer run through all steps before"
     positive = (
         """
 import torch

@@ -55,6 +55,7 @@ class TiedWeightsBrokenOrDoubleCounted(Rule):
     severity = Severity.WARNING
     gate = frozenset({"data"})
     fixers = ("drop_attribute",)
+    corrects = "a shared parameter is updated once, with the sum of its gradients"
     positive = (
         """
 from torch import nn

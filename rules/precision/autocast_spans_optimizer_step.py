@@ -68,6 +68,7 @@ class AutocastSpansOptimizerStep(Rule):
     severity = Severity.ERROR
     gate = frozenset({"autocast"})
     fixers = ("add_argument",)
+    corrects = "forward passes use the weights of the last step, and no longer casts of earlier ones"
     positive = (
         """
 import torch

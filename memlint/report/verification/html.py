@@ -11,6 +11,7 @@ from typing import Any
 
 from memlint.messages import UserError
 from memlint.report.concise import place
+from memlint.report.verification.comparison import comparison_lines
 from memlint.trace.events import Phase
 from memlint.verify.report import VerifyReport
 from memlint.verify.sizes import counted, in_bytes
@@ -57,6 +58,7 @@ def render(report: VerifyReport, *, color: bool = False, width: int | None = Non
         summary=_summary(report),
         chart=chart,
         growth=_growth(report),
+        comparison=_comparison(report),
         findings="".join(_finding(number, each, report) for number, each in enumerate(report.sorted_findings)),
         spans=json.dumps(_spans(report, found)).replace("<", "\\u003c"),
     )
@@ -200,7 +202,26 @@ def _summary(report: VerifyReport) -> str:
         cells = "".join(f"<div><b>{in_bytes(size)}</b>{name}</div>" for name, size in figures)
         counts = "".join(f"<div><b>{report.counts[verdict]}</b>{verdict.value.lower()}</div>" for verdict in Verdict)
         parts.append(f'<div class="figures">{cells}{counts}</div>')
+    parts.append(_ranks(report))
     return "".join(parts)
+
+
+def _ranks(report: VerifyReport) -> str:
+    """With several processes, the peak of each."""
+    rows = "".join(
+        f"<tr><td>rank {rank}</td><td class=size>{in_bytes(figures.peak_allocated)}</td>"
+        f"<td>{'the worst' if figures is report.memory else ''}</td></tr>"
+        for rank, figures in report.ranks
+    )
+    return f"<table>{rows}</table>" if rows else ""
+
+
+def _comparison(report: VerifyReport) -> str:
+    """The script against its copy with fixes."""
+    if report.comparison is None:
+        return ""
+    lines = [f'<span class="{tone.value}">{escape(text)}</span>' for text, tone in comparison_lines(report.comparison)]
+    return "<h2>As it is, and with fixes</h2><pre>{}</pre>".format("\n".join(lines))
 
 
 def _finding(number: int, each: Judged, report: VerifyReport) -> str:
@@ -255,9 +276,11 @@ def _spans(report: VerifyReport, found: Timeline | None) -> dict[int, list[float
 
 
 STYLE = """
-:root { color-scheme: light dark; --text: #1b1f24; --back: #ffffff; --soft: #f3f5f7; --line: #d5dae0; }
+:root { color-scheme: light dark; --text: #1b1f24; --back: #ffffff; --soft: #f3f5f7; --line: #d5dae0;
+  --good: #1a7f37; --note: #8a5a00; --alarm: #d1242f; }
 @media (prefers-color-scheme: dark) {
-  :root { --text: #e6e9ec; --back: #14171b; --soft: #20252b; --line: #39414a; }
+  :root { --text: #e6e9ec; --back: #14171b; --soft: #20252b; --line: #39414a;
+    --good: #3fb950; --note: #d29922; --alarm: #f85149; }
 }
 body { color: var(--text); background: var(--back); font: 15px/1.45 system-ui, sans-serif; margin: 0 auto;
   max-width: 1200px; padding: 12px; }
@@ -267,11 +290,12 @@ h1 { font-size: 1.3em; } h2 { font-size: 1.1em; }
 .figures b { display: block; font-size: 1.2em; }
 article { background: var(--soft); border-left: 4px solid var(--line); border-radius: 4px; margin: 12px 0;
   padding: 8px 12px; }
-article.confirmed { border-color: #d1242f; } article.refuted { border-color: #1a7f37; }
+article.confirmed { border-color: var(--alarm); } article.refuted { border-color: var(--good); }
 article header { overflow-wrap: anywhere; }
 .key span { white-space: nowrap; margin-left: 8px; } .key i { display: inline-block; width: 12px; height: 8px;
   margin-right: 4px; } .key { margin: 0; font-size: 0.85em; }
-.verdict { font-weight: 600; } .failure { color: #d1242f; font-weight: 600; }
+.verdict, .heading { font-weight: 600; } .failure, .alarm { color: var(--alarm); font-weight: 600; }
+.good { color: var(--good); } .note { color: var(--note); }
 pre { background: var(--back); overflow-x: auto; padding: 8px; } mark { background: #ffd33d55; color: inherit; }
 #timeline { height: 420px; } #growth { height: 320px; }
 table { border-collapse: collapse; } td, th { padding: 2px 12px 2px 0; text-align: left; }
@@ -284,6 +308,7 @@ _PAGE = """<!doctype html>
 <h1>$title</h1>$summary
 <h2>Memory by purpose</h2>$chart
 $growth
+$comparison
 <h2>Findings</h2>$findings
 <script>
 const spans = $spans;

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from memlint.report.json import finding
+from memlint.verify.culprits import Culprit
 from memlint.verify.memory import RunMemory
 from memlint.verify.report import Comparison, VerifyReport
 from memlint.verify.verdicts import Judged
@@ -52,6 +53,12 @@ def _judged(each: Judged) -> dict[str, Any]:
     }
 
 
+def _changed_by(culprit: Culprit) -> dict[str, Any]:
+    found = finding(culprit.diagnostic)
+    kept = {key: found[key] for key in ("code", "filename", "location")}
+    return {**kept, "corrects": culprit.correction or None}
+
+
 def _figures(memory: RunMemory) -> dict[str, Any]:
     return {**asdict(memory), "growth_per_step": memory.growth_per_step}
 
@@ -67,6 +74,7 @@ def _comparison(comparison: Comparison | None) -> dict[str, Any] | None:
         "equal_losses": comparison.losses[1],
         "largest_difference": comparison.largest_difference,
         "same_losses": comparison.same_losses,
+        "changed_by": [_changed_by(each) for each in comparison.culprits],
         "host_growth": comparison.host_growth,
         "pays": comparison.pays,
         "seconds_per_step": list(comparison.seconds),

@@ -12,13 +12,14 @@ from rich.text import Text
 
 from memlint.config import shown
 from memlint.report.concise import place
-from memlint.verify.memory import RunMemory
+from memlint.report.verification.comparison import Tone, comparison_lines
 from memlint.verify.report import Comparison, VerifyReport
 from memlint.verify.sizes import counted, in_bytes
 from memlint.verify.verdicts import Judged, Ruling, Verdict
 
 _WIDTH = 120
 """Columns where there is no terminal."""
+_TONES = {Tone.PLAIN: "", Tone.HEADING: "bold", Tone.GOOD: "green", Tone.NOTE: "yellow", Tone.ALARM: "bold red"}
 _STYLES = {
     Verdict.CONFIRMED: "bold red",
     Verdict.REFUTED: "green",
@@ -120,44 +121,8 @@ def _file(where: str) -> str:
 
 
 def _comparison(comparison: Comparison) -> Iterator[Text]:
-    if comparison.failure:
-        yield Text(f"The fixed copy could not be compared: {comparison.failure}", style="bold red")
-        return
-    before, after = comparison.before, comparison.after
-    yield Text(f"With {counted(comparison.fixes, 'fix')}, in a copy:", style="bold")
-    for name, old, new in _figures(before, after):
-        change = f" ({(new - old) / old:+.1%})" if old else ""
-        yield Text(f"  {name:<21} {in_bytes(old):>10} -> {in_bytes(new):>10}{change}")
-    seconds = comparison.seconds
-    yield Text(f"  {'time per step':<21} {seconds[0] * 1e3:>7.1f} ms -> {seconds[1] * 1e3:>7.1f} ms (both recorded)")
-    yield _losses(comparison)
-    if comparison.host_growth:
-        growth = in_bytes(comparison.host_growth)
-        yield Text(
-            f"  Not in these figures of tensors: {growth} a step of graphs in host memory, which the fixes let go."
-        )
-    elif not comparison.pays:
-        yield Text("  The fixes do not pay: neither the peak nor what stays alive is lower.", style="bold red")
-
-
-def _figures(before: RunMemory, after: RunMemory) -> Iterator[tuple[str, int, int]]:
-    yield "peak", before.peak_allocated, after.peak_allocated
-    yield "growth per step", before.growth_per_step, after.growth_per_step
-    if before.step_ends and after.step_ends:
-        yield "end of the last step", before.step_ends[-1], after.step_ends[-1]
-
-
-def _losses(comparison: Comparison) -> Text:
-    count, equal = comparison.losses
-    if not count:
-        return Text("  losses                none could be compared", style="yellow")
-    if count == equal:
-        return Text(f"  losses                all {count} agree bit for bit", style="green")
-    largest = f"{comparison.largest_difference:.2g}"
-    text = f"  losses                {equal} of {count} agree bit for bit; the largest difference is {largest}"
-    if comparison.same_losses:
-        return Text(f"{text}, within {comparison.tolerance:g}", style="green")
-    return Text(f"{text}: THE FIXES CHANGE THE TRAINING", style="bold red")
+    for line in comparison_lines(comparison):
+        yield Text(line.text, style=_TONES[line.tone])
 
 
 def _summary(report: VerifyReport) -> Text:
