@@ -9,6 +9,7 @@ the default size is run there, and what autograd saves of it is counted (unique 
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import json
@@ -30,6 +31,9 @@ _BANDS = {"tiny": (0, 200), "small": (0, 200), "base": (80, 300), "large": (200,
 """Millions of parameters that a model may have whose name has such a word in it."""
 _DIFFERENT = frozenset({"facebook/xmod-base", "hustvl/yolos-base", "google/mt5-small", "google/umt5-small"})
 """Checkpoints whose own configuration is not the default one, though nothing in their names says so."""
+_LABELLED = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "ImageClassification")
+"""Heads whose last layer is as wide as the configuration has labels."""
+_HEADS = ("CausalLM", "MaskedLM", "Seq2SeqLM", "SpeechSeq2Seq", *_LABELLED)
 _FIELDS = {
     "layers": ("num_hidden_layers", "n_layer", "num_layers", "encoder_layers"),
     "width": ("hidden_size", "n_embd", "d_model", "dim"),
@@ -90,7 +94,9 @@ def torchvision_entries() -> Iterator[tuple[str, dict[str, Any]]]:
                 model = builder(**extra)
         except NotImplementedError:  # RegNet computes its widths with tensors.
             model = builder(**extra).to("meta")
-        yield f"torchvision.models.{name}", image_entry(model, 299 if name.startswith("inception") else 224)
+        entry = image_entry(model, 299 if name.startswith("inception") else 224)
+        entry["children"] = {child: count(module) for child, module in model.named_children()}
+        yield f"torchvision.models.{name}", entry
 
 
 def torchvision_models() -> Any:
@@ -145,7 +151,7 @@ def is_default(checkpoint: str, entry: dict[str, Any]) -> bool:
     Many have not: ``facebook/opt-350m`` is named beside a default of 125 million parameters. So the name must
     claim the size, in figures or by a word, and the entry must have it.
     """
-    largest: float = max([entry["params"], *(count for _, count in entry.get("heads_of", {}).values())]) / 1e6
+    largest: float = max([entry["params"], *(head[1] for head in entry.get("heads_of", {}).values())]) / 1e6
     size = claimed(checkpoint)
     if size is not None:
         return 0.85 < largest / size < 1.25
@@ -165,14 +171,26 @@ def transformers_entry(transformers: Any, config: Any) -> dict[str, Any]:
         base = transformers.AutoModel.from_config(config)
         entry["params"] = count(base)
         entry["class"] = type(base).__name__
-        heads = {}
-        for auto in ("CausalLM", "MaskedLM", "Seq2SeqLM", "SequenceClassification", "ImageClassification"):
-            with suppress(Exception):
-                model = getattr(transformers, f"AutoModelFor{auto}").from_config(config)
-                heads[auto] = [type(model).__name__, count(model)]
+        heads = {name: head for name in _HEADS if (head := _head_entry(transformers, name, config)) is not None}
         if heads:
             entry["heads_of"] = heads
     return entry
+
+
+def _head_entry(transformers: Any, name: str, config: Any) -> list[Any] | None:
+    """The class behind ``AutoModelFor<name>`` and its parameters; where labels count, those of one and their number."""
+    auto = getattr(transformers, f"AutoModelFor{name}")
+    with suppress(Exception):
+        model = auto.from_config(config)
+        name_of, parameters = type(model).__name__, count(model)
+        labels = getattr(config, "num_labels", 0)
+        if name in _LABELLED and labels:
+            more = copy.deepcopy(config)
+            more.num_labels = labels + 1
+            each = count(auto.from_config(more)) - parameters
+            return [name_of, parameters, each, labels] if each else [name_of, parameters]
+        return [name_of, parameters]
+    return None
 
 
 def diffusers_entries() -> Iterator[tuple[str, dict[str, Any]]]:

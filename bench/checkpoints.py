@@ -1,10 +1,11 @@
 """Writes memlint/checkpoints.json: the configurations of checkpoints, as installed libraries state them.
 
-    python bench/checkpoints.py [OUT]
+    python bench/checkpoints.py [--hub DIR] [OUT]
 
-Needs torch and transformers, and the sources of litgpt, keras-nlp 0.4.1 and paddlenlp 2.8.1 (install them with ``pip
-install --no-deps --target FOLDER`` and add FOLDER to PYTHONPATH). Nothing is downloaded from a hub and no weight is
-allocated. ``architectures.json`` knows the default configuration of each kind of model; these are the others.
+Needs torch and transformers, and the sources of litgpt, keras-nlp 0.6.4 and paddlenlp 2.8.1 (install them with ``pip
+install --no-deps --target FOLDER`` and add FOLDER to PYTHONPATH), and those of ``checkpoint_sources.py``. Nothing is
+downloaded from a hub and no weight is allocated; without ``--hub`` what was read there before is kept.
+``architectures.json`` knows the default configuration of each kind of model; these are the others.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import checkpoint_sources
+import click
 from architectures import claimed, transformers_entry
+from checkpoint_sources import folder
 
 OUT = Path(__file__).parents[1] / "memlint" / "checkpoints.json"
 
@@ -69,17 +72,13 @@ def _module(path: Path, name: str) -> ModuleType:
     return module
 
 
-def _folder(package: str) -> Path:
-    return next(each for path in sys.path if (each := Path(path) / package).is_dir())
-
-
 # --------------------------------------------------------------------------------------------------------- keras-nlp
 
 
 def keras_configurations() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Encoders, GPT-2 and OPT."""
     for family, names in KERAS.items():
-        presets = _module(_folder("keras_nlp") / "models" / family / f"{family}_presets.py", f"presets_{family}")
+        presets = _module(folder("keras_nlp") / "src" / "models" / family / f"{family}_presets.py", f"presets_{family}")
         for preset, checkpoint in names.items():
             found = presets.backbone_presets.get(preset)
             if found is not None:
@@ -124,10 +123,10 @@ _DEBERTA_V3 = {
 
 def paddle_configurations() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """T5, and what keras-nlp does not have of ELECTRA and XLNet."""
-    folder = _folder("paddlenlp") / "transformers"
+    root = folder("paddlenlp") / "transformers"
     prefixes = {"t5": "google-t5/", "electra": "google/", "xlnet": "xlnet/"}
     for family, prefix in prefixes.items():
-        tree = ast.parse((folder / family / "configuration.py").read_text("utf-8"))
+        tree = ast.parse((root / family / "configuration.py").read_text("utf-8"))
         for statement in tree.body:
             if isinstance(statement, ast.Assign) and "INIT_CONFIGURATION" in getattr(statement.targets[0], "id", ""):
                 for name, config in ast.literal_eval(statement.value).items():
@@ -152,7 +151,7 @@ def _from_paddle(family: str, config: dict[str, Any]) -> dict[str, Any]:
 
 def litgpt_configurations() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Decoders."""
-    module = _module(_folder("litgpt") / "config.py", "litgpt_config")
+    module = _module(folder("litgpt") / "config.py", "litgpt_config")
     for given in module.configs:
         config = module.Config(**given)
         name = f"{config.hf_config['org']}/{config.hf_config['name']}"
@@ -208,12 +207,19 @@ def _from_litgpt(config: Any, kind: str, name: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------- table
 
 
-def entries() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each checkpoint's entry; prints those whose name claims another size."""
+def entries(hub: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each checkpoint's entry; prints those whose name claims another size. What stands later counts."""
+    more = checkpoint_sources
     transformers = importlib.import_module("transformers")
     seen: dict[str, dict[str, Any]] = {}
-    sources = (keras_configurations, paddle_configurations, litgpt_configurations)
-    for name, kind, fields in (each for source in sources for each in source()):
+    packages = (keras_configurations, paddle_configurations, litgpt_configurations)
+    sources = (more.llm_analysis, more.t5, more.whisper, more.clip, more.vit, *packages)
+    configurations = [each for source in sources for each in source()]
+    read = set()
+    if hub is not None:
+        read = {name for name, _, _ in more.hub(hub)}
+        configurations += more.hub(hub)
+    for name, kind, fields in configurations:
         key = json.dumps([kind, fields])
         if key not in seen:
             try:
@@ -223,7 +229,9 @@ def entries() -> Iterator[tuple[str, dict[str, Any]]]:
                 print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
                 continue
         entry = {**seen[key], "type": kind, "set": fields}
-        largest = max([entry["params"], *(count for _, count in entry.get("heads_of", {}).values())])
+        if name in read:
+            entry["hub"] = True
+        largest = max([entry["params"], *(head[1] for head in entry.get("heads_of", {}).values())])
         size = claimed(name)
         if size is not None and not 0.85 < largest / 1e6 / size < 1.25 and kind != "mixtral":
             # Names round: Gemma 2B has 2.5 billion. What is further away was read wrongly.
@@ -233,16 +241,19 @@ def entries() -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, entry
 
 
-def main() -> None:
+@click.command()
+@click.option("--hub", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A folder of config.json.")
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path), default=OUT)
+def main(hub: Path | None, out: Path) -> None:
     """Writes the table, a line for each checkpoint."""
     warnings.simplefilter("ignore")
-    table = dict(entries())
+    before = json.loads(OUT.read_text("utf-8")) if OUT.is_file() else {}
+    table = {name: entry for name, entry in before.items() if entry.get("hub")} if hub is None else {}
+    table.update(entries(hub))
     lines = [f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(table.items())]
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else OUT
     out.write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
     print(f"{len(table)} checkpoints")
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
-        main()
+    main()

@@ -12,6 +12,14 @@ from pathlib import Path
 from typing import Any
 
 _FOLDER = Path(__file__).parent
+LOADING_OPTIONS = frozenset(
+    """adapter_kwargs adapter_name cache_dir commit_hash force_download from_flax from_tf generation_config gguf_file
+    ignore_mismatched_sizes key_mapping local_files_only low_cpu_mem_usage max_memory mirror offload_buffers
+    offload_folder offload_state_dict output_loading_info proxies resume_download revision state_dict subfolder token
+    tp_plan trust_remote_code use_auth_token use_kernels use_safetensors variant weights_only _fast_init _from_auto
+    _commit_hash _from_pipeline""".split()
+)
+"""Options of ``from_pretrained`` that say how weights are found and read: they change no parameter."""
 
 
 @cache

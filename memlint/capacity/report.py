@@ -12,6 +12,8 @@ from memlint.model.sizes.peak import RESERVED, Span
 
 _FACTS = (*FACTS, "parameters dtype", "optimizer", "adapter", "sharding", "offload", "finder", "trainer")
 
+_MOST_ASSUMED = 3
+
 
 def _size(value: float) -> str:
     return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
@@ -52,6 +54,8 @@ def as_text(result: Estimate) -> str:
             value = "unknown" if fact.value is None else str(fact.value)
             default = " (default of the command line)" if fact.by_command_line else ""
             lines.append(f"  {name:<11} {value}{default}  {_where(fact.place)}")
+    for path, asked in list(result.reading.assumed.items())[:_MOST_ASSUMED]:
+        lines.append(f"  assumed     {path} does not exist  {_where(asked)}")
     lines.append("")
     lines += [f"  {name:<16} {_range(span)}" for name, span in _parts(result).items()]
     if result.peak is not None:
@@ -102,6 +106,7 @@ def as_data(result: Estimate) -> dict[str, Any]:
             for name, fact in result.reading.facts.items()
             if name in _FACTS
         },
+        "assumed": [{"absent": name, **_source(place)} for name, place in result.reading.assumed.items()],
         "unknown": result.missing,
     }
 

@@ -6,7 +6,7 @@ import itertools
 from functools import cache
 from typing import Any
 
-from memlint.architectures import checkpoints, table
+from memlint.architectures import LOADING_OPTIONS, checkpoints, table
 from memlint.model.sizes import layers
 from memlint.model.sizes.objects import PLAIN, External, Instance, ModuleObject, Parameter, Place, Unknown
 
@@ -92,12 +92,19 @@ def _model(name: str, entry: dict[str, Any], count: int, place: Place) -> Module
     """A model of that many parameters; its classifier is a module of its own where that is known."""
     model = ModuleObject(External(name), place=place, entry=entry)
     path = str(entry["head"][0]).split(".") if "head" in entry else []
-    head = 0
-    if path:
-        classifier = layers.make("torch.nn.Linear", [entry["head"][1], entry["head"][2]], {})
-        head = classifier.count()
+    classifier = layers.make("torch.nn.Linear", [entry["head"][1], entry["head"][2]], {}) if path else None
+    head = classifier.count() if classifier is not None else 0
+    parts = {child: ModuleObject(External(f"{name}.{child}")) for child in entry.get("children", {})}
+    model.attributes.update(parts)
+    if classifier is not None:
         _attach(model, path, classifier)
-    model.attributes["body of the model"] = Parameter(count - head)
+    for child in parts:
+        rest = entry["children"][child] - (head if path and child == path[0] else 0)
+        if rest:
+            model.attributes[child].attributes["body of the part"] = Parameter(rest)
+    rest = count - head if not parts else count - sum(entry["children"].values())
+    if rest:
+        model.attributes["body of the model"] = Parameter(rest)
     return model
 
 
@@ -141,7 +148,18 @@ def _from_pretrained(cls: str, arguments: list[Any], keywords: dict[str, Any], p
     entry = checkpoints().get(checkpoint) if isinstance(checkpoint, str) else None
     if entry is None:
         return None
-    model = _of_class(cls, entry, place)
+    config = keywords.get("config")
+    if isinstance(config, Instance):
+        fields: dict[str, Any] = {**config.attributes, **keywords}
+        is_its_own = fields.get(_ENTRY) is entry
+        if not is_its_own:
+            return None
+        model = _of_class(cls, entry, place, fields)
+        model.doubt = model.doubt or config.doubt
+    else:
+        model = _of_class(cls, entry, place, dict(keywords))
+        if isinstance(config, Unknown):
+            model.doubt = model.doubt or "a configuration of unknown fields"
     dtype = keywords.get("dtype", keywords.get("torch_dtype"))
     if isinstance(dtype, External):
         model.attributes["dtype of parameters"] = dtype
@@ -152,28 +170,58 @@ def _from_pretrained(cls: str, arguments: list[Any], keywords: dict[str, Any], p
 
 def _from_configuration(cls: str, arguments: list[Any], place: Place) -> ModuleObject | None:
     config = arguments[0] if arguments else None
-    if not isinstance(config, Instance) or "entry of the configuration" not in config.attributes:
+    if not isinstance(config, Instance) or _ENTRY not in config.attributes:
         return None
-    entry = config.attributes["entry of the configuration"]
-    model = _of_class(cls, entry, place)
+    model = _of_class(cls, config.attributes[_ENTRY], place, config.attributes)
     model.doubt = model.doubt or config.doubt
     return model
 
 
-def _of_class(cls: str, entry: dict[str, Any], place: Place) -> ModuleObject:
-    """The model of a class of transformers, or of ``AutoModelFor...``, in that configuration."""
-    heads = entry.get("heads_of", {})
-    counts = {entry["class"]: entry["params"], **dict(heads.values())}
-    if cls == "AutoModel":
-        count = entry["params"]
-    elif cls.startswith("AutoModelFor"):
-        count = heads.get(cls.removeprefix("AutoModelFor"), (None, None))[1]
-    else:
-        count = counts.get(cls)
-    model = _model(f"transformers.{cls}", entry, count if count is not None else entry["params"], place)
-    if count is None:
+def _of_class(cls: str, entry: dict[str, Any], place: Place, changed: dict[str, Any]) -> ModuleObject:
+    """The model of a class of transformers, or of ``AutoModelFor...``, with these fields of the configuration set."""
+    head = _head(cls, entry)
+    model = _model(f"transformers.{cls}", entry, head[1] if head is not None else entry["params"], place)
+    if head is None:
         model.doubt = f"the head of {cls}"
+    else:
+        _set_labels(model, head, changed)
+    others = changed.keys() - _SIZELESS - LOADING_OPTIONS - {_ENTRY, "config", *_LABELS, *_QUANTIZED}
+    odd = min((key for key in others if changed[key] != entry.get("set", {}).get(key, changed)), default=None)
+    if odd is not None:
+        model.doubt = model.doubt or f"argument {odd}"
     return model
+
+
+def _head(cls: str, entry: dict[str, Any]) -> list[Any] | None:
+    """Class, parameters, and if labels count those of one label and their number; None if it is not known."""
+    heads: dict[str, list[Any]] = entry.get("heads_of", {})
+    if cls in ("AutoModel", entry["class"]):
+        return [entry["class"], entry["params"]]
+    if cls.startswith("AutoModelFor"):
+        return heads.get(cls.removeprefix("AutoModelFor"))
+    return next((head for head in heads.values() if head[0] == cls), None)
+
+
+def _set_labels(model: ModuleObject, head: list[Any], changed: dict[str, Any]) -> None:
+    """Make the last layer as wide as the labels that the program asks for."""
+    given = [changed[name] for name in _LABELS if name in changed]
+    if len(head) < 4:
+        return
+    if not given:
+        if "ImageClassification" in head[0]:
+            # Image models were mostly published with the classes that they were trained on.
+            model.doubt = "number of labels"
+        return
+    labels = len(given[0]) if isinstance(given[0], dict) else given[0]
+    if isinstance(labels, bool) or not isinstance(labels, int):
+        model.doubt = "number of labels"
+        return
+    model.attributes["labels"] = Parameter((labels - head[3]) * head[2])
+
+
+_ENTRY = "entry of the configuration"
+_LABELS = ("num_labels", "id2label")
+_QUANTIZED = ("quantization_config", "load_in_8bit", "load_in_4bit")
 
 
 def known_configuration(name: str, arguments: list[Any], keywords: dict[str, Any]) -> Instance | None:
@@ -188,10 +236,10 @@ def known_configuration(name: str, arguments: list[Any], keywords: dict[str, Any
         entry = _configurations().get(parts[-1])
     if entry is None:
         return None
-    config = Instance(External(name), {"entry of the configuration": entry}, open=True)
+    config = Instance(External(name), {_ENTRY: entry}, open=True)
     config.attributes.update(keywords)
-    if arguments[1:] or any(key not in _SIZELESS for key in keywords):
-        config.doubt = f"argument {next((key for key in keywords if key not in _SIZELESS), '')}"
+    if arguments[1:]:
+        config.doubt = "arguments without a name"
     return config
 
 
@@ -199,7 +247,8 @@ _SIZELESS = frozenset(
     """
     use_cache attention_dropout hidden_dropout_prob attention_probs_dropout_prob resid_pdrop embd_pdrop attn_pdrop
     bos_token_id eos_token_id pad_token_id output_hidden_states output_attentions torch_dtype dtype dropout
-    attn_implementation initializer_range layer_norm_eps gradient_checkpointing trust_remote_code
+    attn_implementation initializer_range layer_norm_eps gradient_checkpointing trust_remote_code label2id
+    problem_type finetuning_task device_map return_dict
     """.split()
 )
 """Fields of configurations that change no parameter."""

@@ -32,7 +32,7 @@ from memlint.model.sizes.objects import (
     Unknown,
     is_known,
 )
-from memlint.model.sizes.setting_files import FILE, LOADERS, loaded, opened
+from memlint.model.sizes.setting_files import EXISTENCE, FILE, LOADERS, exists, loaded, opened
 
 _WITHOUT_PARAMETERS = ("Mixin", "PreTrainedModel", "LightningModule", "Protocol", "ABC", "Generic", "torch.nn.Module")
 """Ends of names of bases that add no parameters."""
@@ -439,7 +439,7 @@ class Calls(ABC):
             return arguments[0]
         if name.startswith("torch.") and last.startswith(_REPARAMETRIZED):
             if arguments and isinstance(arguments[0], ModuleObject):
-                arguments[0].doubt = f"changed by {last}"
+                layers.reparametrize(arguments[0], last, arguments[1:], keywords)
                 return arguments[0]
             return PLAIN
         if name.startswith("torch.") and last in _SHAPED:
@@ -588,6 +588,10 @@ class Calls(ABC):
             for each in module.parameters():
                 each.attributes["requires_grad"] = wanted if not self.uncertain else PLAIN
         self._change_members(module, name, arguments)
+        if name == "resize_token_embeddings" and module.entry is not None:
+            words = arguments[0] if arguments else keywords.get("new_num_tokens")
+            if words != module.entry.get("vocabulary"):
+                module.doubt = module.doubt or "the number of words after resize_token_embeddings"
         if name in _FLUENT:
             return module
         if name in _INSPECT:
@@ -623,8 +627,8 @@ class Calls(ABC):
             result = Items(pairs if name == "named_children" else [each for _, each in pairs])
         if module.doubts():
             result.doubt = module.doubts()[0]
-        elif "children" in name and any(each.entry is not None for each in module.modules()):
-            # What is known of these is their size, not what they consist of.
+        elif "children" in name and module.entry is not None and "children" not in module.entry:
+            # What is known of it is its size, not what it consists of.
             result.doubt = f"the layers of {module.class_name}"
         return result
 
@@ -860,8 +864,13 @@ def _like(_calls: Calls, arguments: list[Any], _keywords: dict[str, Any]) -> Any
     return Tensor(first.shape) if isinstance(first, (Tensor, Parameter)) else Tensor(None)
 
 
+_THERE = ("torch.cuda.is_available", "torch.cuda.is_bf16_supported", "torch.backends.cudnn.is_available")
+
 _KNOWN: dict[str, Callable[[Calls, list[Any], dict[str, Any]], Any]] = {
     **dict.fromkeys(LOADERS, loaded),
+    **dict.fromkeys(EXISTENCE, exists),
+    # The question is what the program does on a GPU.
+    **dict.fromkeys(_THERE, lambda _calls, _given, _named: True),
     "torch.nn.Parameter": _parameter,
     "torch.nn.parameter.Parameter": _parameter,
     "torch.tensor": _scalar_tensor,

@@ -19,6 +19,7 @@ from memlint.model.sizes.marks import marked
 from memlint.model.sizes.natives import Items, Missing
 from memlint.model.sizes.objects import (
     PLAIN,
+    Absent,
     ClassObject,
     External,
     FunctionObject,
@@ -97,6 +98,8 @@ class Evaluator(Calls):
         """Functions that have run, by identity."""
         self.entered: list[Any] = []
         """Values of the ``with`` statements around what is evaluated now."""
+        self.absent: dict[str, Place] = {}
+        """Files that the program asks for and that are assumed not to exist, with the place of the question."""
         self._generators: dict[ast.AST, bool] = {}
         self._training: dict[ast.AST, bool] = {}
         """What is known of functions and loops by their text, which are run again and again."""
@@ -210,13 +213,28 @@ class Evaluator(Calls):
         if isinstance(target, ast.Name):
             self._bind(scope.home(target.id).variables, target.id, value)
         elif isinstance(target, ast.Attribute):
-            self.set_attribute(self.value(target.value, scope), target.attr, value)
+            receiver = self.value(target.value, scope)
+            if isinstance(receiver, (Unknown, Method)) and may_hold_module(value):
+                self._replaced_inside(target, scope)
+            self.set_attribute(receiver, target.attr, value)
         elif isinstance(target, ast.Subscript):
             self._store_item(target, value, scope)
         elif isinstance(target, ast.Starred):
             self.store(target.value, value, scope)
         elif isinstance(target, (ast.Tuple, ast.List)):
             self._unpack(target.elts, value, scope)
+
+    def _replaced_inside(self, target: ast.Attribute, scope: Scope) -> None:
+        """A layer deep inside a well-known model is replaced, of which nobody knows how large it was."""
+        node = target.value
+        while isinstance(node, (ast.Attribute, ast.Subscript)):
+            if isinstance(node, ast.Attribute) and node.attr.endswith("config"):
+                return
+            node = node.value
+            owner = self.value(node, scope)
+            if isinstance(owner, ModuleObject) and owner.entry is not None:
+                owner.doubt = owner.doubt or f"{target.attr} is replaced inside it"
+                return
 
     def _store_item(self, target: ast.Subscript, value: Any, scope: Scope) -> None:
         key = self.value(target.slice, scope)
@@ -311,7 +329,12 @@ class Evaluator(Calls):
             receiver.doubt = "a member of unknown position was replaced"
 
     def _if(self, node: ast.If, scope: Scope) -> None:
-        condition = self.truth(self.value(node.test, scope))
+        value = self.value(node.test, scope)
+        condition = self.truth(value)
+        if isinstance(value, Absent) and not _only_complains(node.orelse):
+            # Checkpoints to go on from, caches, vocabularies: the program has a way without them.
+            self.assume(value)
+            condition = False
         if condition is None:
             self._both(node, scope)
         else:
@@ -364,6 +387,10 @@ class Evaluator(Calls):
         doubtful = any(may_hold_module(each) or isinstance(each, (list, tuple, dict, Instance)) for each in values)
         callables = any(not isinstance(each, (int, float, str, Unknown, Tensor, type(None))) for each in values)
         return Unknown("depends on a condition of unknown outcome", plain=not doubtful and not callables)
+
+    def assume(self, value: Absent) -> None:
+        """The program is read as if a file did not exist; who reads the result has to know."""
+        self.absent.setdefault(value.path, self.place)
 
     def truth(self, value: Any) -> bool | None:
         """Whether ``value`` counts as true; None if that is not known."""
@@ -696,7 +723,11 @@ class Evaluator(Calls):
         return self.join(seen) if unknown and is_or else value
 
     def _conditional(self, node: ast.IfExp, scope: Scope) -> Any:
-        condition = self.truth(self.value(node.test, scope))
+        value = self.value(node.test, scope)
+        condition = self.truth(value)
+        if isinstance(value, Absent):
+            self.assume(value)
+            condition = False
         if condition is None:
             self.uncertain += 1
             try:

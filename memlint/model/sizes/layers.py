@@ -211,6 +211,24 @@ def _timm_patches(module: ModuleObject, given: Mapping[str, Any]) -> None:
     module.attributes["num_patches"] = (image[0] // patch[0]) * (image[1] // patch[1])
 
 
+def _timm_block(module: ModuleObject, given: Mapping[str, Any]) -> None:
+    width = _whole(given["dim"])
+    ratio = given["mlp_ratio"]
+    norm = getattr(given["norm_layer"], "function", given["norm_layer"])  # Of functools.partial.
+    is_layer_norm = norm is None or str(getattr(norm, "name", "")).endswith("LayerNorm")
+    if not isinstance(ratio, (int, float)) or not is_layer_norm or given["qk_norm"]:
+        raise NotConstant
+    bias = {"qkv_bias": given["qkv_bias"], "proj_bias": given["proj_bias"]}
+    for name in ("norm1", "norm2"):
+        module.attributes[name] = make("torch.nn.LayerNorm", [width], {})
+    module.attributes["attn"] = make("timm.layers.Attention", [width], bias)
+    module.attributes["mlp"] = make("timm.layers.Mlp", [width, int(width * ratio)], {"bias": given["proj_bias"]})
+    if given["init_values"] is not None:
+        # A LayerScale behind each half.
+        _add(module, "ls1.gamma", width)
+        _add(module, "ls2.gamma", width)
+
+
 def _nothing(_module: ModuleObject, _given: Mapping[str, Any]) -> None:
     return
 
@@ -235,6 +253,10 @@ _TRANSFORMER = (
     "d_model=512, nhead=8, num_encoder_layers=6, num_decoder_layers=6, dim_feedforward=2048, dropout=0.1, "
     "activation=None, custom_encoder=None, custom_decoder=None, layer_norm_eps=1e-5, batch_first=False, "
     "norm_first=False, bias=True"
+)
+_TIMM_BLOCK = (
+    "dim, num_heads, mlp_ratio=4, qkv_bias=False, qk_norm=None, proj_bias=True, proj_drop=0.0, attn_drop=0.0, "
+    "init_values=None, drop_path=0.0, act_layer=None, norm_layer=None"
 )
 _LAYERS: dict[str, tuple[str, _Build]] = {
     "Linear": ("in_features, out_features, bias=True", _linear),
@@ -266,6 +288,7 @@ _LAYERS: dict[str, tuple[str, _Build]] = {
         "in_features, hidden_features=None, out_features=None, act_layer=None, norm_layer=None, bias=True",
         _timm_mlp,
     ),
+    "timm.Block": (_TIMM_BLOCK, _timm_block),
     "timm.PatchEmbed": (
         "img_size=224, patch_size=16, in_chans=3, embed_dim=768, norm_layer=None, flatten=True, bias=True",
         _timm_patches,
@@ -296,7 +319,7 @@ _WITHOUT_PARAMETERS = frozenset(
 _ELSEWHERE = {
     f"timm.{package}.{name}": f"timm.{name}"
     for package in ("models.vision_transformer", "layers", "models.layers")
-    for name in ("Attention", "Mlp", "PatchEmbed")
+    for name in ("Attention", "Mlp", "PatchEmbed", "Block")
 }
 """Layers of other libraries that models of their own are made of; formulas from timm 1.0."""
 CONTAINERS = frozenset({"Sequential", "ModuleList", "ModuleDict", "ParameterList", "ParameterDict"})
@@ -338,6 +361,26 @@ def build(module: ModuleObject, qualified_name: str, arguments: list[Any], keywo
         module.doubt = "arguments of unknown value"
 
 
+def reparametrize(module: ModuleObject, how: str, arguments: list[Any], keywords: Mapping[str, Any]) -> None:
+    """``weight_norm`` and ``spectral_norm`` of a layer, of ``torch.nn.utils`` and its ``parametrizations``.
+
+    The weight of the former becomes a direction of its shape and a length for each index of ``dim`` (one for all if
+    ``dim`` is None); what the latter adds are buffers.
+    """
+    given = dict(zip(("name", "dim"), arguments, strict=False)) | dict(keywords)
+    name = given.get("name", "weight")
+    weight = module.attributes.get(name) if isinstance(name, str) else None
+    dim = given.get("dim", 0)
+    if not isinstance(weight, Parameter) or how not in {"weight_norm", "spectral_norm"}:
+        module.doubt = module.doubt or f"changed by {how}"
+    elif how == "weight_norm":
+        if weight.shape is None or not (dim is None or isinstance(dim, int)):
+            module.doubt = module.doubt or f"changed by {how}"
+            return
+        lengths = 1 if dim in (None, -1) else weight.shape[dim]
+        module.attributes[f"{name}_g"] = Parameter(lengths, None, dict(weight.attributes))
+
+
 def _is_plain(value: Any) -> bool:
     return isinstance(value, (int, float, str, tuple)) or value is None
 
@@ -362,7 +405,7 @@ _DEFAULTS: dict[str, Any] = {
     "True": True,
     "False": False,
     "None": None,
-    **{text: int(text) for text in ("0", "1", "3", "6", "8", "16", "224", "512", "768", "2048")},
+    **{text: int(text) for text in ("0", "1", "3", "4", "6", "8", "16", "224", "512", "768", "2048")},
     **{text: float(text) for text in ("1e-5", "0.1", "0.0", "0.25")},
 }
 

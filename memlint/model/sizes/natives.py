@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+import posixpath
 from collections.abc import Callable
 from typing import Any
 
@@ -201,6 +202,9 @@ BUILTINS: dict[str, Callable[..., Any]] = {
 LIBRARY: dict[str, Callable[..., Any]] = {
     **{f"math.{name}": _pure(getattr(math, name)) for name in "ceil floor sqrt log log2 log10 exp cos sin gcd".split()},
     "math.prod": _product,
+    "os.path.join": _pure(posixpath.join),
+    "os.path.basename": _pure(posixpath.basename),
+    "os.path.dirname": _pure(posixpath.dirname),
     "numpy.prod": _product,
     "numpy.ceil": _pure(math.ceil),
     "numpy.floor": _pure(math.floor),

@@ -28,6 +28,13 @@ class Unknown:
     plain: bool = False
 
 
+@dataclass(frozen=True)
+class Absent(Unknown):
+    """Whether a file exists that is not on this machine: it may on the one that trains."""
+
+    path: str = ""
+
+
 PLAIN = Unknown("", plain=True)
 
 

@@ -51,6 +51,8 @@ class Reading:
     ``checkpointing``, ``adapter``, ``sharding``, ``offload``, ``finder``, ``trainer``, ``backward``."""
     unknown: list[str] = field(default_factory=list)
     """What the program says in a way that cannot be read."""
+    assumed: dict[str, Place] = field(default_factory=dict)
+    """Files that the program looks for and that are not here: it is read as it runs without them."""
     texts: dict[Path, str] = field(default_factory=dict)
     """The files of the program that were read."""
 
@@ -428,6 +430,7 @@ class Reader:
 
     def _conclude(self) -> None:
         reading = self.reading
+        reading.assumed = dict(self.evaluator.absent)
         inner = {id(each) for model in self.used.values() for each in model.modules() if each is not model}
         roots = [model for model in self.used.values() if id(model) not in inner and (model.count() or model.doubts())]
         reading.trained = [model for model in reading.trained if id(model) not in inner]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from memlint.model.documents import MAX_BYTES, Entry, parse_document
 from memlint.model.sizes.marks import marked
 from memlint.model.sizes.natives import Items
-from memlint.model.sizes.objects import PLAIN, External, Instance, Place
+from memlint.model.sizes.objects import PLAIN, Absent, External, Instance, Place
 
 if TYPE_CHECKING:
     from memlint.model.sizes.calls import Calls
@@ -53,12 +53,29 @@ def loaded(calls: Calls, arguments: list[Any], _keywords: dict[str, Any]) -> Any
     return PLAIN if root is None else _values(path, root)
 
 
+def exists(calls: Calls, arguments: list[Any], _keywords: dict[str, Any]) -> Any:
+    """What ``os.path.exists`` and its like say of a known path."""
+    name = arguments[0] if arguments else None
+    if not isinstance(name, str):
+        return PLAIN
+    return True if _beside(calls, name) is not None else Absent(f"whether {name} exists", plain=True, path=name)
+
+
+EXISTENCE = frozenset({"os.path.exists", "os.path.isfile", "os.path.isdir", "os.path.lexists"})
+
+
 def _found(calls: Calls, name: Any) -> Path | None:
-    """The file, beside the program's file or in a folder around it, where programs are started."""
+    """The file of settings that has this name."""
     if not isinstance(name, str) or Path(name).suffix not in _SUFFIXES:
         return None
+    path = _beside(calls, name)
+    return path if path is not None and path.is_file() else None
+
+
+def _beside(calls: Calls, name: str) -> Path | None:
+    """What has this name beside the program's file or in a folder around it, where programs are started."""
     folders = [calls.place.path.parent, *calls.place.path.parent.parents]
-    return next((path for folder in folders[:4] if (path := folder / name).is_file()), None)
+    return next((path for folder in folders[:4] if (path := folder / name).exists()), None)
 
 
 def _values(path: Path, entry: Entry) -> Any:

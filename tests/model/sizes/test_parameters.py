@@ -38,6 +38,18 @@ model = nn.ModuleList([nn.MultiheadAttention(8, 2), nn.MultiheadAttention(8, 2, 
 """,
     "transformer": "model = nn.Transformer(16, 4, 2, 3, 32)",
     "encoder": "model = nn.TransformerEncoder(nn.TransformerEncoderLayer(d_model=16, nhead=4), num_layers=3)",
+    "reparametrized": """
+from torch.nn.utils import parametrizations
+model = nn.ModuleList([nn.utils.weight_norm(nn.Conv1d(4, 8, 3)), nn.utils.weight_norm(nn.Linear(3, 5), dim=None),
+                       nn.utils.spectral_norm(nn.Linear(3, 5)), parametrizations.weight_norm(nn.Linear(5, 3), dim=1)])
+""",
+    "a file that is not there": """
+import os
+words = None
+if os.path.exists(os.path.join("data", "nothing", "meta.pkl")):
+    words = open("data/nothing/meta.pkl").read()
+model = nn.Embedding(words if words is not None else 50304, 4)
+""",
     "embedding": "model = nn.ModuleDict({'a': nn.Embedding(10, 4), 'b': nn.EmbeddingBag(7, 3), 'c': nn.PReLU(5)})",
     "tied": """
 class Model(nn.Module):
@@ -192,7 +204,7 @@ class Model(nn.Module):
 model = Model()
 """,
     "base class": "import backbones\nclass Model(backbones.Base):\n    pass\nmodel = Model()",
-    "weight norm": "model = nn.utils.weight_norm(nn.Linear(3, 3))",
+    "norms of unknown dimension": "import os\nmodel = nn.utils.weight_norm(nn.Linear(3, 3), dim=len(os.listdir()))",
     "list that may grow": """
 import os
 layers = [nn.Linear(2, 2)]
@@ -213,7 +225,7 @@ def _evaluated(source: str, tmp_path: Path) -> ModuleObject:
     return model
 
 
-@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor", "ignore:.*weight_norm. is deprecated")
 @pytest.mark.parametrize("name", _EXACT)
 def test_known_numbers_are_exact(name: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from memlint.architectures import checkpoint_configuration, table
+from memlint.architectures import checkpoint_configuration, checkpoints, table
 from memlint.capacity.estimate import estimate_script
 from memlint.model.sizes.peak import estimate
 from memlint.model.sizes.reading import Reader, Reading
@@ -104,9 +104,31 @@ def test_checkpoints_have_their_own_size(tmp_path: Path) -> None:
     assert {each.place.row: each.count() for each in reading.models if each.place and not each.doubts()} == expected
 
 
+def test_labels_and_changed_configurations_are_followed(tmp_path: Path) -> None:
+    lines = [
+        "from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification",
+        "from transformers import GPT2Config, GPT2LMHeadModel, AutoModelForCausalLM",
+        'five = AutoModelForSequenceClassification.from_pretrained("bert-base-uncased", num_labels=5).cuda()',
+        'config = AutoConfig.from_pretrained("bert-base-cased", num_labels=7)',
+        'seven = AutoModelForSequenceClassification.from_pretrained("bert-base-cased", config=config).cuda()',
+        'several = AutoModelForSequenceClassification.from_pretrained("bert-base-cased", num_labels=len(NAMES)).cuda()',
+        'images = AutoModelForImageClassification.from_pretrained("google/vit-base-patch16-224").cuda()',
+        "short = GPT2LMHeadModel(GPT2Config(n_layer=6)).cuda()",
+        'more = AutoModelForCausalLM.from_pretrained("gpt2").cuda()',
+        "more.resize_token_embeddings(50260)",
+    ]
+    reading = _reading(tmp_path, "\n".join(lines))
+    # 768 weights and a bias for each label beyond two.
+    expected = {3: 109_483_778 + 3 * 769, 5: 108_311_810 + 5 * 769, 6: None, 7: None, 8: None, 9: None}
+    assert {
+        each.place.row: None if each.doubts() else each.count() for each in reading.models if each.place
+    } == expected
+
+
 def test_a_default_configuration_is_not_taken_for_a_checkpoint_of_another_size() -> None:
     # The documentation of OPT names facebook/opt-350m beside defaults of 125 million parameters.
-    assert checkpoint_configuration("facebook/opt-350m") is None
+    assert checkpoint_configuration("facebook/opt-350m") is not None
+    assert checkpoints()["facebook/opt-350m"]["params"] == 331_196_416
     assert checkpoint_configuration("Qwen/Qwen3-8B") == {
         "model_type": "qwen3",
         "vocab_size": 151936,
@@ -126,13 +148,25 @@ import torch, torchvision
 backbone = torchvision.models.__dict__["resnet18"]()
 layers = torch.nn.Sequential(*list(backbone.children())[:-1]).cuda()
 other = torchvision.models.__dict__["resnet18"]().cuda()
+grey = torchvision.models.resnet18().cuda()
+grey.conv1 = torch.nn.Conv2d(1, 64, 7, bias=False)
+deep = torchvision.models.resnet18().cuda()
+deep.layer4[1].conv2 = torch.nn.Conv2d(512, 512, 1)
 """
 
 
-def test_what_a_known_model_consists_of_is_not_known(tmp_path: Path) -> None:
+def test_the_parts_of_a_known_model_are_known_and_not_what_is_inside_them(tmp_path: Path) -> None:
     reading = _reading(tmp_path, _REPLACED)
     counts = {each.place.row: None if each.doubts() else each.count() for each in reading.models if each.place}
-    assert counts == {4: None, 5: table()["torchvision.models.resnet18"]["params"]}
+    whole = table()["torchvision.models.resnet18"]["params"]
+    assert counts == {4: whole - 513_000, 5: whole, 6: whole - 2 * 64 * 7 * 7, 8: None}
+
+
+def test_what_is_assumed_of_files_is_said(tmp_path: Path) -> None:
+    source = "import os, torch\nif os.path.exists('last.pt'):\n    model = torch.load('last.pt')\n"
+    reading = _reading(tmp_path, source + "else:\n    model = torch.nn.Linear(2, 2).cuda()\n")
+    assert [each.count() for each in reading.models if not each.doubts()] == [6]
+    assert {name: place.row for name, place in reading.assumed.items()} == {"last.pt": 2}
 
 
 _GROUPED = """

@@ -14,17 +14,9 @@ from typing import Any
 import torch
 from torch.nn.modules.module import _IncompatibleKeys
 
-from memlint.architectures import checkpoint_configuration
+from memlint.architectures import LOADING_OPTIONS, checkpoint_configuration
 from memlint.verify.child.script import after_import
 
-_LOADING = frozenset(
-    """adapter_kwargs adapter_name cache_dir commit_hash force_download from_flax from_tf generation_config gguf_file
-    ignore_mismatched_sizes key_mapping local_files_only low_cpu_mem_usage max_memory mirror offload_buffers
-    offload_folder offload_state_dict output_loading_info proxies resume_download revision state_dict subfolder token
-    tp_plan trust_remote_code use_auth_token use_kernels use_safetensors variant weights_only _fast_init _from_auto
-    _commit_hash _from_pipeline""".split()
-)
-"""Options of ``from_pretrained`` that say how weights are found and read."""
 _QUANTIZATION = ("quantization_config", "load_in_8bit", "load_in_4bit")
 
 
@@ -88,13 +80,13 @@ class Checkpoints:
             if known is None:
                 return read(cls, name, **options)
             self._note(f"{name} is not on this machine: it is built from memlint's table of configurations")
-            return known, {key: value for key, value in options.items() if key not in _LOADING}
+            return known, {key: value for key, value in options.items() if key not in LOADING_OPTIONS}
 
         base.get_config_dict = classmethod(get_config_dict)
 
     def _model(self, cls: Any, name: Any, options: dict[str, Any]) -> Any:
         wants_info = options.get("output_loading_info")
-        rest = {key: value for key, value in options.items() if key not in _LOADING}
+        rest = {key: value for key, value in options.items() if key not in LOADING_OPTIONS}
         place = rest.pop("device_map", None)
         made = {key: rest.pop(key) for key in ("attn_implementation",) if key in rest}
         dtype = rest.pop("dtype", rest.pop("torch_dtype", None))
