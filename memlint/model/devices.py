@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from memlint.model.aliases import aliases, base_names, qualified_names, sources
 from memlint.model.calls import call_sites
+from memlint.model.definitions import definitions
 from memlint.model.gradmode import is_hf_trainer, is_lightning_class
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function, Module
-from memlint.model.values import Attribute, Branch, Call, Constant, External, Item, Region, Value
+from memlint.model.values import Attribute, Branch, Call, Constant, External, Item, Parameter, Region, Value
 
 _MAX_VALUES = 200
 _MAX_CALLERS = 2
@@ -33,6 +34,25 @@ def files_involved(function: Function) -> Iterator[Module]:
 def may_use_accelerator(function: Function) -> bool:
     """Whether the files that run ``function`` put tensors on an accelerator, or leave that to a framework."""
     return any(uses_accelerator(module) for module in files_involved(function))
+
+
+def may_project_use_accelerator(module: Module) -> bool:
+    """Whether a file of the project uses an accelerator; yes as well if too many speak of CUDA to be looked at."""
+    others = module.project.mentioning("cuda")
+    return others is None or any(uses_accelerator(other) for other in others if not other.is_test)
+
+
+def is_left_to_callers(model: Value) -> bool:
+    """Whether ``model`` comes from callers out of sight, or leaves for them, so that they decide where it runs.
+
+    So it is with a parameter, and with a model that a function returns.
+    """
+    return any(
+        isinstance(source, Parameter)
+        or any(source in definitions(leaving.value) for leaving in source.function.returns)
+        for source in definitions(model)
+        if not call_sites(source.function)
+    )
 
 
 def is_distributed(function: Function) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from memlint.model.calls import callees
 from memlint.model.devices import files_involved, makes_or_asks_for
-from memlint.model.effects import Effect, calls_in, effects, region_effects
+from memlint.model.effects import Effect, calls_in, direct_effects, effects, region_effects
+from memlint.model.identifiers import imports_any, uses_names
 from memlint.model.knowledge import torch
 from memlint.model.loops import iterates_over_data
 from memlint.model.memo import query
@@ -15,38 +16,43 @@ from memlint.model.micro_steps import micro_steps, update_in
 from memlint.model.scopes import Module
 from memlint.model.values import Call, Loop
 
-_HALF_PRECISION = re.compile(
-    r"autocast|GradScaler|\b(use_|with_)?(fp16|bf16|amp|half|float16|bfloat16|mixed_precision|precision)\b|"
-    r"\b(accelerate|lightning|pytorch_lightning|deepspeed|apex|fabric|composer)\b"
+_CASTS = re.compile(
+    r"autocast|^half$|(^|_)(fp16|bf16|float16|bfloat16|mixed_precision|mixed_prec|mix_prec)(_|$)", re.IGNORECASE
 )
-"""What mixed precision, or a framework that may be told to use it elsewhere, does not do without."""
-_CASTS = re.compile(r"autocast|\.half\(|\b(use_|with_)?(fp16|bf16|float16|bfloat16|mixed_precision)\b")
+"""Names of what runs a model in half precision: contexts, methods, types, and the settings that ask for it."""
+_SETTINGS = re.compile(
+    rf"{_CASTS.pattern}|GradScaler|grad_scaler|^((use|with|enable|no)_)?(amp|half|precision)$", re.IGNORECASE
+)
+"""These, and names that are of half precision only where they stand beside the training itself."""
+_FRAMEWORKS = frozenset(
+    {"accelerate", "lightning", "pytorch_lightning", "lightning_fabric", "deepspeed", "apex", "composer"}
+)
+"""Packages that may be told elsewhere to train in half precision."""
 
 
 def full_precision_on_several_devices(module: Module) -> Call | None:
-    """The call that runs the backward, in the first loop over data of a file that trains on several GPUs in float32.
+    """The backward, in the first loop over data of a file that trains on several GPUs in float32.
 
-    None if the file, one that calls it or one that it calls in that loop, says anything of half precision.
+    None if the code of the file, of one that calls it or of one that it calls in that loop has to do with half
+    precision.
     """
-    if (
-        "DistributedDataParallel" not in module.text
-        or says_half_precision(module)
-        or not makes_or_asks_for(module, torch.DDP)
-    ):
+    if "DistributedDataParallel" not in module.text or not makes_or_asks_for(module, torch.DDP):
+        return None
+    if has_to_do_with_half_precision(module):
         return None
     for loop in training_loops(module):
         call = next((call for call in calls_in(loop) if Effect.BACKWARD in effects(call)), None)
         if call is not None and not any(map(_casts, _files_of(loop))):
-            return call
+            return backward_in(call)
     return None
 
 
 def full_precision_in_micro_steps(module: Module) -> Call | None:
     """The update of the parameters, in the first loop over data of a file that accumulates gradients in float32.
 
-    None if the file, one that calls it or one that it calls in that loop, says anything of half precision.
+    None under the same conditions.
     """
-    if "%" not in module.text or "backward" not in module.text or says_half_precision(module):
+    if "%" not in module.text or "backward" not in module.text or has_to_do_with_half_precision(module):
         return None
     for loop in training_loops(module):
         found = micro_steps(loop.function)
@@ -56,20 +62,24 @@ def full_precision_in_micro_steps(module: Module) -> Call | None:
 
 
 @query(on_cycle=False)
-def says_half_precision(module: Module) -> bool:
-    """Whether the code of a file, comments left out, says anything of half precision, or leaves it to a framework."""
-    return code_says(module, _HALF_PRECISION)
+def has_to_do_with_half_precision(module: Module) -> bool:
+    """Whether the code of a file has a name for half precision, or leaves it to a framework."""
+    return imports_any(module, _FRAMEWORKS) or uses_names(module, _SETTINGS)
 
 
 @query(on_cycle=False)
 def _casts(module: Module) -> bool:
     """Whether a file may run a model in half precision; one that only saves a GradScaler does not."""
-    return code_says(module, _CASTS)
+    return uses_names(module, _CASTS)
 
 
-def code_says(module: Module, words: re.Pattern[str]) -> bool:
-    """Whether ``words`` are found in the lines of a file, comments left out."""
-    return any(words.search(line.partition("#")[0]) for line in module.text.splitlines())
+def backward_in(call: Call) -> Call:
+    """The backward itself that ``call`` leads to in its file; ``call`` if that is not in sight."""
+    if Effect.BACKWARD in direct_effects(call):
+        return call
+    inside = (c for f in callees(call) if f.module is call.function.module for c in f.lower().calls)
+    found = next((c for c in inside if Effect.BACKWARD in effects(c)), None)
+    return call if found is None or found is call else backward_in(found)
 
 
 def training_loops(module: Module) -> Iterator[Loop]:

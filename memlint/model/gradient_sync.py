@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from memlint.model.aliases import qualified_names
 from memlint.model.calls import callees
 from memlint.model.devices import files_involved, makes_or_asks_for
+from memlint.model.identifiers import imports_any, names_used
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
 from memlint.model.micro_steps import MicroSteps, micro_steps
 from memlint.model.scopes import Function, Module
 
-_CONTROLLED = re.compile(
-    r"no_sync|no_backward_sync|require_backward_grad_sync|sync_gradients|set_requires_gradient_sync|"
-    r"set_is_last_backward|\.accumulate\(|deepspeed|DeepSpeed|FullyShardedDataParallel|fully_shard|fsdp|FSDP|delay_allreduce"
+_CONTROLS = frozenset(
+    """
+    no_sync no_backward_sync require_backward_grad_sync sync_gradients set_requires_gradient_sync accumulate
+    set_is_last_backward delay_allreduce fully_shard FullyShardedDataParallel FSDP
+    """.split()
 )
-"""What decides when gradients are averaged, or leaves it to a framework that counts the steps itself."""
+"""Names of PyTorch, Lightning, Accelerate and apex that decide when gradients are averaged, or shard them."""
+_FRAMEWORKS = frozenset({"deepspeed", "fairscale"})
+"""Packages that count the steps themselves."""
 
 
 def needless_reductions(module: Module) -> Iterator[MicroSteps]:
     """The functions of a file that accumulate gradients on several processes, and average them each time."""
-    if "%" not in module.text or "backward" not in module.text or _CONTROLLED.search(module.text):
+    if "%" not in module.text or "backward" not in module.text or controls_reductions(module):
         return
     for function in module.functions:
         found = micro_steps(function)
         if found is not None and _is_reduced(function):
             yield found
+
+
+@query(on_cycle=False)
+def controls_reductions(module: Module) -> bool:
+    """Whether the code of a file decides when gradients are averaged, or leaves that to a framework.
+
+    A context of the project's own, ``def no_sync(self)``, does so where it is entered.
+    """
+    users = (function for function in module.functions if function.name not in _CONTROLS)
+    return imports_any(module, _FRAMEWORKS) or any(not _CONTROLS.isdisjoint(names_used(user)) for user in users)
 
 
 def _is_reduced(function: Function) -> bool:

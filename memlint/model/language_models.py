@@ -13,6 +13,7 @@ from memlint.model.aliases import base_names, sources
 from memlint.model.components import readers
 from memlint.model.forwards import called_module
 from memlint.model.gradmode import GradMode, grad_mode, is_hf_trainer
+from memlint.model.identifiers import imports_any
 from memlint.model.identity import everywhere, objects
 from memlint.model.keywords import Setting, given, setting
 from memlint.model.kinds import Role, kinds
@@ -214,9 +215,14 @@ def unread_requests(call: Call) -> Iterator[Request]:
             continue
         module = called_module(call)
         uses = list(readers(call))
-        if module is None or not uses or not all(map(_is_unasked, uses)):
+        if not uses or not all(map(_is_unasked, uses)):
             continue
-        known = any(kind.name.startswith("transformers.") for kind in kinds(module))
+        # Outputs of transformers are read by name; what runs them may come from `get_decoder()` or a caller.
+        named = all(isinstance(use, Attribute) for use in uses) and imports_any(call.function.module, {"transformers"})
+        kind_names = [kind.name for kind in kinds(module)] if module is not None else []
+        known = named or any(name.startswith("transformers.") for name in kind_names)
+        if module is None and not known:
+            continue
         confidence = Confidence.LIKELY if known and not call.function.module.is_test else Confidence.POSSIBLE
         yield Request(call, argument, what, confidence, grad_mode(call.region) is not GradMode.DISABLED)
 

@@ -1029,7 +1029,7 @@ def _none_test(test: Value, *, passed: bool) -> tuple[cst.CSTNode, Value] | None
     return None
 
 
-_TOLD_APART = ("Tensor", ".Module", ".PreTrainedModel")
+_TOLD_APART = (".Tensor", ".Module", ".PreTrainedModel")
 """Endings of classes whose instances a failed ``isinstance`` shows a value not to be."""
 
 

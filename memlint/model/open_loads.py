@@ -33,6 +33,13 @@ def left_open(call: Call) -> OpenLoad | None:
     return None
 
 
+def ignored_parameter(load: Call) -> Parameter | None:
+    """The ``map_location`` that the function around ``load`` takes and does nothing with."""
+    function = load.function
+    named = (parameter for parameter in function.parameters if parameter.name == "map_location" and not parameter.star)
+    return next((each for each in named if not each.uses and each.name not in function.captures), None)
+
+
 def _told(call: Call, function: Function) -> set[str]:
     """The parameters that the call passes."""
     passed = {id(argument.value) for argument in call.arguments}

@@ -25,12 +25,13 @@ from memlint.model.values import (
     Exit,
     FunctionValue,
     Item,
+    Parameter,
     Phi,
     Store,
     Unary,
     Value,
 )
-from memlint.model.vocabulary import leaves_out_last, scores_vocabulary
+from memlint.model.vocabulary import leaves_out_first, leaves_out_last, scores_vocabulary
 
 
 class CopyKind(Enum):
@@ -83,20 +84,32 @@ def _found(kind: CopyKind, value: Value, scores: Value) -> Iterator[ScoreCopy]:
 
 
 def _predicts_next_word(scores: Value) -> Confidence | None:
-    """Likely for ``model(...).logits[..., :-1, :]``: the scores of each position but the last are for the next word."""
+    """Likely for ``logits[..., :-1, :]``: the scores of each position but the last are for the next word.
+
+    They are those of what a call returns, or a function was given to compare with the words from the second one on.
+    """
     found = sources(scores)
     shifted = all(isinstance(source, Item) and leaves_out_last(source) and _is_output(source.base) for source in found)
     return Confidence.LIKELY if found and shifted else None
 
 
 def _is_output(value: Value) -> bool:
-    """Whether ``value`` is the ``logits`` of what a call returns, as models of transformers name them."""
+    """Whether ``value`` is the ``logits`` of what a call returns, or a tensor that is given with words to score."""
     return any(
-        isinstance(source, Attribute)
-        and source.name == "logits"
-        and any(isinstance(s, Call) for s in sources(source.base))
+        (isinstance(source, Parameter) and any(map(leaves_out_first, _items_of_parameters(source.function))))
+        or (
+            isinstance(source, Attribute)
+            and source.name == "logits"
+            and any(isinstance(s, Call) for s in sources(source.base))
+        )
         for source in sources(value)
     )
+
+
+def _items_of_parameters(function: Function) -> Iterator[Item]:
+    """The slices that a function takes of what it was given."""
+    for parameter in function.parameters:
+        yield from (use for use in parameter.uses if isinstance(use, Item))
 
 
 # ---------------------------------------------------------------------- casts
@@ -105,23 +118,37 @@ def _is_output(value: Value) -> bool:
 def _upcast(call: Call, scores: Value) -> Iterator[ScoreCopy]:
     """A cast for the sake of a loss. Possible where nothing says that the scores are of 16 bits.
 
+    Of scores that callers compute the cast itself says so: who wrote it was given others than float32.
+
     Under autocast the operations of the loss cast in any case, so that nothing is gained without the cast.
     """
     if _is_part(scores) or not _reaches_loss(call) or _is_checkpointed(call.function):
         return
     for found in _found(CopyKind.UPCAST, call, scores):
         if autocast_at(call.region) is None:
-            half = max((_half(made) for made in producers(scores)), key=lambda each: each.rank, default=None)
-            weakest = Confidence.weakest(found.confidence, half or Confidence.POSSIBLE)
+            weakest = Confidence.weakest(found.confidence, _half(scores))
             yield found._replace(confidence=weakest)
 
 
-def _half(made: Call) -> Confidence:
-    """How sure it is that a forward pass computes in 16 bits."""
-    module = called_module(made)
+def _half(scores: Value) -> Confidence:
+    """How sure it is that ``scores`` are computed in 16 bits."""
+    forwards = [made for made in producers(scores) if called_module(made) is not None]
+    if not forwards and _is_given(scores):
+        return Confidence.LIKELY
+    return max(map(_computes_in_half, forwards), key=lambda each: each.rank, default=Confidence.POSSIBLE)
+
+
+def _is_given(scores: Value) -> bool:
+    """Whether callers compute ``scores``."""
+    bases = (source.base if isinstance(source, Item) else source for source in sources(scores))
+    return any(isinstance(source, Parameter) for base in bases for source in sources(base))
+
+
+def _computes_in_half(forward: Call) -> Confidence:
+    module = called_module(forward)
     if module is None:
         return Confidence.POSSIBLE
-    if autocast_at(made.region) is not None:
+    if autocast_at(forward.region) is not None:
         return Confidence.LIKELY
     return half_weights(module) or Confidence.POSSIBLE
 

@@ -258,6 +258,11 @@ def leaves_out_last(item: Item) -> bool:
     return _leaves_out(item.node, "-1", None)
 
 
+def leaves_out_first(item: Item) -> bool:
+    """Whether ``item`` has all positions of a sequence but the first: ``ids[:, 1:]``."""
+    return _leaves_out(item.node, None, "1")
+
+
 def _leaves_out(node: cst.CSTNode, upper: str | None, lower: str | None) -> bool:
     """Whether ``node`` is ``x[..., lower:upper, :]`` or ``x[:, lower:upper]``."""
     if not isinstance(node, cst.Subscript) or len(node.slice) < 2:

@@ -6,40 +6,46 @@ import re
 
 from memlint.model.devices import files_involved
 from memlint.model.effects import Effect, calls_in, effects, region_effects
-from memlint.model.full_precision import code_says, training_loops
+from memlint.model.full_precision import backward_in, training_loops
+from memlint.model.identifiers import imports_any, uses_names
 from memlint.model.memo import query
 from memlint.model.scopes import Module
 from memlint.model.values import Call
 
-_CHECKPOINTS = re.compile(r"\b\w*(activation|grad|gradient)_checkpointing(_enable)?\(")
-"""A call that checkpoints the activations of a model."""
+_CHECKPOINTS = re.compile(r"(activation|grad|gradient)_checkpointing(_enable)?$")
+"""What is called to checkpoint the activations of a model."""
 _ACCUMULATES = re.compile(
-    r"accum|no_sync|micro_?batch|find_executable_batch_size|auto_find_batch_size|scale_batch_size|virtual_batch|"
-    r"contrastive|info_?nce|logit_scale|triplet|supcon|\b(accelerate|lightning|pytorch_lightning|deepspeed|composer)\b",
+    r"accum|no_sync|micro_?batch|find_executable_batch_size|auto_find_batch_size|scale_batch_size|virtual_batch",
     re.IGNORECASE,
 )
-"""What takes a batch in parts, needs it as a whole, or leaves that to a framework."""
+"""Names of what takes a batch in parts."""
+_COUPLES = re.compile(r"contrastive|info_?nce|logit_scale|triplet|supcon|clip_?loss", re.IGNORECASE)
+"""Names of losses that compare the samples of a batch with each other, so that it cannot be taken in parts."""
+_FRAMEWORKS = frozenset({"accelerate", "lightning", "pytorch_lightning", "lightning_fabric", "deepspeed", "composer"})
+"""Packages that may be told elsewhere to accumulate."""
 
 
 def whole_batches_under_checkpointing(module: Module) -> Call | None:
     """The backward of the first loop over data of a file that checkpoints activations and steps on each batch.
 
-    None if the file or one that calls it speaks of accumulation, or of losses that compare the samples of a batch with
-    each other. What it calls does not count: libraries that serve many programs speak of everything.
+    None if the code of the file, or of one that calls it, has to do with accumulation, or with losses that compare the
+    samples of a batch with each other. What it calls does not count: libraries serve many programs.
     """
-    if not _checkpoints(module) or _accumulates(module):
+    if "checkpointing" not in module.text or not _checkpoints(module) or _needs_no_parts(module):
         return None
     for loop in training_loops(module):
-        if Effect.STEP in region_effects(loop) and not any(map(_accumulates, files_involved(loop.function))):
-            return next((call for call in calls_in(loop) if Effect.BACKWARD in effects(call)), None)
+        if Effect.STEP in region_effects(loop) and not any(map(_needs_no_parts, files_involved(loop.function))):
+            call = next((call for call in calls_in(loop) if Effect.BACKWARD in effects(call)), None)
+            return backward_in(call) if call is not None else None
     return None
 
 
 @query(on_cycle=False)
 def _checkpoints(module: Module) -> bool:
-    return code_says(module, _CHECKPOINTS)
+    return any(_CHECKPOINTS.search(name) for name in module.calls_by_name)
 
 
 @query(on_cycle=False)
-def _accumulates(module: Module) -> bool:
-    return code_says(module, _ACCUMULATES)
+def _needs_no_parts(module: Module) -> bool:
+    """Whether a file takes batches in parts, cannot take them so, or leaves that to a framework."""
+    return imports_any(module, _FRAMEWORKS) or uses_names(module, _ACCUMULATES) or uses_names(module, _COUPLES)

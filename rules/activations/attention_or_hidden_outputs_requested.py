@@ -52,6 +52,14 @@ class AttentionOrHiddenOutputsRequested(Rule):
     fixers = ("remove_argument",)
     positive = (
         """
+from transformers import Trainer
+class Distilling(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False):
+        decoder = model.get_decoder()
+        outputs = decoder(input_ids=inputs["input_ids"], output_hidden_states=True)  # MEM505: 58
+        return outputs.last_hidden_state[:, :-1].mean()
+""",
+        """
 import torch
 from transformers import AutoModel
 model = AutoModel.from_pretrained("bert-base-cased")
@@ -88,6 +96,13 @@ class Head(nn.Module):
 """,
     )
     negative = (
+        """
+from transformers import Trainer
+class Distilling(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False):
+        outputs = model.get_decoder()(input_ids=inputs["input_ids"], output_hidden_states=True)
+        return outputs.last_hidden_state.mean() + outputs.hidden_states[3].mean()
+""",
         """
 import torch
 from transformers import AutoModel

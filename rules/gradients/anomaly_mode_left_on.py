@@ -61,6 +61,15 @@ class AnomalyModeLeftOn(Rule):
     positive = (
         """
 import torch
+class Engine:
+    def run(self, batches, epochs):
+        with torch.autograd.detect_anomaly():  # MEM206: 14
+            for epoch in range(epochs):
+                for batch in batches:
+                    self.process(self, batch)
+""",
+        """
+import torch
 torch.autograd.set_detect_anomaly(True)  # MEM206: 1
 def relu(x):
     return torch.relu(x)
@@ -142,6 +151,13 @@ def watch():
 """,
     )
     negative = (
+        """
+import torch
+class Engine:
+    def find_nan(self, batch):
+        with torch.autograd.detect_anomaly():
+            self.process(self, batch)
+""",
         """
 import torch
 def main(args, config, debug=True):
@@ -278,7 +294,20 @@ def _confidence(call: Call) -> Confidence | None:
     if confidence is not Confidence.POSSIBLE:
         return confidence
     function = call.function
-    return Confidence.LIKELY if function.name == "__init__" or trains(function.body) else Confidence.POSSIBLE
+    whole = function.name == "__init__" or trains(function.body) or _spans_loop(call)
+    return Confidence.LIKELY if whole else Confidence.POSSIBLE
+
+
+def _spans_loop(call: Call) -> bool:
+    """Whether the ``with`` that enters anomaly mode holds a loop: not one step is looked at, but all of them."""
+    contexts = (
+        context
+        for loop in call.function.loops
+        for region in loop.ancestors()
+        if isinstance(region, With)
+        for context in region.contexts
+    )
+    return any(call in sources(context) for context in contexts)
 
 
 def _fix(call: Call, argument: Argument | None) -> Fix:

@@ -67,6 +67,24 @@ class AccumulationWithoutNoSync(Rule):
     gate = frozenset({"backward"})
     positive = (
         """
+from contextlib import contextmanager
+from torch.nn.parallel import DistributedDataParallel as DDP
+class Loop:
+    '''Trains with DDP; `no_sync()` of the model and deepspeed are left for later.'''
+    def __init__(self, model, optimizer, every):
+        self.model, self.optimizer, self.every = DDP(model), optimizer, every
+    @contextmanager
+    def no_sync(self):
+        self.model.require_backward_grad_sync = False
+        yield
+        self.model.require_backward_grad_sync = True
+    def fit_batch(self, step, batch):
+        (self.model(batch).loss / self.every).backward()  # MEM814
+        if step % self.every == 0:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+""",
+        """
 import os
 from torch.nn.parallel import DistributedDataParallel as DDP
 def train(model, optimizer, criterion, loader, n):
@@ -99,6 +117,17 @@ class Trainer:
 """,
     )
     negative = (
+        """
+import deepspeed
+from torch.nn.parallel import DistributedDataParallel as DDP
+def train(model, optimizer, loader, every):
+    model = DDP(model)
+    for step, batch in enumerate(loader):
+        model(batch).loss.backward()
+        if step % every == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+""",
         """
 def train(model, optimizer, criterion, loader, n):
     for i, (x, y) in enumerate(loader):

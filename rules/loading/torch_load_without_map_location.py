@@ -12,12 +12,14 @@ from memlint.model.devices import (
     depends_on_rank,
     is_distributed,
     is_for_tpus,
+    is_left_to_callers,
+    may_project_use_accelerator,
     may_use_accelerator,
     runs_on_one_process,
 )
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
-from memlint.model.open_loads import OpenLoad, left_open
+from memlint.model.open_loads import OpenLoad, ignored_parameter, left_open
 from memlint.model.program import Program
 from memlint.model.values import (
     Attribute,
@@ -55,7 +57,8 @@ class TorchLoadWithoutMapLocation(Rule):
     Finds `torch.load(path)` without `map_location` where the result is a model or goes into `load_state_dict`, in code
     that uses an accelerator; and Lightning's `load_from_checkpoint` without it in code that runs in several processes.
     Functions of the project that hand a parameter on as `map_location`, which is None by default, are followed: calls
-    that do not pass it are reported.
+    that do not pass it are reported; so are functions that take a `map_location` and do nothing with it.
+    A model that callers out of sight hand in, or that is returned to them, counts as one that runs on a GPU.
 
     ## Why is this bad?
     `torch.load` puts each tensor back onto the device that it was saved from. In distributed training the file was
@@ -98,6 +101,17 @@ class TorchLoadWithoutMapLocation(Rule):
     gate = frozenset({"load", "load_from_checkpoint", "load_state_dict"})
     fixers = ("add_argument",)
     positive = (
+        """
+import torch
+def load_weights(net, path):
+    net.load_state_dict(torch.load(path)["model"])  # MEM801: 25
+""",
+        """
+import torch
+def read(path, map_location=None):
+    with open(path, "rb") as file:
+        return torch.load(file)  # MEM801: 16
+""",
         """
 import torch
 import torch.distributed as dist
@@ -204,6 +218,19 @@ def load(model, path):
     negative = (
         """
 import torch
+from torch import nn
+def score(path, rows):
+    net = nn.Linear(4, 1)
+    net.load_state_dict(torch.load(path))
+    return net(rows).tolist()
+""",
+        """
+import torch
+def read(path, map_location=None):
+    return torch.load(path, map_location=map_location or "cpu")
+""",
+        """
+import torch
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 def resume(model, optimizer, path, settings):
     with FSDP.state_dict_type(model.cuda(), settings.kind, settings.model_state, settings.optimizer_state):
@@ -305,9 +332,14 @@ L.Trainer(accelerator="gpu", devices=1).test(model)
                 yield self._finding(call, Confidence.LIKELY, Applicability.UNSAFE, distributed=True)
 
     def _loaded(self, call: Call) -> Iterator[Finding]:
+        ignored = ignored_parameter(call)
+        if ignored is not None:
+            distributed = _is_loaded_by_all(call)
+            yield self._finding(call, Confidence.LIKELY, Applicability.UNSAFE, distributed, target=ignored.name)
+            return
         uses = list(destinations(call))
         content = _content(uses)
-        if content is Content.SMALL or not may_use_accelerator(call.function):
+        if content is Content.SMALL or not (may_use_accelerator(call.function) or _may_be_elsewhere(call, uses)):
             return
         distributed = _is_loaded_by_all(call)
         known = content is not Content.UNKNOWN and (distributed or not _is_chosen_by_device(call))
@@ -335,6 +367,7 @@ L.Trainer(accelerator="gpu", devices=1).test(model)
         applicability: Applicability,
         distributed: bool,
         parameter: str = "map_location",
+        target: str = '"cpu"',
     ) -> Finding:
         consequence = "so every process fills the GPU that saved it" if distributed else "beside the weights in use"
         loader = "torch.load" if "torch.load" in qualified_names(call.callee) else call.name
@@ -348,14 +381,22 @@ L.Trainer(accelerator="gpu", devices=1).test(model)
             fixes=(
                 Fix(
                     "add_argument",
-                    f'Load onto the CPU with `{parameter}="cpu"`',
+                    f"Say where to load to with `{parameter}={target}`",
                     applicability,
                     {"call": call.node},
-                    {"code": f'{parameter}="cpu"'},
+                    {"code": f"{parameter}={target}"},
                 ),
             ),
             claim=Claim(ClaimShape.SPIKE, "device", "file", held=call.node, watch=Watch.LOADED),
         )
+
+
+def _may_be_elsewhere(call: Call, uses: list[Destination]) -> bool:
+    """Whether state goes into a model that runs elsewhere: callers out of sight decide, or the project uses GPUs."""
+    users = [use.user for use in uses if isinstance(use.user, Call) and use.user.name in _STATE_LOADERS]
+    if any(user.receiver is not None and is_left_to_callers(user.receiver) for user in users):
+        return True
+    return bool(users) and may_project_use_accelerator(call.function.module)
 
 
 def _is_for_another_device(call: Call) -> bool:

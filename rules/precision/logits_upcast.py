@@ -64,6 +64,15 @@ class LogitsUpcast(Rule):
     fixers = ("replace_expression",)
     positive = (
         """
+import torch.nn.functional as F
+from torch.distributed.tensor import DTensor
+def log_probabilities(logits, ids):
+    if isinstance(logits, DTensor):
+        logits = logits.to_local()
+    scores = logits[:, :-1, :].float()  # MEM403: 14
+    return F.log_softmax(scores, dim=-1).gather(2, ids[:, 1:].unsqueeze(-1)).squeeze(-1)
+""",
+        """
 import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
@@ -130,6 +139,12 @@ class Trainer:
 """,
     )
     negative = (
+        """
+import torch.nn.functional as F
+def smoothness(frames, weights):
+    steps = frames[:, :-1, :].float()
+    return F.softmax(steps, dim=-1) * weights
+""",
         """
 import torch
 import torch.nn.functional as F

@@ -1,0 +1,73 @@
+"""Which names the code of a file binds, reads and calls; what its comments and texts speak of does not count."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+
+from memlint.model.aliases import sources
+from memlint.model.command_line import declarations, option_names
+from memlint.model.memo import query
+from memlint.model.scopes import Function, Module
+from memlint.model.values import External, Value
+
+
+@query(on_cycle=frozenset())
+def identifiers(module: Module) -> frozenset[str]:
+    """The names of variables, parameters, attributes, keywords, functions, classes and options in a file."""
+    return frozenset(name for function in module.functions for name in _names_in(function)) | frozenset(
+        _options(module)
+    )
+
+
+def _names_in(function: Function) -> Iterator[str]:
+    yield from (parameter.name for parameter in function.parameters)
+    yield from function.bindings
+    yield from names_used(function)
+    for owner in function.classes:
+        yield owner.name
+        yield from owner.annotations
+
+
+def names_used(function: Function) -> Iterator[str]:
+    """What a function calls, passes by keyword, and reads or sets as an attribute; names of other packages as well."""
+    yield from (value.name for value in function.attributes)
+    yield from (store.attribute for store in function.stores if store.attribute is not None)
+    for call in function.calls:
+        yield call.name
+        yield from (argument.keyword for argument in call.arguments if argument.keyword is not None)
+    for value in _given(function):
+        # A name of another package, as `torch.float16`, is one value.
+        yield from (each.qualified_name.rpartition(".")[2] for each in sources(value) if isinstance(each, External))
+
+
+def _given(function: Function) -> Iterator[Value]:
+    """What is passed, stored and returned, and what parameters are by default."""
+    yield from (argument.value for call in function.calls for argument in call.arguments)
+    yield from (store.value for store in function.stores)
+    yield from (leaving.value for leaving in function.returns)
+    yield from function.defaults.values()
+
+
+def _options(module: Module) -> Iterator[str]:
+    """What the users of a program can set: options of argparse and of click."""
+    yield from (declared.name for declared in declarations(module))
+    for call in module.calls_by_name.get("option", ()):
+        yield from option_names(call)
+
+
+def uses_names(module: Module, names: re.Pattern[str]) -> bool:
+    """Whether ``names`` finds itself in an identifier of the code."""
+    return any(names.search(name) for name in identifiers(module))
+
+
+@query(on_cycle=frozenset())
+def imported_packages(module: Module) -> frozenset[str]:
+    """The packages that a file imports from, wherever it does."""
+    bound = (value for function in module.functions for values in function.bindings.values() for value in values)
+    return frozenset(value.qualified_name.partition(".")[0] for value in bound if isinstance(value, External))
+
+
+def imports_any(module: Module, packages: Collection[str]) -> bool:
+    """Whether a file imports something from one of ``packages``."""
+    return not imported_packages(module).isdisjoint(packages)
