@@ -66,7 +66,9 @@ class Corpus:
         """The rows of ``parts`` in ``folder`` whose repository, path or id holds ``only``."""
 
         def rows(name: str) -> tuple[Row, ...]:
-            lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+            path = folder / f"{name}.jsonl"
+            # A corpus of bugs need not have look-alikes.
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() or name in parts else []
             every = (json.loads(line) for line in lines)
             return tuple(row for row in every if only in f"{row['repo']} {row['path']} {row.get('id', '')}")
 
