@@ -441,7 +441,7 @@ def _is_handed_on(optimizer: Objects, region: Region) -> bool:
         functions = callees(call)
         if any(holds(seen_from(_called_by_name(each), call, each), optimizer) for each in functions):
             return True
-        if functions or any(name.startswith("torch.") for name in qualified_names(call.callee)):
+        if functions or _is_arithmetic(call):
             continue
         arguments = [argument.value for argument in call.arguments]
         if call.name == "step" and optimizers_stepped(call):
@@ -450,6 +450,12 @@ def _is_handed_on(optimizer: Objects, region: Region) -> bool:
         elif call.name not in _KEEPING_GRADIENTS and any(holds(objects(a), optimizer) for a in arguments):
             return True
     return False
+
+
+def _is_arithmetic(call: Call) -> bool:
+    """Whether ``call`` is an operation of torch, or writes into a tensor what it computes: ``p.data.add_(p.grad)``."""
+    names = qualified_names(call.callee)
+    return call.method in _IN_PLACE_UPDATES or any(name.startswith("torch.") for name in names)
 
 
 def _is_plain(argument: Value) -> bool:

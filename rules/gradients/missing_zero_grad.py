@@ -28,7 +28,7 @@ from memlint.model.optimization import (
 from memlint.model.program import Program
 from memlint.model.scopes import Class, Function
 from memlint.model.source_text import code
-from memlint.model.values import Attribute, Call, Element, Loop, Value
+from memlint.model.values import Attribute, Call, Element, Loop, Value, operand_occurrences
 from memlint.rule import Rule
 
 
@@ -63,7 +63,8 @@ class MissingZeroGrad(Rule):
     ## Fix safety
     Safe where the loop has one backward and one update, although it changes the numbers: the step that is computed now
     is the one that was meant. Unsafe where there are several, because the gradients may be collected on purpose. The
-    call goes right behind the step, so that the gradients do not live through the next forward.
+    call goes right behind the step, so that the gradients do not live through the next forward. For an update by hand, in a
+loop over `model.parameters()`, `model.zero_grad()` goes before the backward, as an unsafe fix.
 
     ## When to ignore
     When every iteration is meant to use all gradients since the beginning. DeepSpeed engines, Lightning's automatic
@@ -476,11 +477,17 @@ def _is_framework(owner: Class) -> bool:
 _PLAIN_BASES = frozenset({"builtins.object", "abc.ABC", "torch.nn.Module", "torch.nn.modules.module.Module"})
 
 
+_NAMED = (cst.Name, cst.Attribute, cst.Subscript)
+
+
 def _fixes(update: Update) -> Iterator[Fix]:
     call = update.call
-    if call is None or not isinstance(update.optimizer.node, (cst.Name, cst.Attribute, cst.Subscript)):
+    if call is None:
+        yield from _fixes_by_hand(update)
         return
-    if any(role(argument.value, Role.FUNCTION) for argument in call.arguments):
+    if not isinstance(update.optimizer.node, _NAMED) or any(
+        role(argument.value, Role.FUNCTION) for argument in call.arguments
+    ):
         # A closure runs several times in one step and has to clear by itself.
         return
     clearing = f"{cst.Module(()).code_for_node(update.optimizer.node)}.zero_grad()"
@@ -493,6 +500,32 @@ def _fixes(update: Update) -> Iterator[Fix]:
         # Under an old torch the new line is one that keeps the buffers.
         reveals=frozenset({"MEM202"}),
     )
+
+
+def _fixes_by_hand(update: Update) -> Iterator[Fix]:
+    """Clearing before the only backward, where a loop goes through the parameters of a module: ``m.parameters()``."""
+    loops = list(update.region.loops())
+    backwards = [call for call in update.region.function.calls if accumulates(call)]
+    if not loops or len(backwards) != 1 or list(backwards[0].region.loops()) != loops[1:]:
+        return
+    for owner in _iterated_modules(loops[0]):
+        clearing = f"{code(owner)}.zero_grad()"
+        yield Fix(
+            "insert_statement",
+            f"Clear the gradients before the backward with `{clearing}`",
+            Applicability.UNSAFE,
+            {"statement": backwards[0].node},
+            {"code": clearing, "where": "before"},
+            reveals=frozenset({"MEM202"}),
+        )
+
+
+def _iterated_modules(loop: Loop) -> Iterator[cst.CSTNode]:
+    """``m`` if the loop goes through ``m.parameters()``."""
+    for iterated in sources(loop.iterable) if loop.iterable is not None else ():
+        if isinstance(iterated, Call) and iterated.method == "parameters" and iterated.receiver is not None:
+            owner = operand_occurrences(iterated)[0].node
+            yield from (owner,) if isinstance(owner, _NAMED) else ()
 
 
 def _is_unambiguous(update: Update) -> bool:
