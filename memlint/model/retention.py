@@ -780,11 +780,13 @@ def attached_members(where: Occurrence) -> tuple[Occurrence, ...]:
 def detach_fixes(kept: Occurrence, container: Value | None = None) -> tuple[Fix, ...]:
     """The safe fix for an attached value that is kept: same value, type and device, no graph, no synchronisation.
 
-    None for what is no tensor itself (a tuple, a dict, an output with fields), and for a ``container`` whose newest
-    element is differentiated where it stands.
+    For a dict under a name there is an unsafe one; none for what is no tensor otherwise (a tuple, an output with
+    fields), and for a ``container`` whose newest element is differentiated where it stands.
     """
-    if is_structure(kept.value) or (container is not None and _newest_is_differentiated(container)):
+    if container is not None and _newest_is_differentiated(container):
         return ()
+    if is_structure(kept.value):
+        return (_detach_tensors_of(kept.node),) if isinstance(kept.node, cst.Name) and _is_dict(kept.value) else ()
     target = detach_point(kept).node
     return (
         Fix(
@@ -796,6 +798,36 @@ def detach_fixes(kept: Occurrence, container: Value | None = None) -> tuple[Fix,
             reveals=frozenset({"MEM111", "MEM604"}),
         ),
     )
+
+
+def _detach_tensors_of(name: cst.Name) -> Fix:
+    detached = "value.detach() if isinstance(value, torch.Tensor) else value"
+    return Fix(
+        "replace_expression",
+        f"Keep `{code(name)}` with its tensors detached",
+        Applicability.UNSAFE,
+        {"expression": name},
+        {"code": f"{{key: {detached} for key, value in {code(name)}.items()}}", "import": "torch"},
+        reveals=frozenset({"MEM111", "MEM604"}),
+    )
+
+
+def _is_dict(value: Value) -> bool:
+    """Whether ``value`` is made, or used, as a dict, and nowhere as an object with fields."""
+    if any(isinstance(use, Attribute) and use.name in _FIELDS - _METHODS_OF_DICTS for use in value.uses):
+        return False
+    known = {kind.name.lower() for kind in kinds(value) if kind.role is Role.CONTAINER}
+    if known:
+        return known <= _DICTS
+    return any(
+        (isinstance(use, Attribute) and use.name in _METHODS_OF_DICTS)
+        or (isinstance(use, Item) and isinstance(component_index(use), str))
+        for use in value.uses
+    )
+
+
+_DICTS = frozenset({"dict", "defaultdict", "ordereddict", "mapping", "mutablemapping"})
+_METHODS_OF_DICTS = frozenset({"keys", "items", "values", "get"})
 
 
 def is_structure(value: Value) -> bool:
@@ -810,7 +842,7 @@ def is_structure(value: Value) -> bool:
     return False
 
 
-_FIELDS = frozenset({"loss", "logits", "last_hidden_state", "hidden_states", "keys", "items", "values", "get"})
+_FIELDS = frozenset({"loss", "logits", "last_hidden_state", "hidden_states"}) | _METHODS_OF_DICTS
 """Attributes of the outputs of transformers' models and of dicts, which tensors do not have."""
 
 

@@ -63,8 +63,8 @@ class MissingZeroGrad(Rule):
     ## Fix safety
     Safe where the loop has one backward and one update, although it changes the numbers: the step that is computed now
     is the one that was meant. Unsafe where there are several, because the gradients may be collected on purpose. The
-    call goes right behind the step, so that the gradients do not live through the next forward. For an update by hand, in a
-loop over `model.parameters()`, `model.zero_grad()` goes before the backward, as an unsafe fix.
+    call goes right behind the step, so that the gradients do not live through the next forward. For an update by hand,
+    in a loop over `model.parameters()`, `model.zero_grad()` goes before the backward, as an unsafe fix.
 
     ## When to ignore
     When every iteration is meant to use all gradients since the beginning. DeepSpeed engines, Lightning's automatic
