@@ -24,7 +24,7 @@ from memlint.model.effects import backward_of
 from memlint.model.fields import Field, part_at, returns_records
 from memlint.model.freezing import is_frozen, turns_off_grad
 from memlint.model.gradmode import GradMode, declared_without_grad, grad_mode
-from memlint.model.kinds import Role, class_of, kinds, role
+from memlint.model.kinds import Role, class_of, is_always, kinds, role
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function
@@ -226,7 +226,9 @@ def _attribute(value: Attribute, bare: Function | None) -> Attachment:
         return _most(nearer, bare)
     if starts_backward(value):
         return Attachment.CERTAIN
-    return max(_read_from(value, bare), _held_by_instance(value))
+    level = max(_read_from(value, bare), _held_by_instance(value))
+    # What an annotation says counts for less than what the value is seen to be.
+    return Attachment.DETACHED if level is Attachment.UNKNOWN and _known_plain(value) else level
 
 
 def _held_by_instance(value: Attribute) -> Attachment:
@@ -580,18 +582,14 @@ def _requests_grad(call: Call) -> bool:
 
 def _known_plain(value: Value) -> bool:
     """Whether ``value`` is known to be something that carries no graph."""
-    known = kinds(value)
-    plain = {
+    return is_always(
+        value,
         Role.NUMBER,
         Role.TEXT,
-        Role.NONE,
         Role.LOADER,
         Role.BATCH,
         Role.DATASET,
         Role.OPTIMIZER,
         Role.SCHEDULER,
         Role.MODULE,
-    }
-    return (
-        bool(known) and all(kind.role in plain for kind in known) and any(kind.role is not Role.NONE for kind in known)
     )

@@ -157,6 +157,12 @@ def is_known_other(value: Value, *wanted: Role) -> bool:
     return bool(known) and not any(kind.role in wanted for kind in known)
 
 
+def is_always(value: Value, *wanted: Role) -> bool:
+    """Whether ``value`` is known, and known to be one of ``wanted``; None aside."""
+    known = [kind for kind in kinds(value) if kind.role is not Role.NONE]
+    return bool(known) and all(kind.role in wanted for kind in known)
+
+
 def class_of(value: Value) -> Class | None:
     """The class of the project that ``value`` is an instance of; the first one if it may be of several."""
     return next(classes_of(value), None)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+
+import libcst as cst
 
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.attachment import Attachment, attachment
@@ -32,11 +35,17 @@ _MIN_DETACHED = 2
 
 @dataclass(frozen=True)
 class Entry:
-    """``record[key] = value``; ``detached`` if the author has detached it in that expression."""
+    """``record[key] = value``."""
 
     record: Value
     written: Occurrence
-    detached: bool
+    holder: cst.CSTNode
+    """What the record is called where the entry is written; a literal has no name there."""
+
+    @cached_property
+    def detached(self) -> bool:
+        """Whether the expression ends in ``.detach()``, ``.item()`` or their like."""
+        return _is_detached_by_hand(self.written.value)
 
 
 @query(on_cycle=())
@@ -80,15 +89,16 @@ def _parts(value: Value) -> tuple[Value, ...]:
 def _records(function: Function) -> dict[int, list[Entry]]:
     records: dict[int, list[Entry]] = {}
     # A literal stands in more than one place when its name is passed on.
-    for record, written in dict.fromkeys(_entries(function)):
-        records.setdefault(id(record), []).append(Entry(record, written, _is_detached_by_hand(written.value)))
+    for entry in dict.fromkeys(_entries(function)):
+        records.setdefault(id(entry.record), []).append(entry)
     return records
 
 
-def _entries(function: Function) -> Iterator[tuple[Value, Occurrence]]:
+def _entries(function: Function) -> Iterator[Entry]:
     for call in function.calls:
         if "builtins.dict" in qualified_names(call.callee):
-            yield from ((call, Occurrence(a.value, a.node.value)) for a in call.arguments if a.keyword is not None)
+            named = (argument for argument in call.arguments if argument.keyword is not None)
+            yield from (Entry(call, Occurrence(a.value, a.node.value), call.node) for a in named)
         for argument in call.arguments:
             yield from _literal_entries(argument.value)
     for store in function.stores:
@@ -96,7 +106,7 @@ def _entries(function: Function) -> Iterator[tuple[Value, Occurrence]]:
         if store.index is not None and store.base is not None and _names_entry(store.index):
             for origin in sources(store.base):
                 if isinstance(origin, (Call, Display)):
-                    yield origin, _written(store)
+                    yield Entry(origin, _written(store), _record_name(store))
     for exit in function.exits:
         yield from _literal_entries(exit.value)
 
@@ -105,9 +115,13 @@ def _names_entry(index: Value) -> bool:
     return isinstance(index, Formatted) or (isinstance(index, Constant) and isinstance(index.constant, str))
 
 
-def _literal_entries(value: Value) -> Iterator[tuple[Value, Occurrence]]:
+def _literal_entries(value: Value) -> Iterator[Entry]:
     if isinstance(value, Display) and value.kind == "dict":
-        yield from ((value, occurrence) for occurrence in operand_occurrences(value))
+        yield from (Entry(value, occurrence, value.node) for occurrence in operand_occurrences(value))
+
+
+def _record_name(store: Store) -> cst.CSTNode:
+    return store.target.value if isinstance(store.target, cst.Subscript) else store.target
 
 
 def _written(store: Store) -> Occurrence:
@@ -115,7 +129,7 @@ def _written(store: Store) -> Occurrence:
 
 
 def _is_detached_by_hand(value: Value) -> bool:
-    """Whether the expression ends in ``.detach()``, ``.item()`` or their like, with methods of the result after it."""
+    """Whether the expression has a ``.detach()`` or its like, followed by no more than methods of the result."""
     while True:
         if isinstance(value, Call):
             if value.method in _DETACHED_BY_HAND:

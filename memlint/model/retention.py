@@ -780,13 +780,14 @@ def attached_members(where: Occurrence) -> tuple[Occurrence, ...]:
 def detach_fixes(kept: Occurrence, container: Value | None = None) -> tuple[Fix, ...]:
     """The safe fix for an attached value that is kept: same value, type and device, no graph, no synchronisation.
 
-    For a dict under a name there is an unsafe one; none for what is no tensor otherwise (a tuple, an output with
-    fields), and for a ``container`` whose newest element is differentiated where it stands.
+    For a dict under a name that is put into a ``container`` there is an unsafe one; none for what is no tensor
+    otherwise (a tuple, an output with fields), and where the newest element is differentiated in the container.
     """
     if container is not None and _newest_is_differentiated(container):
         return ()
     if is_structure(kept.value):
-        return (_detach_tensors_of(kept.node),) if isinstance(kept.node, cst.Name) and _is_dict(kept.value) else ()
+        dict_of_tensors = container is not None and isinstance(kept.node, cst.Name) and _is_dict(kept.value)
+        return (_detach_tensors_of(kept.node),) if dict_of_tensors else ()
     target = detach_point(kept).node
     return (
         Fix(

@@ -9,7 +9,7 @@ from memlint.model.calls import bound_arguments, callees, passed_arguments
 from memlint.model.containers import elements, is_made_here
 from memlint.model.fields import Field, part_at
 from memlint.model.gradmode import GradMode, declared_without_grad, grad_mode
-from memlint.model.kinds import Role, class_of, role
+from memlint.model.kinds import Role, class_of, is_always, role
 from memlint.model.knowledge import torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function
@@ -108,7 +108,8 @@ def differentiable_operands(value: Value) -> tuple[Value, ...]:
         case Phi() | Choice() | Display() | Comprehension() | Item() | Part() | Element() | Awaited() | Entered():
             return value.operands() if not (isinstance(value, (Item, Part)) and is_index_component(value)) else ()
         case Attribute():
-            return () if value.name in torch.DETACHING_ATTRIBUTES else (value.base,)
+            plain = value.name in torch.DETACHING_ATTRIBUTES or is_always(value, Role.NUMBER, Role.TEXT)
+            return () if plain else (value.base,)
         case Call():
             return _call_operands(value)
     return ()

@@ -57,7 +57,7 @@ class LightningStepOutputsNeverCleared(Rule):
 
     ## Fix safety
     `.detach()` is safe: value, type and device stay. Clearing at the end of the epoch is unsafe, since code that
-    memlint does not see may read the attribute later.
+    memlint does not see may read the attribute later. So is keeping a copy of a dict whose tensors are detached.
 
     ## When to ignore
     When code outside of the project clears the attribute.
@@ -73,7 +73,7 @@ class LightningStepOutputsNeverCleared(Rule):
     name = "lightning-step-outputs-never-cleared"
     severity = Severity.ERROR
     gate = frozenset({"training_step", "validation_step", "test_step", "predict_step"})
-    fixers = ("call_method", "insert_at_end")
+    fixers = ("call_method", "insert_at_end", "replace_expression")
     positive = (
         """
 import torch

@@ -67,7 +67,8 @@ class AttachedTensorStashed(Rule):
     ```
 
     ## Fix safety
-    Safe: `.detach()` keeps value, type and device. It is not offered for what is differentiated later.
+    Safe: `.detach()` keeps value, type and device. It is not offered for what is differentiated later. For a dict of
+    outputs the fix is unsafe: a copy of the dict is kept, whose tensors are detached, and not the dict itself.
 
     ## When to ignore
     When what is collected is differentiated later (policy gradients, several losses and one backward); memlint sees
@@ -83,7 +84,7 @@ class AttachedTensorStashed(Rule):
     name = "attached-tensor-stashed"
     severity = Severity.ERROR
     gate = GRAPH_WORDS
-    fixers = ("call_method",)
+    fixers = ("call_method", "replace_expression")
     positive = (
         """
 import torch
@@ -604,7 +605,7 @@ def train(loader, opt, window):
                 yield from self._kept_by_callee(call)
             for entry in forgotten_entries(function):
                 if reaches_gradient(entry.record) is not Reach.YES:
-                    yield self._finding(entry.record.node, entry.record, entry.written, Confidence.LIKELY)
+                    yield self._finding(entry.holder, entry.record, entry.written, Confidence.LIKELY)
 
     def _stashed(self, stash: Stash) -> Iterator[Finding]:
         container = stash.insertion.container
