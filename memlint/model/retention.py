@@ -786,8 +786,8 @@ def detach_fixes(kept: Occurrence, container: Value | None = None) -> tuple[Fix,
     if container is not None and _newest_is_differentiated(container):
         return ()
     if is_structure(kept.value):
-        dict_of_tensors = container is not None and isinstance(kept.node, cst.Name) and _is_dict(kept.value)
-        return (_detach_tensors_of(kept.node),) if dict_of_tensors else ()
+        named = isinstance(kept.node, cst.Name) and container is not None and _is_dict(kept.value)
+        return (_detach_tensors_of(kept.node),) if named else ()
     target = detach_point(kept).node
     return (
         Fix(
@@ -801,7 +801,7 @@ def detach_fixes(kept: Occurrence, container: Value | None = None) -> tuple[Fix,
     )
 
 
-def _detach_tensors_of(name: cst.Name) -> Fix:
+def _detach_tensors_of(name: cst.CSTNode) -> Fix:
     detached = "value.detach() if isinstance(value, torch.Tensor) else value"
     return Fix(
         "replace_expression",
