@@ -20,7 +20,7 @@ from memlint.model.calls import bound_arguments, callees, passed_arguments, runs
 from memlint.model.components import readers
 from memlint.model.containers import elements
 from memlint.model.differentiated import feeds_backward, holds_differentiated, is_fed, starts_backward
-from memlint.model.effects import backward_of
+from memlint.model.effects import backward_of, backward_roots
 from memlint.model.fields import Field, part_at, returns_records
 from memlint.model.freezing import is_frozen, turns_off_grad
 from memlint.model.gradmode import GradMode, declared_without_grad, grad_mode
@@ -30,6 +30,7 @@ from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.upstream import (
     component_index,
+    differentiable_operands,
     exit_values,
     gradient_parameters,
     is_index_component,
@@ -143,7 +144,9 @@ def certainty(value: Value) -> Confidence:
 @query(on_cycle=Attachment.DETACHED)
 def _level(value: Value, bare: Function | None) -> Attachment:
     """What the origin of ``value`` says of its graph, the parameters of the function ``bare`` left out of account."""
-    return _evaluate(value, bare if bare is value.function else None)
+    level = _evaluate(value, bare if bare is value.function else None)
+    deduced = level is Attachment.UNKNOWN and isinstance(value, (Call, Part, Item)) and is_only_origin(value)
+    return Attachment.LIKELY if deduced else level
 
 
 def _most(values: Iterable[Value], bare: Function | None) -> Attachment:
@@ -180,7 +183,7 @@ def _combination(value: Value, bare: Function | None) -> Attachment:
         case Binary():
             return _arithmetic(value, bare)
         case Unary():
-            return Attachment.DETACHED if value.operator == "not" else _level(value.operand, bare)
+            return _unary(value, bare)
         case Display(kind="tuple"):
             return _most(value.elements, bare)
         case Display():
@@ -188,6 +191,80 @@ def _combination(value: Value, bare: Function | None) -> Attachment:
         case Comprehension():
             return _level(value.element, bare)
     return Attachment.UNKNOWN
+
+
+def is_only_origin(value: Value) -> bool:
+    """Whether a backward must have its graph from ``value``: of what it was computed from, nothing else can carry one.
+
+    ``loss = -logsigmoid(score(model, batch)).mean(); loss.backward()`` would raise if ``score`` returned no graph.
+    """
+    return id(value) in _only_origins(value.function)
+
+
+@query(on_cycle=frozenset())
+def _only_origins(function: Function) -> frozenset[int]:
+    return frozenset(id(origin) for root in backward_roots(function) for origin in _only_origin_of(root))
+
+
+def _only_origin_of(root: Value) -> tuple[Value, ...]:
+    """The one call out of sight, or part of what it returns, that ``root`` can have its graph from; else nothing."""
+    origins: dict[int, Value] = {}
+    seen: set[int] = set()
+    pending = [root]
+    while pending:
+        value = pending.pop()
+        if id(value) in seen or _computes_nothing_attached(value):
+            continue
+        seen.add(id(value))
+        if _passes_graphs_on(value):
+            pending.extend(differentiable_operands(value))
+            continue
+        # What is asked for may be one of these: their levels are open, and are not asked for again.
+        level = _evaluate(value, None)
+        if level > Attachment.UNKNOWN or (isinstance(value, Parameter) and level is Attachment.UNKNOWN):
+            return ()  # Another graph is known, or what was handed in may carry one as well.
+        if level is Attachment.UNKNOWN and _is_out_of_sight(value):
+            origins[id(value)] = value
+    return tuple(origins.values()) if len(origins) == 1 else ()
+
+
+def _computes_nothing_attached(value: Value) -> bool:
+    if isinstance(value, (Call, Binary)) and grad_mode(value.region) is GradMode.DISABLED:
+        return True
+    return isinstance(value, (Item, Part, Element)) and (_known_plain(value) or is_index_component(value))
+
+
+def _passes_graphs_on(value: Value) -> bool:
+    """Whether what ``value`` carries is what its operands do: arithmetic, operations of torch, parts of results."""
+    match value:
+        case Phi() | Choice() | Awaited() | Binary() | Unary() | Display():
+            return True
+        case Item() | Part():
+            return not _is_out_of_sight(value)
+        case Call():
+            return _is_operation(value)
+    return False
+
+
+def _is_operation(call: Call) -> bool:
+    """Whether ``call`` computes from its operands: an operation of torch, a loss, a function that adds no graph."""
+    functions = callees(call)
+    if functions and not role(call.callee, Role.MODULE):
+        own = (_level(exit.value, function) for function in functions for exit in function.exits)
+        return max(own, default=Attachment.UNKNOWN) is Attachment.DETACHED
+    names = qualified_names(call.callee)
+    if names & torch.PASSING_BUILTINS or any(map(_is_differentiable, names)) or role(call.callee, Role.LOSS_FUNCTION):
+        return True
+    if call.receiver is None:
+        return False
+    return call.method in torch.TENSOR_EVIDENCE or bool(role(call.receiver, Role.TENSOR, Role.OUTPUT, Role.SCALER))
+
+
+def _is_out_of_sight(value: Value) -> bool:
+    """Whether ``value`` is what a call returns that nobody sees, or a part of it; settings are none."""
+    if isinstance(value, (Part, Item)):
+        return component_index(value) is not None and all(map(_is_out_of_sight, sources(value.base)))
+    return isinstance(value, Call) and not _is_operation(value)
 
 
 def _renamed(value: Value, bare: Function | None) -> Attachment:
@@ -198,6 +275,13 @@ def _renamed(value: Value, bare: Function | None) -> Attachment:
     if best is Attachment.UNKNOWN and starts_backward(value):
         return Attachment.CERTAIN
     return best
+
+
+def _unary(value: Unary, bare: Function | None) -> Attachment:
+    if value.operator in {"not", "~"}:
+        return Attachment.DETACHED  # Truth values and integers.
+    level = _level(value.operand, bare)
+    return Attachment.CERTAIN if level is Attachment.UNKNOWN and starts_backward(value) else level
 
 
 def _parameter(value: Parameter, bare: Function | None) -> Attachment:
@@ -473,7 +557,8 @@ def _is_named_for_numbers(name: str) -> bool:
 def _module_call(call: Call, certain: bool, bare: Function | None) -> Attachment:
     if is_frozen(call.callee):
         return _arguments(call, bare)
-    functions = callees(call)
+    # A forward that only raises is computed by subclasses.
+    functions = tuple(function for function in callees(call) if not function.lower().is_abstract)
     if functions:
         inside = _project_call(call, functions, bare)
         if inside is Attachment.DETACHED or inside is Attachment.CERTAIN:

@@ -98,13 +98,15 @@ def _base_role(name: str, *, known: bool) -> Role | None:
 def _holds_parameters(owner: Class) -> bool:
     """Whether a module of the project may have parameters to train: False only if all that it holds has none."""
     classes = list(mro(owner))
+    computes = find_method(owner, "forward")
+    if computes is not None and computes.lower().is_abstract:
+        return True  # The subclasses that say what is computed may hold some.
     if not any("__init__" in cls.methods for cls in classes):
         return not all(_plain_module_bases(cls) for cls in classes)
     if not all(_plain_module_bases(cls) for cls in classes):
         return True
-    computes = find_method(owner, "forward")
-    if computes is None or computes.lower().is_abstract:
-        return True  # The subclasses that say what is computed may hold some.
+    if computes is None:
+        return True
     return any(_stores_parameters(cls) or registers_parameters(cls) for cls in classes)
 
 

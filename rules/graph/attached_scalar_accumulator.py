@@ -79,6 +79,24 @@ class AttachedScalarAccumulator(Rule):
     fixers = ("call_method",)
     positive = (
         """
+import torch
+from torch import nn
+class LabelModel(nn.Module):
+    def forward(self, *args):
+        raise NotImplementedError
+    def fit(self, batches, epochs):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        for epoch in range(epochs):
+            running_loss = 0.0
+            for inputs in batches:
+                optimizer.zero_grad()
+                loss = -torch.mean(self(*inputs))
+                loss.backward()
+                optimizer.step()
+                running_loss += loss  # MEM101
+            print(running_loss / len(batches))
+""",
+        """
 def train(model, loader, opt, crit):
     total = 0.0
     for x, y in loader:

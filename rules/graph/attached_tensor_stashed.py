@@ -88,6 +88,23 @@ class AttachedTensorStashed(Rule):
     positive = (
         """
 import torch
+import torch.nn.functional as F
+from rewards import get_reward
+def train(accelerator, model, optimizer, loader: torch.utils.data.DataLoader, steps):
+    losses, margins = torch.zeros(steps), torch.zeros(steps)
+    for index, data in enumerate(loader):
+        _, reward, _ = get_reward(model, data)
+        chosen, rejected = reward[:4], reward[4:]
+        loss = -F.logsigmoid(chosen - rejected).mean()
+        accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses[index % steps] = loss  # MEM102: 33
+        margins[index % steps] = (chosen - rejected).mean()  # MEM102: 34
+    return losses.mean().item(), margins.mean().item()
+""",
+        """
+import torch
 from torch import nn
 def predict(model: nn.Module, samples):
     kept = []
@@ -242,6 +259,28 @@ def collect(model: nn.Module, loader):
 """,
     )
     negative = (
+        """
+import torch
+from rewards import get_reward, get_target
+def train(model, optimizer, loader: torch.utils.data.DataLoader, handed_in, steps):
+    rewards, targets = torch.zeros(steps), torch.zeros(steps)
+    for index, data in enumerate(loader):
+        reward, target = get_reward(data), get_target(data)
+        loss = (reward - target).pow(2).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        rewards[index % steps] = reward.mean()
+        targets[index % steps] = target.mean()
+    return rewards.mean().item(), targets.mean().item()
+def score(weight, data, steps):
+    kept = []
+    for x in data:
+        bound = get_reward(x)
+        (weight * bound).sum().backward()
+        kept.append(bound)
+    return kept
+""",
         """
 import torch
 from torch import nn
