@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.model.aliases import instance_class, mro
+from memlint.model.aliases import find_method, instance_class, mro, sources
 from memlint.model.containers import names_of
 from memlint.model.destinations import destinations
 from memlint.model.kinds import class_of
 from memlint.model.scopes import Class, Function
-from memlint.model.values import Attribute, Call, Constant, Display, External, Item, Phi, Store, Value
+from memlint.model.values import (
+    Attribute,
+    Call,
+    Constant,
+    Display,
+    External,
+    Item,
+    Occurrence,
+    Phi,
+    Store,
+    Value,
+    operand_occurrences,
+)
 
 _EMPTYING = frozenset({"clear", "pop", "popleft", "popitem", "remove"})
 _ONCE = frozenset(
@@ -104,3 +116,21 @@ def epoch_end_of(step: Function) -> Function | None:
     """The hook of the same class that runs when the epoch of ``step`` is over."""
     name = _EPOCH_ENDS.get(step.name)
     return step.owner.methods.get(name) if step.owner is not None and name is not None else None
+
+
+_TAKEN_OUT = frozenset({"loss", "log", "progress_bar", "hiddens"})
+"""What Lightning takes out of the dict that a training step returns, and detaches."""
+
+
+def kept_until_epoch_end(step: Function) -> Iterator[Occurrence]:
+    """What Lightning keeps of a training step for ``training_epoch_end(outputs)``, as the step returns it.
+
+    From 1.6 on, and before 2.0, which removed that hook, Lightning keeps all entries but the loss as they are.
+    """
+    if step.name != "training_step" or step.owner is None or find_method(step.owner, "training_epoch_end") is None:
+        return
+    for returned in dict.fromkeys(source for exit in step.returns for source in sources(exit.value)):
+        if isinstance(returned, Display) and returned.kind == "dict" and not returned.starred:
+            for key, entry in zip(returned.keys, operand_occurrences(returned), strict=True):
+                if isinstance(key, Constant) and key.constant not in _TAKEN_OUT:
+                    yield entry

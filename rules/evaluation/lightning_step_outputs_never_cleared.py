@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
-from memlint.model.attachment import keeps_graph
+from memlint.model.attachment import certainty
 from memlint.model.containers import length_limit
 from memlint.model.footprint import Footprint, footprint, host_footprint
 from memlint.model.holding import holding
@@ -13,6 +13,7 @@ from memlint.model.program import Program
 from memlint.model.retention import (
     Span,
     Stash,
+    attached_members,
     collects_step_outputs,
     detach_fixes,
     retention_confidence,
@@ -20,8 +21,8 @@ from memlint.model.retention import (
     written_members,
 )
 from memlint.model.source_text import code
-from memlint.model.step_outputs import collecting_attribute, epoch_end_of, is_emptied
-from memlint.model.values import Attribute, Constant, Item, Parameter
+from memlint.model.step_outputs import collecting_attribute, epoch_end_of, is_emptied, kept_until_epoch_end
+from memlint.model.values import Attribute, Constant, Item, Occurrence, Parameter, Value
 from memlint.rule import Rule
 
 
@@ -31,12 +32,14 @@ class LightningStepOutputsNeverCleared(Rule):
     ## What it does
     Finds attributes of a LightningModule to which `training_step`, `validation_step`, `test_step` or `predict_step`
     append tensors, and which no hook, method or other code of the project clears or replaces; and what is appended in
-    `training_step` with its autograd graph.
+    `training_step` with its autograd graph, or returned from it beside the loss where the class has the
+    `training_epoch_end(outputs)` of Lightning 1.
 
     ## Why is this bad?
     Lightning 2 removed `training_epoch_end(outputs)` and its kin. Their replacement is an attribute that the steps
     append to and a hook reads at the end of the epoch; if that hook does not clear it, the outputs of all epochs stay,
-    on the device or, after `.cpu()`, in host memory (a warning).
+    on the device or, after `.cpu()`, in host memory (a warning). With the old hook Lightning keeps the outputs itself, all
+    of an epoch, and from 1.6 on it detaches the loss only.
     Appended with its graph, an auxiliary output of `training_step` keeps the activations of its step (1.0 MiB for each
     step in a small model, measured); the loss that the step returns keeps its autograd nodes in host memory.
 
@@ -67,6 +70,7 @@ class LightningStepOutputsNeverCleared(Rule):
       [discussion 17182](https://github.com/Lightning-AI/pytorch-lightning/discussions/17182)
     - [Lightning#8453](https://github.com/Lightning-AI/pytorch-lightning/issues/8453),
       [Lightning#5735](https://github.com/Lightning-AI/pytorch-lightning/issues/5735)
+    - [pdearena#4](https://github.com/pdearena/pdearena/pull/4) (`training_epoch_end`: 7.6 to 23 GB in 4,800 steps)
     """
 
     code = "MEM607"
@@ -75,6 +79,26 @@ class LightningStepOutputsNeverCleared(Rule):
     gate = frozenset({"training_step", "validation_step", "test_step", "predict_step"})
     fixers = ("call_method", "insert_at_end", "replace_expression")
     positive = (
+        """
+import torch
+import pytorch_lightning as pl
+class Net(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(4, 2)
+    def training_step(self, batch, index):
+        out = self.net(batch["x"])
+        loss = torch.nn.functional.mse_loss(out, batch["y"])
+        parts = (out - batch["y"]).abs().mean()
+        return {
+            "loss": loss,
+            "parts": parts,  # MEM607: 22
+            "count": len(batch["x"]),
+            "detached": parts.detach(),
+        }
+    def training_epoch_end(self, outputs):
+        self.log("parts", torch.stack([each["parts"] for each in outputs]).mean())
+""",
         """
 import torch
 import lightning as L
@@ -179,6 +203,26 @@ class Net(Base):
     negative = (
         """
 import torch
+import pytorch_lightning as pl
+class Net(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(4, 2)
+    def training_step(self, batch, index):
+        out = self.net(batch["x"])
+        return {"loss": out.mean(), "log": {"largest": out.max()}, "parts": out.detach().abs().mean()}
+    def training_epoch_end(self, outputs):
+        self.log("parts", torch.stack([each["parts"] for each in outputs]).mean())
+class Plain(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(4, 2)
+    def training_step(self, batch, index):
+        out = self.net(batch["x"])
+        return {"loss": out.mean(), "out": out}
+""",
+        """
+import torch
 import lightning as L
 class Net(L.LightningModule):
     def __init__(self):
@@ -280,24 +324,36 @@ class Collector(L.LightningModule):
                 if collector is not None:
                     yield from self._never_cleared(stash, collector)
                     yield from self._attached(stash)
+            for entry in kept_until_epoch_end(function):
+                for member in attached_members(entry):
+                    yield self._kept(member, "by Lightning for `training_epoch_end`", certainty(member.value))
 
     def _attached(self, stash: Stash) -> Iterator[Finding]:
-        for member in written_members(stash.occurrence):
-            if not keeps_graph(member.value) or isinstance(member.value, Parameter):
-                continue
-            confidence = retention_confidence(stash.insertion.container, member.value, Span.CALL, None)
-            if confidence is None:
-                continue
-            held = holding(member.value, per="step")
-            yield self.finding(
-                member.node,
-                f"`{code(member.node)}` is kept in `{code(stash.insertion.holder)}` with its autograd graph",
-                holds=held.phrase,
-                confidence=confidence,
-                severity=held.severity,
-                fixes=detach_fixes(member, stash.insertion.container),
-                claim=Claim(held.shape, held.memory, held.size, holder=stash.insertion.holder, held=member.node),
-            )
+        container, holder = stash.insertion.container, stash.insertion.holder
+        for member in attached_members(stash.occurrence):
+            if not isinstance(member.value, Parameter):
+                confidence = retention_confidence(container, member.value, Span.CALL, None)
+                if confidence is not None:
+                    yield self._kept(member, f"in `{code(holder)}`", confidence, container, holder)
+
+    def _kept(
+        self,
+        member: Occurrence,
+        where: str,
+        confidence: Confidence,
+        container: Value | None = None,
+        holder: cst.CSTNode | None = None,
+    ) -> Finding:
+        held = holding(member.value, per="step")
+        return self.finding(
+            member.node,
+            f"`{code(member.node)}` is kept {where} with its autograd graph",
+            holds=held.phrase,
+            confidence=confidence,
+            severity=held.severity,
+            fixes=detach_fixes(member, container),
+            claim=Claim(held.shape, held.memory, held.size, holder=holder, held=member.node),
+        )
 
     def _never_cleared(self, stash: Stash, collector: Attribute) -> Iterator[Finding]:
         members = written_members(stash.occurrence)
