@@ -504,13 +504,22 @@ def _call_under_grad(call: Call, names: frozenset[str], bare: Function | None) -
         return max(inside, _arguments(call, bare))
     functions = callees(call)
     if functions:
-        return _project_call(call, functions, bare)
+        level = _project_call(call, functions, bare)
+        return Attachment.LIKELY if level is Attachment.UNKNOWN and _runs_module(call) else level
     if call.receiver is not None:
         return _method_call(call, call.receiver, bare)
     if any(isinstance(source, ClassValue) for source in sources(call.callee)):
         # An optimizer holds parameters, and no graph.
         return Attachment.DETACHED if _known_plain(call) else min(_arguments(call, bare), Attachment.LIKELY)
     return _unknown_call(call, bare)
+
+
+def _runs_module(call: Call) -> bool:
+    """Whether ``call`` is ``self.forward(x)``, which runs a module as ``self(x)`` does."""
+    receiver = call.receiver
+    if receiver is None or not runs_forward(call) or not role(receiver, Role.MODULE):
+        return False
+    return not is_frozen(receiver)
 
 
 @query(on_cycle=False)

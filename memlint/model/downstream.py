@@ -8,6 +8,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from memlint.model.aliases import find_method, instance_class, module_of, origins, qualified_names, sources
+from memlint.model.attachment import Attachment, attachment
 from memlint.model.calls import (
     argument_parameters,
     bound_arguments,
@@ -118,6 +119,12 @@ def _is_newest_alone(item: Item | Part) -> bool:
     if not isinstance(item, Item) or item.region.loop is None or not starts_backward(item):
         return False
     return component_index(item) == -1 or (_is_computed(item) and _is_filled_in(item.base, item.region.loop))
+
+
+def _is_detached_part(part: Item | Part) -> bool:
+    """Whether ``part`` is what a function of the project returns without a graph beside others: ``logits.argmax(-1)``."""
+    returned = isinstance(part.base, Call) and component_index(part) is not None and callees(part.base)
+    return bool(returned) and attachment(part) is Attachment.DETACHED
 
 
 def _is_computed(item: Item) -> bool:
@@ -238,7 +245,8 @@ class _Flow:
             case Display():
                 self.push_into(use, value)
             case Item() | Part():
-                if not is_index_component(use) and not (self.of_container and _is_newest_alone(use)):
+                newest_alone = self.of_container and _is_newest_alone(use)
+                if not is_index_component(use) and not newest_alone and not _is_detached_part(use):
                     self.push_part(use)
             case Phi() | Choice() | Awaited():
                 self.pending.append(_Step(use, self.entered, self.component))

@@ -79,14 +79,17 @@ def _proven_role(uses: _Uses) -> Role | None:
 _LIKELY_MODULE = {"eval", "gradient_checkpointing_enable", "save_pretrained"} | frameworks.FORWARD_METHODS
 
 
+_MOVING = {"to", "cuda", "half", "bfloat16"}
+
+
 def _likely_role(uses: _Uses) -> Role | None:
     methods, attributes = uses.methods, uses.attributes
     if methods & _LIKELY_MODULE:
         return Role.MODULE
     if uses.called and "reduction" in attributes:
         return Role.LOSS_FUNCTION
-    if uses.called and attributes & {"eval", "training"}:
-        return Role.MODULE
+    if uses.called and (attributes & {"eval", "training"} or methods & _MOVING):
+        return Role.MODULE  # A tensor is moved as well, and never called.
     if "zero_grad" in methods:
         return Role.OPTIMIZER
     if "step" in methods and methods & {"get_last_lr", "get_lr"}:

@@ -12,6 +12,7 @@ from memlint.findings import Confidence
 from memlint.model.aliases import find_method, instance_class, partial_names, sources
 from memlint.model.calls import argument_parameters, bound_arguments, call_sites, callees
 from memlint.model.containers import Insertion, container_origins, insertions_of, length_limit
+from memlint.model.downstream import Reach, gradient_flow
 from memlint.model.forwards import called_module, is_repeated
 from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.kinds import Role, class_of, role
@@ -109,6 +110,25 @@ def _functions(hook: Value) -> Iterator[Function]:
                 for factory in callees(source):
                     for leaving in factory.returns:
                         yield from _functions(leaving.value)
+
+
+def runs_for_detached_hooks(call: Call) -> bool:
+    """Whether a forward pass drops its output, and the forward hooks that its function registers detach what they get.
+
+    ``handle = layer.register_forward_hook(copy); model(x); handle.remove()`` reads features, and differentiates none.
+    """
+    if any(not isinstance(use, Store) or use.base is not None for use in call.uses):
+        return False
+    forward = [
+        registration
+        for registration in registrations(call.function.module)
+        if registration.call.function is call.function and registration.kind is HookKind.FORWARD
+    ]
+    hooked = [(hook, each) for each in forward for hook in each.hooks]
+    if not hooked or not all(registration.hooks for registration in forward):
+        return False
+    flows = [gradient_flow(tensor) for hook, each in hooked for tensor in _tensors_of(hook, each)]
+    return all(flow.reach is Reach.NO and not flow.handed_over for flow in flows)
 
 
 # ------------------------------------------------------------------------ what a hook keeps

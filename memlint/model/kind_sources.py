@@ -313,7 +313,7 @@ def _parameter_kinds(parameter: Parameter) -> Iterator[Kind]:
         yield made_from if parameter.function.is_class_method else instance_kind(owner)
         return
     said = _annotated_kinds(parameter) or _framework_kinds(parameter)
-    yield from said
+    yield from _shown_by_callers(parameter, said) or said
     if said:
         return
     passed = passed_arguments(parameter)
@@ -321,6 +321,14 @@ def _parameter_kinds(parameter: Parameter) -> Iterator[Kind]:
         yield from kinds(argument)
     if passed is None and parameter.name in parameter.function.defaults:
         yield from (k for k in kinds(parameter.function.defaults[parameter.name]) if k.role is not Role.NONE)
+
+
+def _shown_by_callers(parameter: Parameter, said: tuple[Kind, ...]) -> tuple[Kind, ...]:
+    """What callers do with an object before they pass it, if its annotation names a class that nobody sees."""
+    if not said or not all(kind.role is Role.OBJECT and kind.cls is None for kind in said):
+        return ()
+    passed = [kind for given in passed_arguments(parameter) or () for kind in kinds(given)]
+    return tuple(dict.fromkeys(kind for kind in passed if kind.role is Role.MODULE))
 
 
 def _framework_kinds(parameter: Parameter) -> tuple[Kind, ...]:

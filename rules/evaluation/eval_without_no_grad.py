@@ -18,6 +18,7 @@ from memlint.model.forwards import (
     module_mode,
     wasted,
 )
+from memlint.model.hooks import runs_for_detached_hooks
 from memlint.model.knowledge import torch
 from memlint.model.loops import iterates_over_data
 from memlint.model.no_grad import enable_grad_only, no_grad_fixes
@@ -90,6 +91,63 @@ class EvalWithoutNoGrad(Rule):
     )
     fixers = ("wrap_in_with", "add_decorator")
     positive = (
+        """
+import torch
+from torchvision import models
+class Embedder:
+    def __init__(self):
+        self.model = models.resnet18(pretrained=True)
+        self.layer = self.model.avgpool
+        self.model.eval()
+    def embed(self, image):
+        embedding = torch.zeros(1, 512, 1, 1)
+        def copy(module, inputs, output):
+            embedding.copy_(output.data)
+        handle = self.layer.register_forward_hook(copy)
+        self.model(image)  # MEM601
+        handle.remove()
+        return embedding
+""",
+        """
+import torch
+from elmo import Elmo
+class Embedder:
+    def __init__(self, options, weights, device):
+        self.elmo = Elmo(options, weights)
+        if device >= 0:
+            self.elmo = self.elmo.cuda(device=device)
+    def embed(self, sentences):
+        found = []
+        for ids in sentences:
+            found.append(self.elmo(ids)["activations"].detach().cpu().numpy())  # MEM601: 26
+        return found
+""",
+        """
+from facenet import InceptionResnet
+def embed(frames, resnet: InceptionResnet):
+    found = []
+    for frame in frames:
+        found.append(resnet(frame).argmax(-1))  # MEM601: 22
+    return found
+if __name__ == "__main__":
+    net = InceptionResnet(pretrained="faces").eval()
+    print(embed(["a.jpg"], net))
+""",
+        """
+import torch
+from recognition import Model
+class Recogniser(Model):
+    def forward(self, signal):
+        scores = self.decoder(self.encoder(signal))
+        return scores, scores.argmax(-1)
+    def transcribe(self, files):
+        self.eval()
+        found = []
+        for signal in self.loader(files):
+            _, best = self.forward(signal)  # MEM601: 23
+            found += self.words(best)
+        return found
+""",
         """
 def synthesise(vocoder, mel, length):
     vocoder.eval()
@@ -903,6 +961,8 @@ def _partial_evaluations(function: Function) -> Iterator[tuple[Call, PartialRun]
 def _confidence(call: Call) -> Confidence | None:
     """How sure it is that ``call`` evaluates a model with gradients enabled."""
     confidence = wasted(call)
+    if confidence is Confidence.POSSIBLE and runs_for_detached_hooks(call):
+        confidence = certainty(call)
     if confidence is None or in_training_step(call) or is_meant_without_gradients(call):
         return None
     evaluates = module_mode(call) is Mode.EVALUATION
