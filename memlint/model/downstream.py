@@ -122,7 +122,7 @@ def _is_newest_alone(item: Item | Part) -> bool:
 
 
 def _is_detached_part(part: Item | Part) -> bool:
-    """Whether ``part`` is what a function of the project returns without a graph beside others: ``logits.argmax(-1)``."""
+    """Whether ``part`` is what a function of the project returns without a graph, beside others that have one."""
     returned = isinstance(part.base, Call) and component_index(part) is not None and callees(part.base)
     return bool(returned) and attachment(part) is Attachment.DETACHED
 
