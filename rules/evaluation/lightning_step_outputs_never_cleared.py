@@ -38,7 +38,7 @@ class LightningStepOutputsNeverCleared(Rule):
     ## Why is this bad?
     Lightning 2 removed `training_epoch_end(outputs)` and its kin. Their replacement is an attribute that the steps
     append to and a hook reads at the end of the epoch; if that hook does not clear it, the outputs of all epochs stay,
-    on the device or, after `.cpu()`, in host memory (a warning). With the old hook Lightning keeps the outputs of a whole
+    on the device or, after `.cpu()`, in host memory (a warning). With the old hook Lightning keeps the outputs of an
     epoch itself, and from 1.6 on it detaches the loss only.
     Appended with its graph, an auxiliary output of `training_step` keeps the activations of its step (1.0 MiB for each
     step in a small model, measured); the loss that the step returns keeps its autograd nodes in host memory.
