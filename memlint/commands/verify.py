@@ -161,7 +161,7 @@ class _Verify:
         return VerifyReport(
             program=self.program.target,
             root=static.root,
-            judged=judge_trace(static.diagnostics, watched_lines(static), recording),
+            judged=judge_trace(static.diagnostics, watched_lines(static), recording, memory),
             seen=seen,
             memory=memory,
             results=static.results,

@@ -10,9 +10,11 @@ from typing import NamedTuple
 _INSTALLED = re.compile(
     r"(^|[/\\])(site-packages|dist-packages)[/\\]"
     r"|[/\\]lib(64)?[/\\]python\d+(\.\d+)?t?[/\\]"
-    r"|[/\\]Lib[/\\](?!.*[/\\]Lib[/\\])[^/\\]+\.py$",
+    r"|[/\\]Lib[/\\](?!.*[/\\]Lib[/\\])[^/\\]+\.py$"
+    r"|[/\\]memlint[/\\](trace|verify)[/\\]",
 )
-"""Where interpreters keep what was installed: packages, and the standard library on POSIX and on Windows."""
+"""Where interpreters keep what was installed: packages, and the standard library on POSIX and on Windows; and what of
+memlint runs beside a script, wherever it was installed from."""
 
 _TYPED_IN = re.compile(r"^<(stdin|string|ipython-input|ipython|cell|doctest)\b")
 """Pseudo file names of code that a person typed, as against code that a library generated."""

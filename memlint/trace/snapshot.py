@@ -110,7 +110,7 @@ class _SnapshotReader:
         self._read_device_names(snapshot.get("memlint"))
         settings = snapshot.get("allocator_settings")
         recording = Recording(
-            Origin.CUDA_SNAPSHOT,
+            self._origin,
             events=[],
             segments=[self._segment(entry) for entry in _list(snapshot.get("segments"), "segments")],
             marks=_marks(_list(snapshot.get("external_annotations", []), "external_annotations")),
@@ -130,6 +130,11 @@ class _SnapshotReader:
         names = own.get("devices") if isinstance(own, dict) else None
         if isinstance(names, dict):
             self._devices = {number: name for number, name in names.items() if isinstance(name, str)}
+
+    @property
+    def _origin(self) -> Origin:
+        """A snapshot of nothing but the host is none of CUDA's."""
+        return Origin.CPU_RECORDER if set(self._devices.values()) == {HOST} else Origin.CUDA_SNAPSHOT
 
     def _device(self, number: int) -> str:
         return self._devices.get(str(number), f"cuda:{number}")

@@ -6,7 +6,7 @@ import os
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -15,6 +15,7 @@ from statistics import median
 
 from memlint.trace.events import HOST, Action, Category, MemoryEvent, Recording
 from memlint.trace.frames import Frame, Stack
+from memlint.verify.categories import has_phases
 from memlint.verify.plan import WatchedLine
 
 
@@ -108,32 +109,56 @@ class Allocations:
         if birth is not None:
             self._ends[birth] = moment
 
-    def of(
-        self,
-        line: WatchedLine,
-        *,
-        anywhere: bool = False,
-        within_loop: bool = False,
-        by: Callable[[MemoryEvent], bool] | None = None,
-    ) -> LineAllocations:
-        """What a line allocated. With ``by`` only the allocations that it accepts are counted.
+    @property
+    def step_ends(self) -> list[int]:
+        """For each step, the first moment after it."""
+        return [moment for _, moment in self._step_ends]
 
-        ``within_loop`` counts the loop around the line, and ``anywhere`` takes files for the same that have the same
-        name in a folder of the same name, as in a recording of another machine.
+    @property
+    def peak(self) -> int:
+        """When most was allocated."""
+        return self._peak
+
+    def scope(self, line: WatchedLine, rows: tuple[int, int] | None = None, *, anywhere: bool = False) -> Scope:
+        """The rows of ``line``, or others of its function.
+
+        ``anywhere`` takes files for the same that have the same name in a folder of the same name, as in a recording of
+        another machine.
         """
-        rows = line.loop if within_loop and line.loop is not None else line.rows
         function = line.function if self._recording.line_is_definition else None
-        matcher = _Matcher(line.path, rows, function, anywhere)
+        return Scope(line.path, line.rows if rows is None else rows, function, anywhere)
+
+    def births(self, scope: Scope, unless: Sequence[Scope] = ()) -> Iterator[tuple[Stack, array[int]]]:
+        """For each stack that passes through ``scope``, and through none of ``unless``: when it allocated a block."""
+        for stack, births in self._by_stack.values():
+            if scope.matches(stack) and not any(each.matches(stack) for each in unless):
+                yield stack, births
+
+    def event(self, moment: int) -> MemoryEvent:
+        """What happened then."""
+        return self._recording.events[moment]
+
+    def gone(self, birth: int) -> int:
+        """When a block is gone; the number of events for one that never is."""
+        return self._ends[birth]
+
+    def of(
+        self, line: WatchedLine, *, anywhere: bool = False, by: Callable[[MemoryEvent], bool] | None = None
+    ) -> LineAllocations:
+        """What a line allocated. With ``by`` only the allocations that it accepts are counted."""
+        return self.within(self.scope(line, anywhere=anywhere), by=by)
+
+    def within(self, scope: Scope, *, by: Callable[[MemoryEvent], bool] | None = None) -> LineAllocations:
+        """What was allocated in ``scope``. With ``by`` only the allocations that it accepts are counted."""
         found = LineAllocations()
         changes: list[tuple[int, int]] = []
         ends = Counter[int]()
-        for stack, births in self._by_stack.values():
-            if matcher.matches(stack):
-                for birth in births:
-                    event = self._recording.events[birth]
-                    if by is None or by(event):
-                        self._count(found, event, birth, ends)
-                        changes += ((birth, event.size), (self._ends[birth], -event.size))
+        for _, births in self.births(scope):
+            for birth in births:
+                event = self._recording.events[birth]
+                if by is None or by(event):
+                    self._count(found, event, birth, ends)
+                    changes += ((birth, event.size), (self._ends[birth], -event.size))
         found.most_alive = _most(changes)
         alive = 0
         for number, (step, _) in enumerate(self._step_ends):
@@ -167,13 +192,22 @@ def _most(changes: list[tuple[int, int]]) -> int:
     return most
 
 
+_SOFTMAX = frozenset({"aten::_softmax", "aten::softmax", "aten::_safe_softmax"})
+
+
+def is_of_softmax(event: MemoryEvent) -> bool:
+    """Whether softmax allocated it: attention weights, where the line runs attention."""
+    in_python = event.stack is not None and event.stack.mentions("nn/functional.py", ("softmax",))
+    return event.operator in _SOFTMAX or in_python
+
+
 def _is_of_graph(event: MemoryEvent) -> bool:
     # A snapshot says it through the category only.
     return event.records_graph is True or event.category is Category.ACTIVATION
 
 
-class _Matcher:
-    """Whether a stack passes through some rows of a file."""
+class Scope:
+    """Some rows of a file; a stack may pass through them."""
 
     def __init__(self, path: str, rows: tuple[int, int], function: int | None, anywhere: bool) -> None:
         self._path = os.path.realpath(path)
@@ -185,6 +219,7 @@ class _Matcher:
         self._known: dict[int, bool] = {}
 
     def matches(self, stack: Stack | None) -> bool:
+        """Whether ``stack`` passes through these rows."""
         if stack is None:
             return False
         answer = self._known.get(id(stack))
@@ -210,61 +245,3 @@ class _Matcher:
 @lru_cache(maxsize=4096)
 def _real(filename: str) -> str:
     return os.path.realpath(filename)
-
-
-def peak_categories(recording: Recording, device: str) -> dict[str, int]:
-    """Bytes of each category at the moment when most was allocated."""
-    current = _Categories()
-    for block in recording.baseline:
-        if block.device == device:
-            current.allocate(block)
-    current.add(UNKNOWN, max(0, recording.baseline_bytes.get(device, 0) - current.total))
-    at_peak: dict[str, int] = {}
-    most = 0
-    is_running = not has_phases(recording)
-    for event in recording.of(device):
-        if event.action is Action.ALLOCATE:
-            current.allocate(event)
-        elif event.action is Action.FREE:
-            current.free(event)
-        is_running = is_running or event.phase is not None
-        if is_running and current.total > most:
-            most, at_peak = current.total, dict(current.sizes)
-    return {name: size for name, size in sorted(at_peak.items()) if size > 0}
-
-
-UNKNOWN = "unknown"
-
-
-@dataclass
-class _Categories:
-    """What is live, by purpose."""
-
-    sizes: dict[str, int] = field(default_factory=dict)
-    total: int = 0
-    _live: dict[int, MemoryEvent] = field(default_factory=dict)
-
-    def allocate(self, event: MemoryEvent) -> None:
-        if event.address is not None:
-            if event.address in self._live:
-                # An address is not handed out twice: its free was not recorded.
-                self.free(event)
-            self._live[event.address] = event
-        self.add(_name(event), event.size)
-
-    def free(self, event: MemoryEvent) -> None:
-        allocation = event if event.address is None else self._live.pop(event.address, event)
-        self.add(_name(allocation), -allocation.size)
-
-    def add(self, name: str, size: int) -> None:
-        self.sizes[name] = self.sizes.get(name, 0) + size
-        self.total += size
-
-
-def _name(event: MemoryEvent) -> str:
-    return event.category.value if event.category is not None else UNKNOWN
-
-
-def has_phases(recording: Recording) -> bool:
-    """Whether the recording tells a forward pass from what comes before it, such as making the data set."""
-    return any(event.phase is not None for event in recording.kinds())

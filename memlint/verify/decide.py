@@ -15,19 +15,16 @@ from statistics import median
 
 from memlint.diagnostics import Diagnostic
 from memlint.findings import ClaimShape, Watch
-from memlint.trace.events import MemoryEvent, Recording
-from memlint.verify.allocations import Allocations, LineAllocations
-from memlint.verify.observations import GraphSeen, LineSeen, Observations, Sample
+from memlint.trace.events import Recording
+from memlint.verify.allocations import Allocations, LineAllocations, is_of_softmax
+from memlint.verify.observations import Ending, GraphSeen, LineSeen, Observations, Sample
 from memlint.verify.plan import WARM_UP, WatchedLine
 from memlint.verify.sizes import counted, in_bytes
-from memlint.verify.verdicts import Judged, Ruling, Verdict, confirmed, inconclusive, refuted
+from memlint.verify.verdicts import SMALLEST_GROWTH, Judged, Ruling, Verdict, confirmed, inconclusive, refuted
 
 NODE_BYTES = 640
 """Host memory of one autograd node and what it refers to besides tensors. Measured with ``mallinfo2`` on torch 2.13 for
 stacks of Linear and ReLU (635 bytes a node), of transformer layers (628) and of convolutions with batch norm (907)."""
-
-SMALLEST_GROWTH = 512
-"""Bytes for each execution. The CUDA allocator's smallest block: whoever keeps a scalar keeps as much."""
 
 _LEAST_DIFFERENCES = 3
 
@@ -57,6 +54,8 @@ class _Case:
         if line is None:
             return inconclusive("the finding could not be placed in its file")
         seen = self._seen.lines.get(line.number, LineSeen())
+        if self._seen.ending is Ending.DIED:
+            return inconclusive("the process was ended, and what it had seen is lost")
         if not seen.executions:
             return Ruling(Verdict.NOT_EXERCISED, self._why_not(diagnostic))
         evidence = _Evidence(diagnostic, line, seen, self._seen, self._allocations)
@@ -597,19 +596,11 @@ def _spike(allocations: LineAllocations) -> Ruling:
     )
 
 
-_SOFTMAX = frozenset({"aten::_softmax", "aten::softmax", "aten::_safe_softmax"})
-
-
-def _is_of_softmax(event: MemoryEvent) -> bool:
-    in_python = event.stack is not None and event.stack.mentions("nn/functional.py", ("softmax",))
-    return event.operator in _SOFTMAX or in_python
-
-
 @_rests_on_recording
 def _attention_weights(evidence: _Evidence) -> Ruling:
     if evidence.allocations is None:
         return inconclusive("there is no recording of what the line allocated")
-    allocations = evidence.allocations.of(evidence.line, by=_is_of_softmax)
+    allocations = evidence.allocations.of(evidence.line, by=is_of_softmax)
     if not allocations.count:
         return refuted(f"{evidence.ran} and computed no attention weights")
     return confirmed(

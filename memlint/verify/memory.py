@@ -8,7 +8,7 @@ from memlint.trace.allocator import CachingAllocator
 from memlint.trace.events import HOST, Action, Recording
 from memlint.trace.live import LiveMemory
 from memlint.trace.replay import Replay
-from memlint.verify.allocations import has_phases, peak_categories
+from memlint.verify.categories import has_phases, peak_categories
 from memlint.verify.observations import Observations
 from memlint.verify.plan import WARM_UP
 

@@ -29,6 +29,8 @@ class WatchedLine:
     attributes and plain subscripts, so that evaluating them runs no code of the user's but properties."""
     function: int = 0
     """The row on which its function begins, decorators included; 0 at module level."""
+    function_end: int = 0
+    """The last row of its function, or of the file."""
     repeats: bool = False
     """Whether the loop comes back to the row of the statement without passing another one."""
 

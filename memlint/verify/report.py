@@ -132,7 +132,10 @@ def failure_of(program: str, seen: Observations) -> str | None:
     place = f" ({seen.error_place})" if seen.error_place else ""
     after = f" after {seen.steps} step{'s' * (seen.steps != 1)}"
     match seen.ending.value:
-        case "raised" | "exited" | "died":
+        case "died":
+            # What had been seen is lost with it.
+            return f"{program} failed: {seen.error}"
+        case "raised" | "exited":
             return f"{program} failed{after}: {seen.error}{place}"
         case "out of memory":
             return f"{program} ran out of memory{after}: {seen.error}{place}"

@@ -21,6 +21,8 @@ class Place:
     loop: _Rows | None
     function: int
     """The row on which the function around it begins, decorators included; 0 at module level."""
+    function_end: int
+    """The last row of that function, or of the file."""
     receiver: str | None
     """``optimizer`` of the call ``optimizer.step()`` that the finding is, or that its statement is."""
     taker: str | None
@@ -50,12 +52,13 @@ class Statements:
         path = self._path_to(start)
         statement = next((node for node in reversed(path) if isinstance(node, ast.stmt)), None)
         if statement is None:
-            return Place((start.row, start.row), None, 0, None, None, (), ())
+            return Place((start.row, start.row), None, 0, len(self._lines), None, None, (), ())
         call = self._call(start, end, statement)
         return Place(
             rows=_header(statement),
             loop=_loop(path),
             function=_function_row(path),
+            function_end=_function_end(path) or len(self._lines),
             receiver=self._receiver(call),
             taker=self._receiver(self._taking_call(path, start)),
             arguments=tuple(ast.unparse(each) for each in call.args) if call is not None else (),
@@ -144,12 +147,21 @@ def _header(statement: ast.stmt) -> _Rows:
 
 
 def _function_row(path: list[ast.AST]) -> int:
-    for node in reversed(path):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            return min([node.lineno, *(each.lineno for each in node.decorator_list)])
-        if isinstance(node, ast.Lambda):
-            return node.lineno
-    return 0
+    function = _function_around(path)
+    if function is None:
+        return 0
+    decorators: list[ast.expr] = getattr(function, "decorator_list", [])
+    return min([function.lineno, *(each.lineno for each in decorators)])
+
+
+def _function_end(path: list[ast.AST]) -> int | None:
+    function = _function_around(path)
+    return None if function is None else function.end_lineno
+
+
+def _function_around(path: list[ast.AST]) -> ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | None:
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    return next((node for node in reversed(path) if isinstance(node, functions)), None)
 
 
 def _loop(path: list[ast.AST]) -> _Rows | None:

@@ -102,6 +102,7 @@ def _watched(number: int, diagnostic: Diagnostic, claim: LocatedClaim, statement
         claim.watch,
         tuple(roots),
         place.function,
+        place.function_end,
         place.repeats,
     )
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from memlint.trace.events import Action, MemoryEvent, Phase, Recording
-from memlint.verify.allocations import has_phases
+from memlint.verify.categories import UNKNOWN, has_phases
 
 POINTS = 3_000
 """More than a screen has columns."""
-UNKNOWN = "unknown"
 
 
 @dataclass

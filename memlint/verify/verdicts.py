@@ -7,6 +7,9 @@ from enum import Enum
 
 from memlint.diagnostics import Diagnostic
 
+SMALLEST_GROWTH = 512
+"""Bytes for each execution. The CUDA allocator's smallest block: whoever keeps a scalar keeps as much."""
+
 
 class Verdict(str, Enum):
     """Whether memory did what the finding says."""

@@ -81,7 +81,7 @@ def watched(text: str) -> WatchedLine:
     if ": " in line:
         column = line.rindex(": ") + 3
     place = Statements(text).place(finding(row, column))
-    return WatchedLine(0, FILE, place.rows, place.loop, "reachable", (), place.function, place.repeats)
+    return WatchedLine(0, FILE, place.rows, place.loop, "reachable", (), place.function, repeats=place.repeats)
 
 
 def finding(row: int, column: int) -> Diagnostic:

@@ -117,16 +117,18 @@ def test_a_script_that_fails_at_step_three(tmp_path: Path, extra: str, ending: s
     assert code == 2
     assert document["ending"] == ending
     assert error in document["error"]
-    if ending in ("raised", "exited", "out of memory"):
+    assert document["findings"][0]["verdict"] == ("INCONCLUSIVE" if ending == "died" else "CONFIRMED")
+    if ending != "died":
         assert document["steps"] == 4
-        assert document["findings"][0]["verdict"] == "CONFIRMED"
 
 
 def test_the_traceback_is_that_of_python(tmp_path: Path) -> None:
-    process = verify(script(tmp_path, "raise ValueError(step)"), cwd=tmp_path)
+    # The operator runs in the recorder, whose frames stand between it and the script.
+    process = verify(script(tmp_path, "torch.ones(2, 3) @ torch.ones(2, 3)"), cwd=tmp_path)
     assert process.stderr.count("Traceback") == 1
     trace = process.stderr[process.stderr.index("Traceback") :]
     assert "memlint" not in trace
+    assert "_ops.py" not in trace
     assert f'train.py", line {HAZARD_ROW + 1}, in main' in trace
 
 

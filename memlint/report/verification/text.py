@@ -13,6 +13,7 @@ from rich.text import Text
 from memlint.config import shown
 from memlint.report.concise import place
 from memlint.report.verification.comparison import Tone, comparison_lines
+from memlint.verify.observations import Ending
 from memlint.verify.report import Comparison, VerifyReport
 from memlint.verify.sizes import counted, in_bytes
 from memlint.verify.verdicts import Judged, Ruling, Verdict
@@ -59,6 +60,8 @@ def _heading(report: VerifyReport) -> Iterator[Text]:
     seen = report.seen
     if report.trace:
         yield Text(f"{report.program}: judged by {report.trace}, without a run")
+    elif seen.ending is Ending.DIED:
+        yield Text(f"{report.program} was ended before it could say what it had seen.")
     elif not seen.torch:
         yield Text(f"{report.program} ran without torch.")
     elif seen.device == "cpu":

@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _PACKAGE = str(Path(__file__).parents[2]) + os.sep
 """Where memlint lies."""
+_OPERATOR_CALL = str(Path("torch", "_ops.py"))
+"""Where the recorder calls an operator, which PyTorch otherwise does without Python."""
 _EXIT_TIMED_OUT = 124
 """As of ``timeout(1)``."""
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -87,8 +89,9 @@ class Run:
         self._seen.error_place = place_of(frame for frame, _ in traceback.walk_tb(error.__traceback__))
         self._seen.ending = Ending.OUT_OF_MEMORY if _is_out_of_memory(error) else Ending.RAISED
         self._seen.exit_code = 1
-        inner = _without_runner(error.__traceback__)
-        sys.excepthook(type(error), error.with_traceback(inner), inner)
+        for each in _chain(error):
+            each.__traceback__ = without_own_frames(each.__traceback__)
+        sys.excepthook(type(error), error, error.__traceback__)
         return 1
 
     # ---------------------------------------------------------------------------------------------- watching
@@ -168,12 +171,31 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
-def _without_runner(trace: types.TracebackType | None) -> types.TracebackType | None:
-    """What the user would see without memlint: the frames of this package go before the script's first."""
-    own = str(Path(__file__).parent)
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(own):
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """``error``, and those that led to it."""
+    waiting: list[BaseException | None] = [error]
+    known: set[int] = set()
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in known:
+            known.add(id(each))
+            yield each
+            waiting += [each.__cause__, each.__context__]
+
+
+def without_own_frames(trace: types.TracebackType | None) -> types.TracebackType | None:
+    """What the user would see without memlint: neither what runs the script, nor what stands before an operator."""
+    kept: list[types.TracebackType] = []
+    is_below_own = False
+    while trace is not None:
+        filename = trace.tb_frame.f_code.co_filename
+        is_below_own = filename.startswith(_PACKAGE) or (is_below_own and filename.endswith(_OPERATOR_CALL))
+        if not is_below_own:
+            kept.append(trace)
         trace = trace.tb_next
-    return trace
+    for each, inner in zip(kept, [*kept[1:], None], strict=True):
+        each.tb_next = inner
+    return kept[0] if kept else None
 
 
 def place_of(frames: Iterable[types.FrameType]) -> str:
