@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+import libcst as cst
+
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.knowledge import torch
 from memlint.model.program import Program
@@ -131,14 +133,19 @@ class Calibrated(torch.nn.Module):
             holds=f"{2 * size + 4 if size else '2 x history + 4'} times the size of the parameters",
             confidence=Confidence.POSSIBLE if history.others else Confidence.LIKELY,
             fixes=() if history.is_set else (shorter,),
-            claim=Claim(
-                ClaimShape.PLATEAU,
-                "device",
-                "(2 x history + 4) x P",
-                held=call.node,
-                unobservable="the history fills while the optimizer steps, which is not in this line",
-            ),
+            claim=_claim(call),
         )
+
+
+def _claim(call: Call) -> Claim:
+    """Two copies of the parameters are added in each iteration, which is seen where the optimizer steps."""
+    steps = call.function.module.calls_by_name.get("step", ())
+    own = (step for step in steps if step.receiver is not None and call in sources(step.receiver))
+    function = next((step.node.func for step in own), None)
+    if not isinstance(function, cst.Attribute):
+        reason = "the history fills where the optimizer steps, which is not in sight"
+        return Claim(ClaimShape.PLATEAU, "device", "(2 x history + 4) x P", held=call.node, unobservable=reason)
+    return Claim(ClaimShape.GROWS, "device", "2 x P for each iteration", holder=function.value, watch=Watch.FILLED)
 
 
 _LBFGS = frozenset({"torch.optim.LBFGS", "torch.optim.lbfgs.LBFGS"})
