@@ -24,7 +24,7 @@ class ProfilerWithoutSchedule(Rule):
     ## What it does
     Finds `torch.profiler.profile(...)` around a whole loop over data or training steps without a `schedule`, or with
     one that never advances because `step()` is not called. Loops that end early (`break`, `islice`, a short `range`)
-    are left out.
+    are left out. So is `profiler="pytorch"` of Lightning, which has a schedule of its own.
 
     ## Why is this bad?
     The profiler buffers each operation until it stops: 1.07 MB of host memory for each step of a network of 50 layers,

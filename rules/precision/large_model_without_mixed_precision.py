@@ -72,6 +72,21 @@ class LargeModelWithoutMixedPrecision(Rule):
     fixers = ("add_argument",)
     positive = (
         """
+import lightning as L
+import torch
+from transformers import AutoModelForMaskedLM
+class Lit(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.model = AutoModelForMaskedLM.from_pretrained("roberta-large")
+    def training_step(self, batch, index):
+        return self.model(**batch).loss
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=1e-5)
+trainer = L.Trainer(accelerator="gpu", devices=1)  # MEM411: 11
+trainer.fit(Lit(), make_loader())
+""",
+        """
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.utils.data import DataLoader
 class Trainer:
@@ -138,6 +153,12 @@ class Trainer:
 """,
     )
     negative = (
+        """
+from trl import DPOConfig, DPOTrainer
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("gpt2-xl")
+DPOTrainer(model=model, args=DPOConfig(output_dir="out"), train_dataset=data).train()
+""",
         """
 import argparse
 from torch.nn.parallel import DistributedDataParallel as DDP

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import libcst as cst
@@ -14,6 +15,7 @@ from memlint.devices import UnknownDevice, device
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Fix, Severity
 from memlint.model.aliases import qualified_names
 from memlint.model.memo import query
+from memlint.model.pins import is_older
 from memlint.model.program import Program
 from memlint.model.scopes import Module
 from memlint.model.sizes.objects import ModuleObject, Place
@@ -160,7 +162,7 @@ def _read(module: Module) -> Reader:
 
     in_package = (module.path.parent / "__init__.py").is_file()
     steps = _STEPS_OF_LIBRARIES if not is_run else _STEPS_IN_PACKAGES if in_package else _STEPS
-    reader = Reader(locate, read, steps=steps)
+    reader = Reader(locate, read, steps=steps, older=partial(is_older, module))
     reader.read(module.path)
     return reader
 

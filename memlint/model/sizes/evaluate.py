@@ -858,6 +858,12 @@ class Evaluator(Calls):
             return Native("super", lambda *given: self._super(list(given), scope))
         if isinstance(node.func, ast.Name) and node.func.id in {"locals", "vars"}:
             return Native("locals", lambda *_given: Unknown("local variables"))
+        if isinstance(node.func, ast.Attribute):
+            receiver = self.value(node.func.value, scope)
+            if isinstance(receiver, Instance) and receiver.open and isinstance(receiver.cls, External):
+                # Of what others define, as a Trainer, any method may be called.
+                return receiver.attributes.get(node.func.attr) or Method(receiver, node.func.attr)
+            return self.attribute(receiver, node.func.attr)
         return self.value(node.func, scope)
 
     @staticmethod

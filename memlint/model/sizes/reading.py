@@ -124,7 +124,7 @@ class Reader:
     """Evaluates a script and notes what is of interest.
 
     ``locate`` and ``read`` find and read the files of the project, see :class:`Evaluator`; ``overrides`` are values of
-    command-line arguments by name.
+    command-line arguments by name. ``older`` says whether the project asks for versions of a package before another.
     """
 
     def __init__(
@@ -133,8 +133,10 @@ class Reader:
         read: Callable[[Path], str | None],
         overrides: Mapping[str, Any] | None = None,
         steps: int = 400_000,
+        older: Callable[[str, str], bool] | None = None,
     ) -> None:
         self.reading = Reading()
+        self._older = older
         self.evaluator = Evaluator(locate, read, self._watch, steps)
         self.evaluator.overrides = dict(overrides or {})
         self.loaders: list[tuple[Instance, Fact]] = []
@@ -197,7 +199,9 @@ class Reader:
             return self._loader(name, arguments, keywords, place)
         if last in OPTIMIZERS and (".optim" in name or top in {"bitsandbytes", "apex", "transformers", "deepspeed"}):
             return self._optimizer(name, last, arguments, keywords, place)
-        if last.endswith("TrainingArguments") or last in {"SFTConfig", "DPOConfig"}:
+        if top == "trl" and last.endswith("Config"):
+            return Instance(External(name), self._trl_settings(keywords), open=True)
+        if last.endswith("TrainingArguments"):
             return Instance(External(name), dict(keywords), open=True)
         if last.endswith("Trainer") and top in {"transformers", "trl", "lightning", "pytorch_lightning"}:
             return self._trainer(name, arguments, keywords, place)
@@ -206,6 +210,19 @@ class Reader:
         if last == "get_peft_model":
             return self._adapter(arguments, place)
         return self._setting(name, last, arguments, keywords, place)
+
+    def _is_older(self, package: str, version: str) -> bool:
+        return self._older is not None and self._older(package, version)
+
+    def _trl_settings(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of a configuration of TRL, which trains in bfloat16 by default and checkpoints."""
+        settings = dict(keywords)
+        if not self._is_older("trl", "0.19") and settings.get("bf16") is None:
+            fp16 = settings.get("fp16", False)
+            settings["bf16"] = fp16 if isinstance(fp16, Unknown) else not fp16
+        if not self._is_older("trl", "0.22"):
+            settings.setdefault("gradient_checkpointing", True)
+        return settings
 
     def _setting(self, name: str, last: str, arguments: list[Any], keywords: dict[str, Any], place: Place) -> Any:
         if last == "autocast":
@@ -274,6 +291,9 @@ class Reader:
         note("trainer", trainer.class_name, place)
         given = trainer.attributes
         model = given.get("model", arguments[0] if arguments else None)
+        if isinstance(model, str) and trainer.class_name == "SFTTrainer":
+            # TRL loads a model that is given by its name.
+            model = known_model("transformers.AutoModelForCausalLM.from_pretrained", [model], {}, place)
         self._use(model, trained=True)
         if isinstance(model, ModuleObject):
             self.optimized.append(model)
@@ -492,7 +512,8 @@ def _may_train(node: ast.AST) -> bool:
 def has_blocks(models: Sequence[ModuleObject]) -> bool:
     """Whether they are transformers or convolutional networks, whose blocks can be checkpointed."""
     for model in models:
-        if model.entry is not None and ("layers" in model.entry or "saved" in model.entry):
+        entries = [each.entry for each in model.modules() if each.entry is not None]
+        if any("layers" in entry or "saved" in entry for entry in entries):
             return True
         names = [each.cls.name for each in model.modules() if isinstance(each.cls, External)]
         if any(name.rpartition(".")[2] in _BLOCKS for name in names):
