@@ -69,7 +69,7 @@ def claims(found: Iterable[Diagnostic]) -> str:
     return "; ".join(f"{shape} {memory} {size}".strip() for shape, memory, size in sorted(told)) or "none"
 
 
-def evidence(rule: Rule, found: Sequence[Diagnostic], pairs: Mapping[str, set[str]]) -> str:
+def evidence(found: Sequence[Diagnostic], pairs: Mapping[str, set[str]]) -> str:
     """The scenarios that try the claim, or why no run can show it."""
     if pairs.get("CONFIRMED"):
         names = ", ".join(sorted(name.removesuffix("_hazard") for name in pairs["CONFIRMED"]))
@@ -92,7 +92,7 @@ def row(rule: Rule, folder: Path, pairs: Mapping[str, set[str]]) -> tuple[str, .
         severities,
         fixes(found),
         claims(found),
-        evidence(rule, found, pairs),
+        evidence(found, pairs),
         page.as_posix() if (ROOT / page).exists() else "missing",
     )
 

@@ -57,8 +57,10 @@ class AllocConfTooLateOrRenamed(Rule):
 
     ## When to ignore
     When the variable is meant for processes that the program starts. A variable that is set after `import torch`, but
-    before anything is seen to use the GPU, is only watched by `memlint verify`. The older names `PYTORCH_CUDA_ALLOC_CONF` and
-    `PYTORCH_HIP_ALLOC_CONF` are not reported: some releases warned of them, torch 2.13 reads them and says nothing.
+    before anything is seen to use the GPU, is only watched by `memlint verify`.
+
+    The older names `PYTORCH_CUDA_ALLOC_CONF` and `PYTORCH_HIP_ALLOC_CONF` are not reported as such: some releases
+    warned of them, torch 2.13 reads them and says nothing.
 
     ## References
     - [Optimizing memory usage with PYTORCH_ALLOC_CONF](https://docs.pytorch.org/docs/stable/notes/cuda.html#optimizing-memory-usage-with-pytorch-alloc-conf)
