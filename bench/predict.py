@@ -28,6 +28,8 @@ from memlint.devices import device
 SCRIPTS = Path(__file__).parent / "gpu_runs"
 OTHERS = ("xmem", "dnnmem", "schedtune", "llmem")
 UNDER = -0.05
+LONGEST = 3600.0
+"""Seconds for a run, on a machine that others use, too."""
 WIDTH = 150
 
 
@@ -58,7 +60,7 @@ def compare(run: dict[str, Any]) -> Compared:
     """Simulate one measured run."""
     script = SCRIPTS / ("cnn.py" if run["family"] == "cnn" else "transformer.py")
     position = "1" if "POS1" in run["zero_grad_position"] else "0"
-    settings = Settings(device=device(run["gpu"]), steps=3, torch="2.6")
+    settings = Settings(device=device(run["gpu"]), steps=3, torch="2.6", seconds=LONGEST)
     begin = time.perf_counter()
     prediction = simulate(str(script), (run["model"], run["optimizer"], str(run["batch"]), position), settings)
     seconds = time.perf_counter() - begin
@@ -113,24 +115,39 @@ def summary(results: list[Compared]) -> Table:
     return table
 
 
+def known(path: Path | None) -> dict[int, Compared]:
+    """The runs of an earlier, interrupted call, by their number."""
+    if path is None or not path.is_file():
+        return {}
+    return {int(key): Compared(**each) for key, each in json.loads(path.read_text("utf-8")).items()}
+
+
 @click.command()
 @click.argument("runs", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--only", default="", help="Only runs whose model has this in its name.")
-@click.option("--json", "output", type=click.Path(path_type=Path), help="Write every run there, too.")
-def main(runs: Path, only: str, output: Path | None) -> None:
+@click.option("--first", default=1, help="The run to begin with; those before it come last.")
+@click.option(
+    "--json",
+    "output",
+    type=click.Path(path_type=Path),
+    help="Write each run there; runs that stand there are not repeated.",
+)
+def main(runs: Path, only: str, first: int, output: Path | None) -> None:
     """Predict every run of RUNS and print how far off the prediction is."""
     console = Console(width=WIDTH)
     entries = [json.loads(line) for line in runs.read_text("utf-8").splitlines() if line.strip()]
-    results = []
-    for number, run in enumerate(entries):
-        if only.lower() in run["model"].lower():
-            results.append(compare(run))
-            done = results[-1]
-            print(f"{number + 1}/{len(entries)} {done.name} {done.error:+.1%} {done.failure}", file=sys.stderr)
+    wanted = [number for number, run in enumerate(entries) if only.lower() in run["model"].lower()]
+    done = known(output)
+    for number in sorted(wanted, key=lambda each: (each < first - 1, each)):
+        if number in done:
+            continue
+        result = done[number] = compare(entries[number])
+        print(f"{number + 1}/{len(entries)} {result.name} {result.error:+.1%} {result.failure}", file=sys.stderr)
+        if output is not None:
+            output.write_text(json.dumps({key: asdict(each) for key, each in done.items()}, indent=1), "utf-8")
+    results = [done[number] for number in wanted]
     console.print(table_of(results))
     console.print(summary(results))
-    if output is not None:
-        output.write_text(json.dumps([asdict(each) for each in results], indent=1), "utf-8")
 
 
 if __name__ == "__main__":

@@ -94,6 +94,10 @@ def _wait_for(plan: Path, seconds: float, ranks: int) -> int:
     with subprocess.Popen(command, stdout=_standard_error(), env=environment) as process:
         try:
             return process.wait(seconds + _GRACE)
+        except subprocess.TimeoutExpired:
+            # It did not even write what it had; the outcome says that it died.
+            process.kill()
+            return process.wait()
         except BaseException:
             process.kill()
             raise

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from memlint.architectures import LOADING_OPTIONS, checkpoints, table
 from memlint.model.sizes import layers
-from memlint.model.sizes.objects import PLAIN, External, Instance, ModuleObject, Parameter, Place, Unknown
+from memlint.model.sizes.objects import (
+    PLAIN,
+    External,
+    Instance,
+    ModuleObject,
+    Parameter,
+    Place,
+    Recipe,
+    Unknown,
+    is_known,
+)
 
 
 @cache
-def _classes() -> dict[str, tuple[dict[str, Any], int]]:
-    """Entry and parameters by the name of a model class of transformers."""
-    found: dict[str, tuple[dict[str, Any], int]] = {}
-    for name, entry in table().items():
-        if name.startswith("transformers."):
-            found[entry["class"]] = (entry, entry["params"])
-            for cls, count in entry.get("heads_of", {}).values():
-                found[cls] = (entry, count)
-    return found
+def _kinds() -> dict[str, str]:
+    """The ``model_type`` of transformers by the name of the class of the configuration."""
+    return {entry["config"]: name.partition(".")[2] for name, entry in table().items() if "config" in entry}
 
 
 @cache
@@ -28,14 +33,22 @@ def _configurations() -> dict[str, dict[str, Any]]:
     return {entry["config"]: entry for entry in table().values() if "config" in entry}
 
 
-def known_model(name: str, arguments: list[Any], keywords: dict[str, Any], place: Place) -> ModuleObject | None:
-    """The model that a call of ``name`` makes, if it is a well-known architecture."""
+Build = Callable[[str, tuple[str, str], dict[str, Any]], ModuleObject | None]
+"""Makes a model of transformers from the library's source, see :func:`memlint.model.sizes.hugging_face.built`."""
+
+
+def known_model(
+    name: str, arguments: list[Any], keywords: dict[str, Any], place: Place, build: Build | None = None
+) -> ModuleObject | None:
+    """The model that a call of ``name`` makes, if it is a well-known architecture, or ``build`` can read it."""
     if name.startswith("torchvision.models."):
         return _torchvision(name, arguments, keywords, place)
     if name in {"timm.create_model", "timm.models.create_model", "timm.models.factory.create_model"}:
         return _timm(arguments, keywords, place)
     if name.startswith("transformers."):
-        return _transformers(name, arguments, keywords, place)
+        model = _transformers(name, arguments, keywords, place)
+        made = _read_from_source(model, build) if model is not None and build is not None else None
+        return made or model
     if name.startswith("diffusers."):
         entry = table().get(f"diffusers.{name.rpartition('.')[2]}")
         if entry is not None and not arguments and not keywords:
@@ -136,7 +149,7 @@ def _transformers(name: str, arguments: list[Any], keywords: dict[str, Any], pla
         return _from_pretrained(parts[-2], arguments, keywords, place)
     if parts[-1] == "from_config":
         return _from_configuration(parts[-2], arguments, place)
-    if parts[-1] in _classes() and arguments and isinstance(arguments[0], Instance):
+    if arguments and isinstance(arguments[0], Instance) and _ENTRY in arguments[0].attributes and len(parts) == 2:
         return _from_configuration(parts[-1], arguments, place)
     return None
 
@@ -189,7 +202,29 @@ def _of_class(cls: str, entry: dict[str, Any], place: Place, changed: dict[str, 
     odd = min((key for key in others if changed[key] != entry.get("set", {}).get(key, changed)), default=None)
     if odd is not None:
         model.doubt = model.doubt or f"argument {odd}"
+    if head is None or odd is not None:
+        model.recipe = _recipe(cls, entry, head, {key: changed[key] for key in changed.keys() - _NO_FIELDS})
     return model
+
+
+def _recipe(cls: str, entry: dict[str, Any], head: list[Any] | None, fields: dict[str, Any]) -> Recipe | None:
+    kind = entry.get("type") or _kinds().get(entry.get("config", ""))
+    config = table().get(f"transformers.{kind}", {}).get("config")
+    model = head[0] if head is not None else cls
+    if kind is None or config is None or model.startswith("Auto") or not all(map(is_known, fields.values())):
+        return None
+    return Recipe(kind, (config, model), {**entry.get("set", {}), **fields})
+
+
+def _read_from_source(model: ModuleObject, build: Build) -> ModuleObject | None:
+    recipe = model.recipe
+    made = build(recipe.kind, recipe.names, recipe.fields) if recipe is not None else None
+    if made is None:
+        return None
+    made.place = model.place
+    if "dtype of parameters" in model.attributes:
+        made.attributes["dtype of parameters"] = model.attributes["dtype of parameters"]
+    return made
 
 
 def _head(cls: str, entry: dict[str, Any]) -> list[Any] | None:
@@ -220,6 +255,7 @@ def _set_labels(model: ModuleObject, head: list[Any], changed: dict[str, Any]) -
 
 
 _ENTRY = "entry of the configuration"
+_NO_FIELDS = LOADING_OPTIONS | {_ENTRY, "config", "torch_dtype", "dtype", "device_map", "attn_implementation"}
 _LABELS = ("num_labels", "id2label")
 _QUANTIZED = ("quantization_config", "load_in_8bit", "load_in_4bit")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cmp_to_key
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from memlint.model.sizes import layers, natives
+from memlint.model.sizes import hugging_face, layers, natives
 from memlint.model.sizes.command_line import PARSER_METHODS, PARSERS, new_parser
 from memlint.model.sizes.natives import Items, Missing
 from memlint.model.sizes.objects import (
@@ -125,6 +126,14 @@ class Calls(ABC):
         receiver.attributes.pop(name, None)
 
     @abstractmethod
+    def file(self, path: Path, name: str = "") -> Namespace | None:
+        """The module at ``path``, its top level evaluated; None if it cannot be read."""
+
+    @abstractmethod
+    def within(self, source: Callable[[str], Path | None]) -> AbstractContextManager[None]:
+        """Evaluates a library meanwhile, whose modules ``source`` finds."""
+
+    @abstractmethod
     def truth(self, value: Any) -> bool | None:
         """Whether ``value`` counts as true."""
 
@@ -191,6 +200,8 @@ class Calls(ABC):
         constructor = cls.find("__init__")
         if isinstance(constructor, FunctionObject):
             self.apply(constructor, [result, *arguments], keywords, result)
+        elif hugging_face.is_configuration(cls):
+            hugging_face.configure(self, result, cls, keywords)
         elif cls.is_dataclass:
             self._fill_fields(result, cls, arguments, keywords)
         elif isinstance(result, ModuleObject):
@@ -212,6 +223,8 @@ class Calls(ABC):
         self, module: ModuleObject, order: list[Any], arguments: list[Any], keywords: dict[str, Any]
     ) -> None:
         """What the constructor of the first base from outside that has one makes."""
+        if hugging_face.is_pretrained_model(module.cls):
+            module.attributes["config"] = arguments[0] if arguments else keywords.get("config", PLAIN)
         for base in order:
             if isinstance(base, External) and layers.layer_name(base.name):
                 layers.build(module, base.name, arguments, keywords)
@@ -263,7 +276,9 @@ class Calls(ABC):
         def call(*_arguments: Any, **keywords: Any) -> None:
             if isinstance(receiver, Instance):
                 for name, value in keywords.items():
-                    receiver.attributes.setdefault(name, value)
+                    receiver.attributes.setdefault(hugging_face.field_name(receiver, name), value)
+                if hugging_face.is_configuration(receiver.cls):
+                    hugging_face.defaults(receiver, keywords)
 
         return call
 
@@ -303,11 +318,14 @@ class Calls(ABC):
         if found is not None:
             return self._of_class(found, value)
         outside = [each for each in value.mro() if isinstance(each, External)]
+        if name == "_from_config" and hugging_face.is_pretrained_model(value):
+            return Native(name, lambda config, **_options: self.instantiate(value, [config], {}))
         if name == "__init__" and all(_is_harmless(each.name) for each in outside):
             return Native(name, lambda *_a, **_k: None)
         return Unknown(f"{value.name}.{name}")
 
     def _instance_attribute(self, value: Instance, name: str) -> Any:
+        name = hugging_face.field_name(value, name)
         if name in value.attributes:
             return value.attributes[name]
         if name in {"__class__"}:
@@ -376,6 +394,8 @@ class Calls(ABC):
             return Tensor(None)
         if isinstance(value, Items) and value.doubt:
             return Unknown(value.doubt)
+        if isinstance(value, External) and value.name.endswith(".ACT2FN"):
+            return hugging_face.activation(key)
         if isinstance(value, External) and value.name.endswith(".__dict__") and isinstance(key, str):
             return External(f"{value.name.removesuffix('.__dict__')}.{key}")
         if isinstance(value, (list, tuple, dict, str, range)) and not isinstance(key, Unknown):
@@ -435,6 +455,10 @@ class Calls(ABC):
         self, name: str, arguments: list[Any], keywords: dict[str, Any]
     ) -> Any:
         last = name.rpartition(".")[2]
+        if name.startswith("transformers."):
+            found = hugging_face.known_function(name, arguments)
+            if found is not NotImplemented:
+                return found
         if name in _WRAPPERS and arguments:
             return arguments[0]
         if name.startswith("torch.") and last.startswith(_REPARAMETRIZED):
@@ -588,10 +612,7 @@ class Calls(ABC):
             for each in module.parameters():
                 each.attributes["requires_grad"] = wanted if not self.uncertain else PLAIN
         self._change_members(module, name, arguments)
-        if name == "resize_token_embeddings" and module.entry is not None:
-            words = arguments[0] if arguments else keywords.get("new_num_tokens")
-            if words != module.entry.get("vocabulary"):
-                module.doubt = module.doubt or "the number of words after resize_token_embeddings"
+        hugging_face.change(module, name, arguments, keywords)
         if name in _FLUENT:
             return module
         if name in _INSPECT:
@@ -873,6 +894,7 @@ _KNOWN: dict[str, Callable[[Calls, list[Any], dict[str, Any]], Any]] = {
     **dict.fromkeys(_THERE, lambda _calls, _given, _named: True),
     "torch.nn.Parameter": _parameter,
     "torch.nn.parameter.Parameter": _parameter,
+    "torch.nn.Buffer": lambda _calls, _given, _named: Tensor(None),
     "torch.tensor": _scalar_tensor,
     "torch.as_tensor": _scalar_tensor,
     "torch.arange": _arange,

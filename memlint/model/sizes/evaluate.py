@@ -15,6 +15,7 @@ from typing import Any
 
 from memlint.model.sizes import natives
 from memlint.model.sizes.calls import Calls
+from memlint.model.sizes.hugging_face import field_name
 from memlint.model.sizes.marks import marked
 from memlint.model.sizes.natives import Items, Missing
 from memlint.model.sizes.objects import (
@@ -143,6 +144,19 @@ class Evaluator(Calls):
             yield
         finally:
             self.uncertain, self.place = before, place
+
+    @contextmanager
+    def within(self, source: Callable[[str], Path | None]) -> Iterator[None]:
+        """Evaluates a library meanwhile, whose modules ``source`` finds. Nobody is told, its files are forgotten."""
+        before, files = (self.locate, self.watch), set(self.files)
+        self.locate, self.watch = (lambda _origin, name: source(name)), None
+        try:
+            with self._certain():
+                yield
+        finally:
+            self.locate, self.watch = before
+            for path in self.files.keys() - files:
+                del self.files[path]
 
     def _tolerant(self, body: Sequence[ast.stmt], scope: Scope) -> None:
         """Runs the statements of a file; one that raises does not stop the others."""
@@ -289,6 +303,7 @@ class Evaluator(Calls):
         elif isinstance(receiver, Namespace):
             receiver.scope.variables[name] = value
         elif isinstance(receiver, Instance):
+            name = field_name(receiver, name)
             setter = receiver.cls.find(name) if isinstance(receiver.cls, ClassObject) else None
             if isinstance(setter, FunctionObject) and setter.kind == "property":
                 return

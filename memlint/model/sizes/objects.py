@@ -85,6 +85,15 @@ class Instance:
         return self.cls.name.rpartition(".")[2]
 
 
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """A model of transformers: ``model_type``, the classes of configuration and model, and what is set."""
+
+    kind: str
+    names: tuple[str, str]
+    fields: dict[str, Any]
+
+
 @dataclass(eq=False)
 class ModuleObject(Instance):
     """An ``nn.Module``: parameters and submodules are among its attributes."""
@@ -96,6 +105,8 @@ class ModuleObject(Instance):
     """The names of the members of a ModuleDict."""
     entry: dict[str, Any] | None = None
     """What the registry knows of it, if it is a known architecture."""
+    recipe: Recipe | None = None
+    """How a library would make it, if only its source says what it consists of."""
     shared: bool = False
     """Whether other parts of the program, unseen by the evaluation, may change it."""
 

@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from memlint.model.sizes.architectures import known_configuration, known_model
 from memlint.model.sizes.evaluate import Evaluator, Stopped, TooMuch
+from memlint.model.sizes.hugging_face import built
 from memlint.model.sizes.marks import Mark, place_of
 from memlint.model.sizes.natives import Items
 from memlint.model.sizes.objects import (
@@ -184,7 +185,7 @@ class Reader:
         special = self._special(name, last, arguments, keywords, place)
         if special is not NotImplemented:
             return special
-        model = known_model(name, arguments, keywords, place)
+        model = known_model(name, arguments, keywords, place, partial(built, self.evaluator))
         if model is not None:
             if any(isinstance(each, Mark) and each.by_command_line for each in [*arguments, *keywords.values()]):
                 model.attributes["named on the command line"] = True

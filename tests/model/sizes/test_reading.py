@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+import pytest
 
 from memlint.architectures import checkpoint_configuration, checkpoints, table
 from memlint.capacity.estimate import estimate_script
+from memlint.model.sizes.hugging_face import source_of
 from memlint.model.sizes.peak import estimate
 from memlint.model.sizes.reading import Reader, Reading
 
@@ -113,7 +117,7 @@ def test_labels_and_changed_configurations_are_followed(tmp_path: Path) -> None:
         'seven = AutoModelForSequenceClassification.from_pretrained("bert-base-cased", config=config).cuda()',
         'several = AutoModelForSequenceClassification.from_pretrained("bert-base-cased", num_labels=len(NAMES)).cuda()',
         'images = AutoModelForImageClassification.from_pretrained("google/vit-base-patch16-224").cuda()',
-        "short = GPT2LMHeadModel(GPT2Config(n_layer=6)).cuda()",
+        "short = GPT2LMHeadModel(GPT2Config(n_layer=int(DEPTH))).cuda()",
         'more = AutoModelForCausalLM.from_pretrained("gpt2").cuda()',
         "more.resize_token_embeddings(50260)",
     ]
@@ -123,6 +127,27 @@ def test_labels_and_changed_configurations_are_followed(tmp_path: Path) -> None:
     assert {
         each.place.row: None if each.doubts() else each.count() for each in reading.models if each.place
     } == expected
+
+
+_MADE = {
+    "GPT2LMHeadModel(GPT2Config(vocab_size=1000, n_positions=64, n_embd=96, n_layer=3, n_head=3))": 437_856,
+    "AutoModelForCausalLM.from_config(AutoConfig.from_pretrained('gpt2', n_layer=2))": 53_561_088,
+    "BertForNextSentencePrediction(BertConfig(hidden_size=128, num_attention_heads=2))": 14_263_938,
+    "LlamaForCausalLM(LlamaConfig(hidden_size=256, intermediate_size=688, num_hidden_layers=4, "
+    "num_attention_heads=8, num_key_value_heads=2, tie_word_embeddings=True))": 10_963_200,
+    "CLIPModel(CLIPConfig(projection_dim=256))": 150_949_633,
+    "MarianMTModel(MarianConfig(encoder_layers=1, decoder_layers=1))": 90_985_472,
+}
+"""With the parameters of the real models, made on the meta device with transformers 5.23."""
+
+
+@pytest.mark.skipif(source_of("transformers.pytorch_utils") is None, reason="reads the source of transformers")
+@pytest.mark.parametrize("expression", _MADE)
+def test_models_of_other_sizes_are_read_from_the_library_that_is_installed(tmp_path: Path, expression: str) -> None:
+    names = ", ".join(re.findall(r"\b[A-Z][A-Za-z0-9]+(?=[(.])", expression))
+    reading = _reading(tmp_path, f"from transformers import {names}\nmodel = {expression}.cuda()\n")
+    assert [(each.doubts(), each.count()) for each in reading.models] == [([], _MADE[expression])]
+    assert [path.name for path in reading.texts] == ["train.py"]
 
 
 def test_a_default_configuration_is_not_taken_for_a_checkpoint_of_another_size() -> None:
