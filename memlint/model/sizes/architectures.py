@@ -9,6 +9,7 @@ from typing import Any
 
 from memlint.architectures import LOADING_OPTIONS, checkpoints, table
 from memlint.model.sizes import layers
+from memlint.model.sizes.hugging_face import DIFFUSERS, module_of_diffusers
 from memlint.model.sizes.objects import (
     PLAIN,
     External,
@@ -33,8 +34,8 @@ def _configurations() -> dict[str, dict[str, Any]]:
     return {entry["config"]: entry for entry in table().values() if "config" in entry}
 
 
-Build = Callable[[str, tuple[str, str], dict[str, Any]], ModuleObject | None]
-"""Makes a model of transformers from the library's source, see :func:`memlint.model.sizes.hugging_face.built`."""
+Build = Callable[[Recipe], ModuleObject | None]
+"""Makes a model from the source of its library, see :func:`memlint.model.sizes.hugging_face.built`."""
 
 
 def known_model(
@@ -50,10 +51,24 @@ def known_model(
         made = _read_from_source(model, build) if model is not None and build is not None else None
         return made or model
     if name.startswith("diffusers."):
-        entry = table().get(f"diffusers.{name.rpartition('.')[2]}")
-        if entry is not None and not arguments and not keywords:
-            return _model(name, entry, entry["params"], place)
+        return _diffusers(name, arguments, keywords, place, build)
     return None
+
+
+def _diffusers(
+    name: str, arguments: list[Any], keywords: dict[str, Any], place: Place, build: Build | None
+) -> ModuleObject | None:
+    cls = name.rpartition(".")[2]
+    entry = table().get(f"diffusers.{cls}")
+    if entry is None or arguments:
+        return None
+    if not keywords:
+        return _model(name, entry, entry["params"], place)
+    module = module_of_diffusers(cls)
+    made = build(Recipe(DIFFUSERS, (module, cls), keywords)) if module is not None and build is not None else None
+    if made is not None:
+        made.place = place
+    return made
 
 
 def _torchvision(name: str, arguments: list[Any], keywords: dict[str, Any], place: Place) -> ModuleObject | None:
@@ -218,7 +233,7 @@ def _recipe(cls: str, entry: dict[str, Any], head: list[Any] | None, fields: dic
 
 def _read_from_source(model: ModuleObject, build: Build) -> ModuleObject | None:
     recipe = model.recipe
-    made = build(recipe.kind, recipe.names, recipe.fields) if recipe is not None else None
+    made = build(recipe) if recipe is not None else None
     if made is None:
         return None
     made.place = model.place

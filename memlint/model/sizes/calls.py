@@ -455,7 +455,7 @@ class Calls(ABC):
         self, name: str, arguments: list[Any], keywords: dict[str, Any]
     ) -> Any:
         last = name.rpartition(".")[2]
-        if name.startswith("transformers."):
+        if name.startswith(hugging_face.LIBRARIES):
             found = hugging_face.known_function(name, arguments)
             if found is not NotImplemented:
                 return found
@@ -516,6 +516,8 @@ class Calls(ABC):
 
     def _hasattr(self, given: list[Any], _named: dict[str, Any]) -> Any:
         value, name = given[0], given[1]
+        if isinstance(value, External) and value.name.startswith("torch."):
+            return True  # Whether PyTorch is new enough.
         if not isinstance(value, Instance) or not isinstance(name, str) or value.doubt or value.open:
             return PLAIN
         if name in value.attributes or (isinstance(value.cls, ClassObject) and value.cls.find(name) is not None):

@@ -15,7 +15,7 @@ from typing import Any
 
 from memlint.model.sizes import natives
 from memlint.model.sizes.calls import Calls
-from memlint.model.sizes.hugging_face import field_name
+from memlint.model.sizes.hugging_face import field_name, registers_arguments
 from memlint.model.sizes.marks import marked
 from memlint.model.sizes.natives import Items, Missing
 from memlint.model.sizes.objects import (
@@ -898,6 +898,8 @@ class Evaluator(Calls):
             return Unknown("calls nested too deeply")
         scope = Scope({}, function.scope, function.scope.path, function.owner, receiver)
         self.bind(function, arguments, keywords, scope)
+        if function.name == "__init__" and isinstance(receiver, Instance) and registers_arguments(function):
+            receiver.attributes["config"] = Instance(External("a configuration"), dict(scope.variables))
         if isinstance(function.node, ast.Lambda):
             return self.value(function.node.body, scope)
         if self._yields(function.node):

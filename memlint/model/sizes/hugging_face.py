@@ -7,12 +7,25 @@ is imported.
 
 from __future__ import annotations
 
+import ast
+import re
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memlint.model.sizes.objects import PLAIN, ClassObject, External, Instance, ModuleObject, Parameter, Tensor, Unknown
+from memlint.model.sizes.objects import (
+    PLAIN,
+    ClassObject,
+    External,
+    FunctionObject,
+    Instance,
+    ModuleObject,
+    Parameter,
+    Recipe,
+    Tensor,
+    Unknown,
+)
 
 if TYPE_CHECKING:
     from memlint.model.sizes.calls import Calls
@@ -35,6 +48,9 @@ _FIELDS: dict[str, Any] = {
 }
 """What every configuration has, unless its class or the program says otherwise."""
 _DEFAULT_LABELS = 2
+LIBRARIES = ("transformers.", "diffusers.")
+DIFFUSERS = "diffusers"
+"""Stands for a ``model_type`` in recipes of diffusers' models, whose names are their module and class."""
 _SHARED = frozenset({"transformers.pytorch_utils", "transformers.modeling_layers"})
 """Modules with layers that many models are made of."""
 _SHAPE = {
@@ -50,23 +66,41 @@ _SHAPE = {
 
 
 @cache
-def _root() -> Path | None:
-    """The folder of the installed library."""
+def _root(library: str) -> Path | None:
+    """The folder of an installed library."""
     try:
-        spec = find_spec("transformers")
+        spec = find_spec(library)
     except (ImportError, ValueError):
         return None
     return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
 
 
 def source_of(name: str) -> Path | None:
-    """The file of a module of the library that says how models are made."""
-    root, parts = _root(), name.split(".")
-    if root is None or parts[0] != "transformers":
+    """The file of a module of the libraries that says how models are made."""
+    parts = name.split(".")
+    root = _root(parts[0]) if name.startswith(LIBRARIES) else None
+    if root is None:
         return None
-    is_model = len(parts) == 4 and parts[1] == "models" and parts[3].startswith(("configuration_", "modeling_"))
+    is_file = parts[0] == "diffusers" or parts[-1].startswith(("configuration_", "modeling_"))
     path = root.joinpath(*parts[1:]).with_suffix(".py")
-    return path if (is_model or name in _SHARED) and path.is_file() else None
+    is_wanted = name in _SHARED or (parts[1] == "models" and is_file)
+    return path if is_wanted and path.is_file() else None
+
+
+def module_of_diffusers(cls: str) -> str | None:
+    """The module of diffusers that defines a model."""
+    root = _root("diffusers")
+    return _modules_of_diffusers(root).get(cls) if root is not None else None
+
+
+@cache
+def _modules_of_diffusers(root: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted((root / "models").rglob("*.py")):
+        module = ".".join(("diffusers", *path.relative_to(root).with_suffix("").parts))
+        for name in re.findall(r"^class (\w+)\(.*ModelMixin", path.read_text("utf-8"), re.MULTILINE):
+            found[name] = module
+    return found
 
 
 def shape_of(config: Instance) -> dict[str, int]:
@@ -78,6 +112,12 @@ def shape_of(config: Instance) -> dict[str, int]:
         if value is not None:
             found[field] = value
     return found
+
+
+def registers_arguments(constructor: FunctionObject) -> bool:
+    """Whether ``self.config`` holds the arguments of a constructor, as in every model of diffusers."""
+    decorators = getattr(constructor.node, "decorator_list", [])
+    return any(isinstance(each, ast.Name) and each.id == "register_to_config" for each in decorators)
 
 
 def is_configuration(cls: Any) -> bool:
@@ -181,29 +221,35 @@ def _reached(module: ModuleObject, path: str) -> Any:
     return value
 
 
-def built(calls: Calls, kind: str, names: tuple[str, str], fields: dict[str, Any]) -> ModuleObject | None:
-    """The model that the library's source makes of a configuration with these fields, as far as it can be read.
+def built(calls: Calls, recipe: Recipe) -> ModuleObject | None:
+    """The model that a library's source makes, as far as it can be read.
 
-    ``kind`` is the ``model_type``, ``names`` are the classes of the configuration and of the model. None where the
-    library is not installed, or has no such class.
+    None where the library is not installed, or has no such class.
     """
-    folder = kind.replace("-", "_")
+    config: Any = None
     with calls.within(source_of):
-        classes = []
-        for part, name in zip(("configuration", "modeling"), names, strict=True):
-            module = f"transformers.models.{folder}.{part}_{folder}"
-            path = source_of(module)
-            namespace = calls.file(path, module) if path is not None else None
-            found = namespace.scope.variables.get(name) if namespace is not None else None
-            if not isinstance(found, ClassObject):
-                return None
-            classes.append(found)
-        config = calls.instantiate(classes[0], [], fields)
-        model = calls.instantiate(classes[1], [config], {})
-    if not isinstance(model, ModuleObject) or not isinstance(config, Instance):
+        if recipe.kind == DIFFUSERS:
+            model = _instantiated(calls, *recipe.names, [], recipe.fields)
+        else:
+            folder = recipe.kind.replace("-", "_")
+            module = f"transformers.models.{folder}"
+            config = _instantiated(calls, f"{module}.configuration_{folder}", recipe.names[0], [], recipe.fields)
+            model = _instantiated(calls, f"{module}.modeling_{folder}", recipe.names[1], [config], {})
+    if not isinstance(model, ModuleObject):
         return None
-    model.entry = {**shape_of(config), "params": model.count()}
+    shape = shape_of(config) if isinstance(config, Instance) else {}
+    model.entry = {**shape, "params": model.count()}
     return model
+
+
+def _instantiated(calls: Calls, module: str, name: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+    """An object of a class of a library; None if there is no such class or an argument could not be made."""
+    path = source_of(module)
+    namespace = calls.file(path, module) if path is not None else None
+    found = namespace.scope.variables.get(name) if namespace is not None else None
+    if not isinstance(found, ClassObject) or any(each is None for each in arguments):
+        return None
+    return calls.instantiate(found, arguments, keywords)
 
 
 def known_function(name: str, arguments: list[Any]) -> Any:
@@ -213,6 +259,8 @@ def known_function(name: str, arguments: list[Any]) -> Any:
         return activation(arguments[0] if arguments else Unknown("the activation"))
     if last == "is_flash_attention_requested":
         return False
+    if last == "is_torch_version" and arguments and isinstance(arguments[0], str):
+        return arguments[0] in {">", ">="}  # As for any PyTorch of these days.
     return NotImplemented
 
 
