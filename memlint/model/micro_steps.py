@@ -9,10 +9,7 @@ from memlint.model.calls import callees
 from memlint.model.effects import Effect, direct_effects, effects
 from memlint.model.memo import query
 from memlint.model.scopes import Function
-from memlint.model.values import Binary, Branch, Call, Region, Value
-
-_MAX_VALUES = 32
-"""How far a test is followed."""
+from memlint.model.values import Binary, Branch, Call, Comparison, Region, Unary, Value
 
 
 class MicroSteps(NamedTuple):
@@ -31,7 +28,7 @@ def micro_steps(function: Function) -> MicroSteps | None:
         if Effect.BACKWARD in effect:
             backwards.append(call)
         elif Effect.STEP in effect and backwards:
-            counted = next(filter(_is_counted, call.region.ancestors()), None)
+            counted = next(filter(is_counted, call.region.ancestors()), None)
             if counted is None:
                 return None
             free = [each for each in backwards if not each.region.within(counted)]
@@ -47,20 +44,20 @@ def update_in(step: Call) -> Call:
     return next((call for call in inside if Effect.STEP in direct_effects(call)), step)
 
 
-def _is_counted(region: Region) -> bool:
+def is_counted(region: Region) -> bool:
+    """Whether ``region`` is entered once in a number of iterations: ``if (step + 1) % every == 0``."""
     return isinstance(region, Branch) and not region.negated and region.test is not None and _counts(region.test)
 
 
 @query(on_cycle=False)
 def _counts(test: Value) -> bool:
-    """Whether a test is true once in a number of steps: ``(step + 1) % every == 0``."""
     pending = [test]
     seen: set[int] = set()
-    while pending and len(seen) < _MAX_VALUES:
+    while pending:
         for source in sources(pending.pop()):
-            if id(source) not in seen:
+            if isinstance(source, Binary) and source.operator == "%":
+                return True
+            if isinstance(source, (Binary, Comparison, Unary)) and id(source) not in seen:
                 seen.add(id(source))
-                if isinstance(source, Binary) and source.operator == "%":
-                    return True
                 pending.extend(source.operands())
     return False

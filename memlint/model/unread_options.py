@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from memlint.model.aliases import mro, qualified_names, sources
+from memlint.model.aliases import base_names, mro, qualified_names, sources
 from memlint.model.calls import callees
 from memlint.model.command_line import (
     FILLERS,
@@ -191,13 +191,25 @@ def _is_filled_to_be_read_here(owner: Class) -> bool:
 
 def _parses(call: Call, owner: Class) -> bool:
     """Whether ``call`` makes a parser for the class, or an object of it from the command line."""
-    if not (qualified_names(call.callee) & FILLERS or call.name.endswith(_PARSERS)):
+    if not (qualified_names(call.callee) & FILLERS or _makes_parser(call)):
         return False
     found = (part for argument in call.arguments for source in sources(argument.value) for part in _parts(source))
     return any(isinstance(part, ClassValue) and part.target is owner for part in found)
 
 
-_PARSERS = ("HfArgumentParser", "TrlParser")
+def _makes_parser(call: Call) -> bool:
+    """Whether ``call`` makes a parser of transformers or TRL, or one of the project that is derived from them."""
+    found = (base_names(source.target) for source in sources(call.callee) if isinstance(source, ClassValue))
+    return not _PARSERS.isdisjoint(qualified_names(call.callee).union(*found))
+
+
+_PARSERS = frozenset(
+    """
+    transformers.HfArgumentParser transformers.hf_argparser.HfArgumentParser
+    trl.TrlParser trl.scripts.utils.TrlParser trl.commands.cli_utils.TrlParser
+    """.split()
+)
+"""Parsers that fill the fields of the classes that they are given."""
 
 
 def _parts(value: Value) -> Iterator[Value]:

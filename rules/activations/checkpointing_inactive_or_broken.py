@@ -98,6 +98,18 @@ class CheckpointingInactiveOrBroken(Rule):
     fixers = ("add_argument",)
     positive = (
         """
+from dataclasses import dataclass
+from transformers import HfArgumentParser as Parser
+class OurParser(Parser):
+    pass
+@dataclass
+class Options:
+    name: str = "gpt2"
+    gradient_checkpointing: bool = False  # MEM502: 5
+(options,) = OurParser(Options).parse_args_into_dataclasses()
+print(options.name)
+""",
+        """
 from torch import nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 class Net(nn.Module):

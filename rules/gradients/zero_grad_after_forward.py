@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import libcst as cst
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
-from memlint.model.aliases import sources
 from memlint.model.effects import calls_in, started_roots
 from memlint.model.forwards import called_module
 from memlint.model.identity import Objects, everywhere, holds, objects
 from memlint.model.layers import has_large_gradients
+from memlint.model.micro_steps import is_counted
 from memlint.model.optimization import (
     Update,
     accumulates,
@@ -30,7 +30,7 @@ from memlint.model.program import Program
 from memlint.model.retained import graph_of
 from memlint.model.source_text import code
 from memlint.model.statements import statements_over
-from memlint.model.values import Binary, Branch, Call, Comparison, Handler, Loop, Region, Unary
+from memlint.model.values import Branch, Call, Handler, Loop, Region
 from memlint.rule import Rule
 
 
@@ -538,7 +538,7 @@ def _starved_update(clearing: Clearing) -> Update | None:
     counted = [
         update
         for update in mine
-        if any(_is_counted(branch) and not accumulates_in(branch) for branch in _branches(update.region, span))
+        if any(is_counted(branch) and not accumulates_in(branch) for branch in _branches(update.region, span))
     ]
     behind = (update for update in counted if any(backward.order < _order(update) for backward in always))
     return next(behind, None) if len(counted) == len(mine) else None
@@ -552,20 +552,6 @@ def _branches(region: Region, span: Region) -> list[Branch]:
     """The branches around ``region`` within ``span``."""
     inside = (each for each in region.ancestors() if each is not span and each.within(span))
     return [each for each in inside if isinstance(each, Branch)]
-
-
-def _is_counted(branch: Branch) -> bool:
-    """Whether the branch is taken once in several iterations: ``if (i + 1) % k == 0``."""
-    pending = [branch.test] if branch.test is not None and not branch.negated else []
-    seen: set[int] = set()
-    while pending:
-        for value in sources(pending.pop()):
-            if isinstance(value, Binary) and value.operator == "%":
-                return True
-            if isinstance(value, (Binary, Comparison, Unary)) and id(value) not in seen:
-                seen.add(id(value))
-                pending.extend(value.operands())
-    return False
 
 
 # -------------------------------------------------------------------------------- fixes
