@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.model.aliases import find_method, instance_class, mro, sources
+from memlint.model.aliases import attribute_values, find_method, instance_class, instance_loads, mro, sources
 from memlint.model.calls import argument_parameters, bound_arguments_of_constructor, callees, passed_arguments
 from memlint.model.containers import names_of
 from memlint.model.instances import may_hold_parameters, registers_parameters
+from memlint.model.kinds import class_of
 from memlint.model.knowledge import torch
 from memlint.model.memo import query
 from memlint.model.scopes import Class
@@ -86,9 +87,19 @@ def _module_names(module: Value) -> Iterator[Value]:
         if isinstance(source, Parameter):
             for passed in passed_arguments(source) or ():
                 yield from names_of(passed)
+    if isinstance(module, Attribute):
+        yield from _names_inside(module)
     for call in _chained(module):
         if call.receiver is not None:
             yield from names_of(call.receiver)
+
+
+def _names_inside(part: Attribute) -> Iterator[Value]:
+    """The names of ``model.backbone`` in the methods of the class of ``model``: ``self.backbone`` and what it holds."""
+    owner = class_of(part.base) if instance_class(part.base) is None else None
+    for cls in mro(owner) if owner is not None else ():
+        for known in (*instance_loads(cls, part.name), *attribute_values(cls, part.name)):
+            yield from names_of(known)
 
 
 def _chained(module: Value) -> Iterator[Call]:

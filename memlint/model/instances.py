@@ -6,6 +6,7 @@ from memlint.findings import Confidence
 from memlint.model.aliases import base_names, find_method, mro, qualified_names, sources
 from memlint.model.calls import callees, passed_arguments
 from memlint.model.constructors import is_dataset_base, is_module_class, is_optimizer_base
+from memlint.model.containers import elements
 from memlint.model.kinds import Kind, Role, kinds, role
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
@@ -105,9 +106,11 @@ def _holds_parameters(owner: Class) -> bool:
         return not all(_plain_module_bases(cls) for cls in classes)
     if not all(_plain_module_bases(cls) for cls in classes):
         return True
-    if computes is None:
-        return True
-    return any(_stores_parameters(cls) or registers_parameters(cls) for cls in classes)
+    return computes is None or any(map(_adds_parameters, classes))
+
+
+def _adds_parameters(cls: Class) -> bool:
+    return _stores_parameters(cls) or registers_parameters(cls)
 
 
 def _stores_parameters(cls: Class) -> bool:
@@ -182,17 +185,28 @@ def _result_may_hold_parameters(call: Call) -> bool:
         return False
     if names & _SEQUENTIAL and call.arguments and not call.is_open:
         return any(may_hold_parameters(part) for part in call.positional())
+    if call.method in {"get", "pop"} and call.receiver is not None and elements(call.receiver):
+        return any(may_hold_parameters(element) for element in elements(call.receiver))
     if names & torch.CREATORS_WITH_GRAD:
         required = call.argument("requires_grad", 1)
         return not (isinstance(required, Constant) and required.constant is False)
     if role(call, Role.MODULE):
-        return True
+        return not _makes_plain_holder(call)
     if role(call, Role.LOSS_FUNCTION, Role.NUMBER, Role.TEXT, Role.TENSOR):
         return False
     made_by = callees(call)
     if made_by and all(function.name != "__init__" and function.exits for function in made_by):
         return any(may_hold_parameters(exit.value) for function in made_by for exit in function.exits)
     return _used_as_module(call)
+
+
+def _makes_plain_holder(call: Call) -> bool:
+    """Whether ``call`` makes a module without ``forward``, and no subclass of it, that stores no parameters."""
+    made = [source.target for source in sources(call.callee) if isinstance(source, ClassValue)]
+    if len(made) != 1 or find_method(made[0], "forward") is not None:
+        return False
+    classes = list(mro(made[0]))
+    return all(map(_plain_module_bases, classes)) and not any(map(_adds_parameters, classes))
 
 
 def _argument_may_hold_parameters(parameter: Parameter) -> bool:

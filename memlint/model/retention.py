@@ -550,7 +550,12 @@ def is_built_for_callers(stash: Stash) -> bool:
         return False
     if drain(stash.insertion.value) is Drain.DRAINED:
         return False
-    return any(isinstance(use, Exit) for name in names_of(container) for use in name.uses)
+    return any(_is_returned(use) for name in names_of(container) for use in name.uses)
+
+
+def _is_returned(use: Value | Store | Exit) -> bool:
+    """Whether ``use`` leaves the function, alone or beside others: ``return outputs, scores``."""
+    return isinstance(use, Exit) or (isinstance(use, Display) and any(isinstance(user, Exit) for user in use.uses))
 
 
 def _is_forward_of_module(function: Function) -> bool:

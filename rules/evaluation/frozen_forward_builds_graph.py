@@ -218,6 +218,28 @@ def train(generator, discriminator: torch.nn.Module, loader, optimizer):
     )
     negative = (
         """
+import copy
+import torch
+from torch import nn
+def deactivate(model: nn.Module):
+    for param in model.parameters():
+        param.requires_grad = False
+class Siamese(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.target = nn.Linear(2, 2)
+        self.online = copy.deepcopy(self.target)
+        deactivate(self.target)
+def main(loader: torch.utils.data.DataLoader):
+    model = Siamese()
+    optimizer = torch.optim.AdamW(model.online.parameters())
+    for x in loader:
+        loss = (model.online(x) - model.target(x)).pow(2).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+        """
 import torch
 from torch import nn
 

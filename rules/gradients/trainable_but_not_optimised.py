@@ -179,6 +179,37 @@ def classify(loader):
         """
 import torch
 from torch import nn
+def mean(x):
+    return x.mean(0)
+TABLE = {"mean": mean}
+class Center(nn.Module):
+    def __init__(self, size, mode="mean"):
+        super().__init__()
+        fn = TABLE.get(mode)
+        if fn is None:
+            raise ValueError
+        self._fn = fn
+        self.register_buffer("center", torch.zeros(size))
+    def forward(self, x):
+        return x - self.center + self._fn(x)
+class Loss(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.center = Center(size)
+    def forward(self, x):
+        return self.center(x).mean()
+def main(loader, model: nn.Module):
+    criterion = Loss(3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-4)
+    for x in loader:
+        loss = criterion(model(x))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+        """
+import torch
+from torch import nn
 
 class Penalty(nn.Module):
     def __init__(self):

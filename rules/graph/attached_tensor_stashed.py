@@ -88,6 +88,21 @@ class AttachedTensorStashed(Rule):
     positive = (
         """
 import torch
+from torch import nn
+class Decoders(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.selector = nn.Linear(3, 3)
+        self.decoders = nn.ModuleList([nn.Linear(3, 8), nn.Linear(3, 8)])
+    def forward(self, batch):
+        scores = self.selector(batch)
+        waves = torch.zeros(len(batch), 8)
+        for i in range(len(batch)):
+            waves[i] = self.decoders[scores[i].argmax()](batch[i])  # MEM102?
+        return waves, scores
+""",
+        """
+import torch
 import torch.nn.functional as F
 from rewards import get_reward
 def train(accelerator, model, optimizer, loader: torch.utils.data.DataLoader, steps):
