@@ -269,13 +269,15 @@ def is_moved_to_host(container: Value) -> bool:
 
 
 def is_joined_from_outputs(value: Value, container: Value) -> bool:
-    """Whether ``value``, which code out of sight makes of a model's output, is a tensor, since ``torch.cat`` joins it.
+    """Whether ``value``, made out of sight of a model's output or by a method of a model, is joined by ``torch.cat``.
 
     ``torch.cat`` takes no numbers and no tensors without a dimension: there is an element for each sample at least.
     """
     makers = [source for source in sources(value) if isinstance(source, Call) and not callees(source)]
-    given = (argument.value for call in makers for argument in call.arguments)
-    return _is_joined(container) and any(map(_is_output, given))
+    if not makers or not is_joined(container):
+        return False
+    by_model = any(call.receiver is not None and role(call.receiver, Role.MODULE) for call in makers)
+    return by_model or any(_is_output(argument.value) for call in makers for argument in call.arguments)
 
 
 _OUTPUT_FIELDS = frozenset({"last_hidden_state", "pooler_output", "logits", "image_embeds", "text_embeds"})
@@ -292,7 +294,8 @@ def _is_output(value: Value) -> bool:
     return any(isinstance(source, Attribute) and source.name in _OUTPUT_FIELDS for source in found | read)
 
 
-def _is_joined(container: Value) -> bool:
+def is_joined(container: Value) -> bool:
+    """Whether ``torch.cat`` makes one tensor of what ``container`` collects."""
     users = (user for name in names_of(container) for user in _users(name) if isinstance(user, Call))
     return any(qualified_names(user.callee) & {"torch.cat", "torch.concat", "torch.concatenate"} for user in users)
 

@@ -12,8 +12,9 @@ from memlint.model.aliases import base_names, sources
 from memlint.model.calls import argument_parameters, callees, passed_arguments, proven_call_sites
 from memlint.model.containers import container_origins, is_container, is_emptied_in, length_limit
 from memlint.model.effects import Effect, region_effects
+from memlint.model.footprint import is_joined, is_moved_to_host
 from memlint.model.gradmode import evaluates_a_batch
-from memlint.model.kinds import Role, class_of, role
+from memlint.model.kinds import Role, class_of, kinds, role
 from memlint.model.knowledge import frameworks
 from memlint.model.loops import iterates_over_data, iterates_over_loader
 from memlint.model.memo import query
@@ -68,11 +69,11 @@ def _stashed(stash: Stash) -> Iterator[Hoard]:
     if length_limit(insertion.container) is not None or not _keeps_all(stash):
         return
     loop = _loop_over_data(stash)
-    over_data = _evaluates_over(loop) if loop is not None else None
+    over_data = _goes_over(loop, insertion.container) if loop is not None else None
     if loop is None and stash.span is Span.CALL and evaluates_a_batch(region.function):
         over_data = Confidence.LIKELY
     if over_data is not None:
-        from_loader = loop is None or iterates_over_loader(loop)
+        from_loader = loop is None or _evaluates_over(loop) is None or iterates_over_loader(loop)
         for member in written_members(stash.occurrence):
             # What a method is given is told where it is called.
             if any(passed_arguments(parameter) for parameter in _unchanged(member.value)):
@@ -103,7 +104,7 @@ def _loop_over_data(stash: Stash) -> Loop | None:
         return _loop_of_callers(region.function) if region.loop is None else None
     origins = container_origins(container)
     outlived = (loop for loop in region.loops() if not origins or not all(each.region.within(loop) for each in origins))
-    found = next((loop for loop in outlived if _evaluates_over(loop) is not None), None)
+    found = next((loop for loop in outlived if _goes_over(loop, container) is not None), None)
     return None if found is not None and is_emptied_in(container, found) else found
 
 
@@ -119,6 +120,26 @@ def _evaluates_over(loop: Loop) -> Confidence | None:
     """How sure it is that ``loop`` goes through a data set; None if it trains."""
     over_data = iterates_over_data(loop)
     return over_data if over_data is not None and not region_effects(loop) & Effect.BACKWARD else None
+
+
+def _goes_over(loop: Loop, container: Value) -> Confidence | None:
+    """Like :func:`_evaluates_over`; what nobody knows is taken for data if host memory gets in the end what is collected.
+
+    ``torch.cat(outputs).cpu()``: such results are not for the next step of the same computation.
+    """
+    known = _evaluates_over(loop)
+    if known is not None or region_effects(loop) & Effect.BACKWARD or loop.iterable is None:
+        return known
+    if not all(map(_is_unknown, sources(loop.iterable))) or not (is_joined(container) and is_moved_to_host(container)):
+        return None
+    return Confidence.LIKELY
+
+
+def _is_unknown(iterable: Value) -> bool:
+    """Whether nothing says what a loop goes over: neither parts of the program nor numbers nor a list."""
+    if isinstance(iterable, Call) and iterable.name in {"range", "trange"}:
+        return False
+    return not kinds(iterable) and not isinstance(iterable, Display)
 
 
 def _loop_of_callers(function: Function) -> Loop | None:

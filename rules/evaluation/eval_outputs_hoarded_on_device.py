@@ -73,6 +73,22 @@ class EvalOutputsHoardedOnDevice(Rule):
     positive = (
         """
 import torch
+class Latents:
+    def __init__(self, module: torch.nn.Module):
+        self.module = module.cuda()
+    @torch.inference_mode()
+    def latents(self, sources):
+        self.module.eval()
+        found = []
+        for source in sources:
+            latent = []
+            for tensors in source:
+                latent.append(self.module.sample(tensors))  # MEM604: 31
+            found.append(torch.cat(latent).cpu().numpy())
+        return found
+""",
+        """
+import torch
 from torch.utils.data import DataLoader
 def predict(model: torch.nn.Module, dataset):
     model.cuda().eval()
@@ -291,6 +307,20 @@ def predict(model: torch.nn.Module, dataset):
 """,
     )
     negative = (
+        """
+import torch
+class Chain:
+    def __init__(self, module: torch.nn.Module):
+        self.module = module.cuda()
+    @torch.inference_mode()
+    def draw(self, steps, state):
+        drawn, moved = [], []
+        for _ in range(steps):
+            drawn.append(self.module.sample(state))
+        for stage in [0, 1, 2]:
+            drawn.append(self.module.sample(stage))
+        return torch.cat(drawn).cpu()
+""",
         """
 import torch
 from torch.utils.data import DataLoader
