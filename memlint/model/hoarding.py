@@ -123,7 +123,7 @@ def _evaluates_over(loop: Loop) -> Confidence | None:
 
 
 def _goes_over(loop: Loop, container: Value) -> Confidence | None:
-    """Like :func:`_evaluates_over`; what nobody knows is taken for data if host memory gets in the end what is collected.
+    """Like :func:`_evaluates_over`; what nobody knows is taken for data if its results end in host memory.
 
     ``torch.cat(outputs).cpu()``: such results are not for the next step of the same computation.
     """
