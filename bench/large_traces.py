@@ -1,7 +1,7 @@
 """What ``memlint verify --trace`` takes for traces of hundreds of megabytes.
 
     python bench/large_traces.py
-    python bench/large_traces.py --megabytes 100
+    python bench/large_traces.py --megabytes 100 --recorded DIR
 
 Records a short run of examples/hazards.py on the CPU, repeats its events until the profiler trace and the snapshot have
 the size that is asked for, and has each decided by the command. Prints sizes, events, processor time and peak memory.
@@ -79,20 +79,24 @@ def main() -> None:
     """Prints a line for each kind of trace."""
     parser = argparse.ArgumentParser(description="Measures memlint verify --trace on large traces.")
     parser.add_argument("--megabytes", type=int, default=500, help="size of each trace")
-    size = parser.parse_args().megabytes * 10**6
+    parser.add_argument("--recorded", type=Path, help="a --trace-dir of examples/hazards.py, instead of a new run")
+    options = parser.parse_args()
+    size = options.megabytes * 10**6
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        record(folder / "small")
+        small = options.recorded or folder / "small"
+        if options.recorded is None:
+            record(small)
         print("trace                 MB     events  processor time    peak memory")
         for kind, pattern, enlarge in (
             ("profiler trace", "*.json.gz", enlarge_profile),
             ("snapshot", "*.pickle", enlarge_snapshot),
         ):
             large = folder / f"large{Path(pattern.removesuffix('.gz')).suffix}"
-            events = enlarge(next((folder / "small").glob(pattern)), large, size)
+            events = enlarge(next(small.glob(pattern)), large, size)
             used = usage([sys.executable, *MEMLINT, "verify", "--isolated", SCRIPT, "--trace", large], SCRIPT.parent)
             megabytes = large.stat().st_size / 10**6
-            print(f"{kind:16}{megabytes:8.0f}{events:11,}{used.cpu:14.1f} s{used.peak:11.0f} MiB")
+            print(f"{kind:16}{megabytes:8.0f}{events:11,}{used.cpu:14.1f} s{used.peak:11.0f} MiB", flush=True)
             large.unlink()
 
 

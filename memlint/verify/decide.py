@@ -65,7 +65,7 @@ class _Case:
         loaded = {os.path.realpath(path) for path in self._seen.files}
         if loaded and os.path.realpath(diagnostic.path) not in loaded:
             return "the script did not import this file"
-        return f"the line did not run in {counted(self._seen.steps, 'step')}"
+        return f"the line did not run in {self._seen.extent}"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from memlint.verify.sizes import counted
+
 
 class Ending(str, Enum):
     """How the script's run came to its end."""
@@ -158,3 +160,11 @@ class Observations:
     """Whether the script imported torch."""
     rank: int = 0
     world: int = 1
+
+    @property
+    def extent(self) -> str:
+        """How far the script ran, in words."""
+        if self.steps or not self.forwards:
+            return counted(self.steps, "step")
+        # It updates its parameters itself, or trains nothing.
+        return f"{counted(self.forwards, 'forward pass')} without an optimizer step"

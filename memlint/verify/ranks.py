@@ -14,6 +14,7 @@ from pathlib import Path
 from memlint.verify.memory import RunMemory
 from memlint.verify.observations import Observations
 from memlint.verify.serial import dumped, loaded
+from memlint.verify.sizes import in_bytes
 from memlint.verify.verdicts import Judged, Ruling, Verdict
 
 _INTERVAL = 0.2
@@ -83,9 +84,11 @@ _GRAVITY = (Verdict.CONFIRMED, Verdict.INCONCLUSIVE, Verdict.REFUTED, Verdict.NO
 
 def _worst(rulings: Sequence[Ruling]) -> Ruling:
     def size(ruling: Ruling) -> int:
-        return max(ruling.bytes_per_step or 0, ruling.bytes_at_peak or 0)
+        return ruling.bytes_at_peak or 0 if ruling.bytes_per_step is None else ruling.bytes_per_step
 
     worst = min(rulings, key=lambda ruling: (_GRAVITY.index(ruling.verdict), -size(ruling)))
-    same = sum(ruling.verdict is worst.verdict for ruling in rulings)
-    spread = f"{worst.verdict.value.lower()} on {same} of {len(rulings)} ranks"
+    same = [size(ruling) for ruling in rulings if ruling.verdict is worst.verdict]
+    spread = f"{worst.verdict.value.lower()} on {len(same)} of {len(rulings)} ranks"
+    if min(same) != max(same):
+        spread += f", with {in_bytes(min(same))} to {in_bytes(max(same))}"
     return replace(worst, evidence=f"{worst.evidence} ({spread})")

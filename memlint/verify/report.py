@@ -130,7 +130,7 @@ class VerifyReport:
 def failure_of(program: str, seen: Observations) -> str | None:
     """Why a run cannot be relied on, in one line; None if it can."""
     place = f" ({seen.error_place})" if seen.error_place else ""
-    after = f" after {seen.steps} step{'s' * (seen.steps != 1)}"
+    after = f" after {seen.extent}"
     match seen.ending.value:
         case "died":
             # What had been seen is lost with it.

@@ -29,7 +29,7 @@ def test_the_gravest_ruling_counts_and_the_spread_is_told(tmp_path: Path) -> Non
     assert [result.rank for result in results] == [0, 1, 2]
     (judged,) = merged([Judged(diagnostic(Watch.REACHABLE), small)], results)
     assert judged.ruling.bytes_per_step == 20
-    assert judged.ruling.evidence == "grows (confirmed on 2 of 3 ranks)"
+    assert judged.ruling.evidence == "grows (confirmed on 2 of 3 ranks, with 10 B to 20 B)"
     assert not folder.exists()
 
 

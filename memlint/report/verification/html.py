@@ -12,9 +12,10 @@ from typing import Any
 from memlint.messages import UserError
 from memlint.report.concise import place
 from memlint.report.verification.comparison import comparison_lines
+from memlint.report.verification.evidence import evidence
 from memlint.trace.events import Phase
 from memlint.verify.report import VerifyReport
-from memlint.verify.sizes import counted, in_bytes
+from memlint.verify.sizes import in_bytes
 from memlint.verify.timeline import Timeline, timeline
 from memlint.verify.verdicts import Judged, Verdict
 
@@ -139,7 +140,8 @@ def _style(figure: Any, title: str, most: int) -> None:
         hovermode="x unified",
         # However far the nearest point is, since memory is known between the points as well.
         hoverdistance=-1,
-        margin={"l": 60, "r": 10, "t": 40, "b": 60},
+        # Above the plot, numbers of steps and plotly's buttons have a row each.
+        margin={"l": 60, "r": 10, "t": 60, "b": 60},
         modebar={"bgcolor": "rgba(0,0,0,0)"},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
@@ -191,9 +193,7 @@ def _growth(report: VerifyReport) -> str:
 def _summary(report: VerifyReport) -> str:
     seen, memory = report.seen, report.memory
     where = "the CPU" if seen.device == "cpu" else seen.device_name or seen.device
-    ran = (
-        f"judged by {report.trace}" if report.trace else f"{counted(seen.steps, 'step')} on {where}, torch {seen.torch}"
-    )
+    ran = f"judged by {report.trace}" if report.trace else f"{seen.extent} on {where}, torch {seen.torch}"
     parts = [f"<p>{escape(ran)}</p>"]
     if report.failure:
         parts.append(f'<p class="failure">{escape(report.failure)}</p>')
@@ -221,7 +221,7 @@ def _comparison(report: VerifyReport) -> str:
     if report.comparison is None:
         return ""
     lines = [f'<span class="{tone.value}">{escape(text)}</span>' for text, tone in comparison_lines(report.comparison)]
-    return "<h2>As it is, and with fixes</h2><pre>{}</pre>".format("\n".join(lines))
+    return "<h2>As it is, and with fixes</h2><pre class=comparison>{}</pre>".format("\n".join(lines))
 
 
 def _finding(number: int, each: Judged, report: VerifyReport) -> str:
@@ -236,7 +236,7 @@ def _finding(number: int, each: Judged, report: VerifyReport) -> str:
         f'<article class="{style}" id="finding-{number}"><header><span class="verdict">{ruling.verdict.value}</span> '
         f"<code>{escape(each.diagnostic.code)}</code> {escape(place(each.diagnostic))} {size} "
         f'<a href="#timeline" data-finding="{number}">show in the timeline</a></header>'
-        f"<p>{_prose(each.diagnostic.message)}</p><p>{_prose(ruling.evidence)}</p>"
+        f"<p>{_prose(each.diagnostic.message)}</p><p>{_prose(evidence(each))}</p>"
         f"<pre>{_excerpt(each, report)}</pre></article>"
     )
 
@@ -296,6 +296,7 @@ article header { overflow-wrap: anywhere; }
   margin-right: 4px; } .key { margin: 0; font-size: 0.85em; }
 .verdict, .heading { font-weight: 600; } .failure, .alarm { color: var(--alarm); font-weight: 600; }
 .good { color: var(--good); } .note { color: var(--note); }
+.comparison { white-space: pre-wrap; }
 pre { background: var(--back); overflow-x: auto; padding: 8px; } mark { background: #ffd33d55; color: inherit; }
 #timeline { height: 420px; } #growth { height: 320px; }
 table { border-collapse: collapse; } td, th { padding: 2px 12px 2px 0; text-align: left; }

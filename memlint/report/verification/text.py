@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from memlint.config import shown
 from memlint.report.concise import place
 from memlint.report.verification.comparison import Tone, comparison_lines
+from memlint.report.verification.evidence import evidence
 from memlint.verify.observations import Ending
 from memlint.verify.report import Comparison, VerifyReport
 from memlint.verify.sizes import counted, in_bytes
-from memlint.verify.verdicts import Judged, Ruling, Verdict
+from memlint.verify.verdicts import Ruling, Verdict
 
 _WIDTH = 120
 """Columns where there is no terminal."""
@@ -65,10 +64,10 @@ def _heading(report: VerifyReport) -> Iterator[Text]:
     elif not seen.torch:
         yield Text(f"{report.program} ran without torch.")
     elif seen.device == "cpu":
-        ran = f"{counted(seen.steps, 'step')} on the CPU, with torch {seen.torch}"
+        ran = f"{seen.extent} on the CPU, with torch {seen.torch}"
         yield Text(f"{report.program} ran {ran}; tensors of the device are host tensors here.")
     else:
-        yield Text(f"{report.program} ran {counted(seen.steps, 'step')} on {seen.device_name or seen.device}.")
+        yield Text(f"{report.program} ran {seen.extent} on {seen.device_name or seen.device}.")
     memory = report.memory
     if memory is not None:
         by_size = sorted(memory.categories.items(), key=lambda item: -item[1])
@@ -94,7 +93,7 @@ def _table(report: VerifyReport) -> Table:
     for each in report.sorted_findings:
         verdict = each.ruling.verdict
         finding = Text.assemble((each.diagnostic.code, "bold"), " ", place(each.diagnostic))
-        table.add_row(Text(verdict.value, style=_STYLES[verdict]), finding, _memory(each.ruling), _evidence(each))
+        table.add_row(Text(verdict.value, style=_STYLES[verdict]), finding, _memory(each.ruling), evidence(each))
     return table
 
 
@@ -106,21 +105,6 @@ def _memory(ruling: Ruling) -> str:
     if ruling.bytes_at_peak is None:
         return ruling.memory or ""
     return f"{in_bytes(ruling.bytes_at_peak)} {ruling.memory}"
-
-
-def _evidence(each: Judged) -> str:
-    where = each.ruling.where
-    own = f"{each.diagnostic.path}:{each.diagnostic.location.row}"
-    return (
-        each.ruling.evidence
-        if where is None or where == own
-        else f"{each.ruling.evidence}; allocated in {_file(where)}"
-    )
-
-
-def _file(where: str) -> str:
-    path, _, row = where.rpartition(":")
-    return f"{shown(Path(path))}:{row}"
 
 
 def _comparison(comparison: Comparison) -> Iterator[Text]:

@@ -149,7 +149,7 @@ class LineObserver:
         self.seen.graphs.append(graph)
         if not found.nodes:
             return
-        self._note_where(found, situation)
+        self._note_where(found.storages.values(), situation)
         self._expect_backward([each.grad_fn for each in _outputs(output)], graph, found)
 
     def _look_at_root(self, frame: types.FrameType, situation: Situation) -> None:
@@ -180,7 +180,7 @@ class LineObserver:
                 nodes=len(found.nodes),
             )
         )
-        self._note_where(found, situation)
+        self._note_where(found.storages.values(), situation)
 
     def _look_at_argument(self, frame: types.FrameType, situation: Situation) -> None:
         if not self._is_due(self.seen.executions):
@@ -198,7 +198,7 @@ class LineObserver:
         graph = GraphSeen(self.seen.executions, situation.progress.step, len(found.nodes), found.saved_bytes)
         self.seen.graphs.append(graph)
         if found.nodes:
-            self._note_where(found, situation)
+            self._note_where(found.storages.values(), situation)
             self._stray.expect(graph, _outputs(value), found.leaves)
 
     def _expect_freed(self, frame: types.FrameType, situation: Situation) -> None:
@@ -208,7 +208,7 @@ class LineObserver:
                 found = reach(value)
                 self.seen.root = root
                 self._named = [weakref.ref(found.storages[key]) for key in found.held]
-                self._note_where(found, situation)
+                self._note_where((found.storages[key] for key in found.held), situation)
                 return
 
     def backward_done(self) -> None:
@@ -266,7 +266,7 @@ class LineObserver:
                 graph = GraphSeen(self.seen.executions, situation.progress.step, len(found.nodes), saved)
                 self.seen.graphs.append(graph)
                 if found.saving:
-                    self._note_where(found, situation)
+                    self._note_where(found.storages.values(), situation)
                     self._expect_backward(found.saving[:_MAX_HOOKED_NODES], graph, found)
                 return
 
@@ -304,9 +304,9 @@ class LineObserver:
                 return value
         return None
 
-    def _note_where(self, found: Reach, situation: Situation) -> None:
+    def _note_where(self, storages: Iterable[torch.UntypedStorage], situation: Situation) -> None:
         self.seen.where = {}
-        for storage in found.storages.values():
+        for storage in storages:
             event = situation.memory.allocation_of(storage)
             if event is not None and event.stack is not None and event.stack.user is not None:
                 place = str(event.stack.user)
