@@ -17,7 +17,7 @@ from memlint.verify.static import Static, check_program, watched_lines
 from memlint.verify.verdicts import Judged
 from tests.verify.expectations import SCENARIOS, expectations, forced
 
-FRAMEWORKS = ("lightning", "transformers", "accelerate")
+FRAMEWORKS = ("lightning", "transformers", "accelerate", "peft")
 SCRIPTS = sorted([*SCENARIOS.glob("*.py"), *SCENARIOS.glob("*/train.py")])
 
 
