@@ -63,4 +63,5 @@ def main() -> None:
         _ = torch.max(outputs, 1)
 
 
-main()
+if __name__ == "__main__":
+    main()

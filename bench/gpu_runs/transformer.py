@@ -156,4 +156,5 @@ def main() -> None:
         optimizer.step()
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -218,3 +218,24 @@ assert before - torch.cuda.memory_allocated() == 4 * (1024 * 512 + 512 * 512)
 def test_gradients_that_are_copied_into_the_layout_of_their_parameter_lie_on_the_device(tmp_path: Path) -> None:
     outcome = run(tmp_path, GRADIENTS).outcome
     assert (outcome.ending, outcome.error) == ("finished", "")
+
+
+RECURRENT = """
+import torch
+layers = torch.nn.LSTM(128, 256, 2, batch_first=True).cuda()
+optimizer = torch.optim.SGD(layers.parameters(), lr=0.1)
+for _ in range(4):
+    output, _ = layers(torch.zeros(16, 100, 128).cuda())
+    output.sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+
+
+def test_recurrent_layers_keep_what_cudnn_keeps(tmp_path: Path) -> None:
+    prediction = run(tmp_path, RECURRENT)
+    assert (prediction.outcome.ending, prediction.outcome.error) == ("stopped", "")
+    one = 16 * 100 * 256 * 4
+    # Five elements for each layer and the output of the first one, beside the operator's result.
+    assert (5 * 2 + 1 + 1) * one <= prediction.by_category()["activation"] < (5 * 2 + 1 + 3) * one
+    assert prediction.by_category()["gradient"] >= prediction.by_category()["parameter"]

@@ -10,11 +10,14 @@ host key; tensors that are on no simulated device go the old way. Sources (pytor
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
+from memlint.capacity.simulate.child import recurrent
 from memlint.capacity.simulate.child.device import CUDA, SimulatedDevice
+from memlint.trace.events import Category
 
 aten = torch.ops.aten
 
@@ -35,6 +38,10 @@ class Kernels:
         self._replace(aten.dropout.default, self._dropout)
         self._replace(aten.softmax.int, self._softmax)
         self._replace(aten.log_softmax.int, self._log_softmax)
+        for name in recurrent.KEPT:
+            packet = getattr(aten, name)
+            self._replace(packet.input, partial(self._recurrent, packet.input, name))
+            self._replace(packet.data, partial(self._packed, packet.data, name))
 
     def _replace(self, operator: Any, kernel: Callable[..., Any]) -> None:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -95,6 +102,31 @@ class Kernels:
         known = query.dtype in (torch.float32, *_FLASH_TYPES)
         aligned = query.size(-1) % alignment == 0 and value.size(-1) % alignment == 0
         return known and aligned and _all_dense(query, key, value) and key.size(1) == query.size(1)
+
+    # Recurrent layers
+
+    def _recurrent(
+        self, operator: Any, name: str, tensor: torch.Tensor, states: Any, weights: list[torch.Tensor], *layout: Any
+    ) -> Any:
+        if not recurrent.is_accepted(tensor):
+            return _as_before(operator, tensor, states, weights, *layout)
+        _biases, count, _dropout, train, bidirectional, batch_first = layout
+        layers = recurrent.Layers(recurrent.KEPT[name], count, 1 + bidirectional, train, batch_first)
+        return self._layers(layers, tensor, states, weights)
+
+    def _packed(
+        self, operator: Any, name: str, tensor: torch.Tensor, sizes: torch.Tensor, states: Any, *layout: Any
+    ) -> Any:
+        if not recurrent.is_accepted(tensor):
+            return _as_before(operator, tensor, sizes, states, *layout)
+        weights, _biases, count, _dropout, train, bidirectional = layout
+        layers = recurrent.Layers(recurrent.KEPT[name], count, 1 + bidirectional, train, batch_first=False)
+        return self._layers(layers, tensor, states, weights)
+
+    def _layers(self, layers: recurrent.Layers, tensor: torch.Tensor, states: Any, weights: list[torch.Tensor]) -> Any:
+        given = [states] if isinstance(states, torch.Tensor) else states
+        keep = partial(self._device.recorder.classify, category=Category.ACTIVATION)
+        return recurrent.run(layers, tensor, given, weights, keep)
 
     # Dropout and softmax
 

@@ -1,0 +1,127 @@
+"""What other estimators that install without a GPU say of the measured runs that ``predict.py`` re-creates.
+
+    PYTHONPATH=... python bench/peers.py gpu_truth/runs.jsonl
+
+Needs torchvision and transformers as ``predict.py``, accelerate, torchinfo 1.8.0 and torch-preflight 0.5.0, in an
+environment of their own. accelerate's figure is the largest of those that ``accelerate estimate-memory`` prints for
+training with Adam, which knows no batch; torchinfo's is the sum that its summary prints, for images, which knows no
+gradients and no optimizer; torch-preflight is given the model as an entry point, the batch, the length or the size of
+the image, and the optimizer. DeepSpeed's estimators count states only, and it needs CUDA's compiler to install.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+
+FOLDER = Path(__file__).parent / "gpu_runs"
+sys.path.insert(0, str(FOLDER))
+IMAGE, LENGTH = 86, 128
+UNDER = -0.05
+
+
+def cnn(name: str) -> Any:
+    """A model of torchvision, without memory."""
+    runs: Any = importlib.import_module("cnn")
+    made = getattr(runs.models, runs.architecture(name))
+    classes = 10 if name in runs.TEN_CLASSES else 1000
+    try:
+        with torch.device("meta"):
+            return made(num_classes=classes)
+    except NotImplementedError:  # RegNet computes its widths with tensors.
+        return made(num_classes=classes).to("meta")
+
+
+def transformer(name: str) -> Any:
+    """A model of transformers, without memory."""
+    runs: Any = importlib.import_module("transformer")
+    config = runs.configuration(name)
+    with torch.device("meta"):
+        return runs.model_class(config).from_config(config)
+
+
+def model_of(run: dict[str, Any]) -> torch.nn.Module:
+    """The model of a run."""
+    return cnn(run["model"]) if run["family"] == "cnn" else transformer(run["model"])
+
+
+def accelerate(_run: dict[str, Any], model: Any) -> float | None:
+    """The largest of what ``accelerate estimate-memory`` prints."""
+    peer: Any = importlib.import_module("accelerate.commands.estimate")
+    size = sum(each.numel() * 4 for each in model.parameters())
+    return float(max(peer.estimate_training_usage(size, "float32").values()))
+
+
+def torchinfo(run: dict[str, Any], model: Any) -> float | None:
+    """Input, outputs and parameters; None for models that take no images."""
+    peer: Any = importlib.import_module("torchinfo")
+    if run["family"] != "cnn":
+        return None
+    found = peer.summary(model, input_size=(run["batch"], 3, IMAGE, IMAGE), device="meta", verbose=0)
+    return float(found.total_input + found.total_output_bytes + found.total_param_bytes)
+
+
+def preflight(run: dict[str, Any], _model: Any) -> float | None:
+    """torch-preflight's projection; None where it has none."""
+    peer: Any = importlib.import_module("torch_preflight.vram")
+    types = peer.types
+    kind = "cnn" if run["family"] == "cnn" else "transformer"
+    known = {each.name.lower(): each for each in types.OptimizerKind}
+    config = types.RunConfig(
+        batch_size=run["batch"],
+        precision=types.PrecisionMode("fp32"),
+        optimizer=known.get(run["optimizer"].lower(), types.OptimizerKind("sgd")),
+        **({"image_size": IMAGE} if kind == "cnn" else {"seq_len": LENGTH}),
+    )
+    profile = peer.resolve_profile(f"{Path(__file__).stem}:{kind}", config=config, model_args={"name": run["model"]})
+    report = peer.estimate_config(profile, config, with_remediations=False)
+    return float(report.total) if profile.resolved and report.total else None
+
+
+PEERS: dict[str, Callable[[dict[str, Any], Any], float | None]] = {
+    "accelerate": accelerate,
+    "torchinfo": torchinfo,
+    "torch-preflight": preflight,
+}
+
+
+@click.command()
+@click.argument("runs", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--only", default="", help="Only runs whose model has this in its name.")
+def main(runs: Path, only: str) -> None:
+    """Print the signed error of every peer for every run that ended, and the summary."""
+    entries = [json.loads(line) for line in runs.read_text("utf-8").splitlines() if line.strip()]
+    table = Table("model", "optimizer", "batch", "truth MiB", *PEERS)
+    errors: dict[str, list[float]] = {name: [] for name in PEERS}
+    for run in (each for each in entries if each["truth_is_peak"] and only.lower() in each["model"].lower()):
+        model, cells = model_of(run), []
+        for name, estimator in PEERS.items():
+            found = None
+            with suppress(Exception):  # What a peer cannot do is its own matter.
+                found = estimator(run, model)
+            if found is not None:
+                errors[name].append(found / run["truth_bytes"] - 1)
+            cells.append("" if found is None else f"{errors[name][-1]:+.1%}")
+        table.add_row(run["model"], run["optimizer"], str(run["batch"]), str(run["truth_bytes"] >> 20), *cells)
+    console = Console(width=120)
+    console.print(table)
+    for name, found_errors in errors.items():
+        if found_errors:
+            median = statistics.median(map(abs, found_errors))
+            under = sum(each < UNDER for each in found_errors) / len(found_errors)
+            console.print(f"{name}: {len(found_errors)} runs, median |error| {median:.1%}, under by > 5 % {under:.1%}")
+
+
+if __name__ == "__main__":
+    main()
