@@ -59,8 +59,9 @@ def as_text(result: Estimate) -> str:
     lines.append("")
     lines += [f"  {name:<16} {_range(span)}" for name, span in _parts(result).items()]
     if result.peak is not None:
-        bound = "" if result.peak.activations is not None else "at least "
-        lines.append(f"  {'peak allocated':<16} {bound}{_range(result.peak.total)}")
+        total = result.peak.total
+        text = _range(total) if result.peak.activations is not None else f"at least {_size(total.low)}"
+        lines.append(f"  {'peak allocated':<16} {text}")
     lines += [f"  unknown: {each}" for each in result.missing]
     lines += _verdict(result)
     return "\n".join(lines) + "\n"

@@ -206,7 +206,17 @@ class Calls(ABC):
             self._fill_fields(result, cls, arguments, keywords)
         elif isinstance(result, ModuleObject):
             self._construct_base(result, cls.mro(), arguments, keywords)
+        self._tell_of_trainer(cls, result, [] if constructor is not None else arguments, keywords)
         return result
+
+    def _tell_of_trainer(
+        self, cls: ClassObject, made: Instance, arguments: list[Any], keywords: dict[str, Any]
+    ) -> None:
+        """A class of the project that is derived from a library's trainer is one, too."""
+        names = [each.name for each in cls.mro() if isinstance(each, External)]
+        base = next((name for name in names if name.endswith("Trainer")), None)
+        if base is not None:
+            self._tell(base, arguments, {**made.attributes, **keywords})
 
     def _blank(self, cls: ClassObject) -> Instance:
         bases = [each for each in cls.mro() if not isinstance(each, ClassObject)]

@@ -255,3 +255,23 @@ def test_a_configuration_file_that_is_missing_leaves_its_values_unknown(tmp_path
     reading = _reading(tmp_path, _CONFIGURED)
     assert [bool(model.doubts()) for model in reading.models] == [True]
     assert reading.facts["batch"].value is None
+
+
+_OWN_TRAINER = """
+import torch
+from transformers import Trainer, TrainingArguments
+
+class Distillation(Trainer):
+    def __init__(self, teacher, **arguments):
+        super().__init__(**arguments)
+        self.teacher = teacher
+
+Distillation(torch.nn.Linear(9, 9).cuda(), model=torch.nn.Linear(2, 2),
+             args=TrainingArguments("out", per_device_train_batch_size=16)).train()
+"""
+
+
+def test_a_trainer_of_the_project_trains_what_it_is_given(tmp_path: Path) -> None:
+    reading = _reading(tmp_path, _OWN_TRAINER)
+    assert [each.count() for each in reading.trained] == [6]
+    assert reading.facts["batch"].value == 16
