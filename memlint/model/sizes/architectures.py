@@ -217,7 +217,7 @@ def _of_class(cls: str, entry: dict[str, Any], place: Place, changed: dict[str, 
     odd = min((key for key in others if changed[key] != entry.get("set", {}).get(key, changed)), default=None)
     if odd is not None:
         model.doubt = model.doubt or f"argument {odd}"
-    if head is None or odd is not None:
+    if head is None or odd is not None or (model.doubt and len(head) < 4):
         model.recipe = _recipe(cls, entry, head, {key: changed[key] for key in changed.keys() - _NO_FIELDS})
     return model
 
@@ -256,6 +256,8 @@ def _set_labels(model: ModuleObject, head: list[Any], changed: dict[str, Any]) -
     """Make the last layer as wide as the labels that the program asks for."""
     given = [changed[name] for name in _LABELS if name in changed]
     if len(head) < 4:
+        if given and any(word in head[0] for word in _LABELLED):
+            model.doubt = "number of labels"
         return
     if not given:
         if "ImageClassification" in head[0]:
@@ -272,6 +274,7 @@ def _set_labels(model: ModuleObject, head: list[Any], changed: dict[str, Any]) -
 _ENTRY = "entry of the configuration"
 _NO_FIELDS = LOADING_OPTIONS | {_ENTRY, "config", "torch_dtype", "dtype", "device_map", "attn_implementation"}
 _LABELS = ("num_labels", "id2label")
+_LABELLED = ("Classification", "QuestionAnswering")
 _QUANTIZED = ("quantization_config", "load_in_8bit", "load_in_4bit")
 
 
