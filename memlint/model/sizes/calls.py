@@ -458,7 +458,7 @@ class Calls(ABC):
         if name in natives.LIBRARY:
             return self._safely(natives.LIBRARY[name], arguments, keywords)
         if name in PARSERS or name.endswith("HfArgumentParser"):
-            return new_parser(name, arguments)
+            return new_parser(name, arguments, keywords)
         return self._library(name, arguments, keywords)
 
     def _library(  # noqa: C901, PLR0911 - one case after the other

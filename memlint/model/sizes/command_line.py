@@ -16,10 +16,15 @@ _ARGUMENTS = "arguments of the parser"
 _CLASSES = "classes of the parser"
 
 
-def new_parser(name: str, arguments: list[Any]) -> Instance:
-    """A parser without arguments."""
+def new_parser(name: str, arguments: list[Any], keywords: dict[str, Any]) -> Instance:
+    """A parser without arguments of its own; it has those of its parents."""
     classes = arguments[0] if arguments and isinstance(arguments[0], (list, tuple)) else arguments[:1]
-    return Instance(External(name), {_ARGUMENTS: {}, _CLASSES: list(classes)})
+    parents = keywords.get("parents")
+    inherited: dict[str, Any] = {}
+    for each in parents if isinstance(parents, (list, tuple)) else ():
+        known = each.attributes.get(_ARGUMENTS) if isinstance(each, Instance) else None
+        inherited.update(known if isinstance(known, dict) else {})
+    return Instance(External(name), {_ARGUMENTS: inherited, _CLASSES: list(classes)})
 
 
 def _add_argument(calls: Calls, parser: Instance, names: list[Any], given: dict[str, Any]) -> Any:

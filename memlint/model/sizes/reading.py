@@ -273,6 +273,11 @@ class Reader:
         state += 4 if keywords.get("amsgrad") is True else 0
         if last == "RMSprop" and keywords.get("centered") is True:
             state += 4
+        before = self.reading.facts.get("optimizer")
+        if self.evaluator.uncertain and before is not None and before.value != last:
+            # One of several, and the program does not say which.
+            for fact in ("optimizer", "optimizer state", "foreach"):
+                self.reading.facts[fact] = Fact(None, before.place)
         self.reading.facts.setdefault("optimizer state", Fact(state, place))
         self.reading.facts.setdefault("optimizer", Fact(last, place))
         foreach = keywords.get("foreach") is not False and keywords.get("fused") is not True

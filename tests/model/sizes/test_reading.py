@@ -275,3 +275,32 @@ def test_a_trainer_of_the_project_trains_what_it_is_given(tmp_path: Path) -> Non
     reading = _reading(tmp_path, _OWN_TRAINER)
     assert [each.count() for each in reading.trained] == [6]
     assert reading.facts["batch"].value == 16
+
+
+_CHOSEN = """
+import argparse
+import torch
+
+def arguments():
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--opt", default="adamw")
+    parser.add_argument("--kind", required=True)
+    return parser
+
+args = argparse.ArgumentParser("train", parents=[arguments()]).parse_args()
+model = torch.nn.Linear(2, 2).cuda()
+if args.{name} == "sgd":
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+else:
+    optimizer = torch.optim.AdamW(model.parameters())
+model(torch.ones(2).cuda()).sum().backward()
+"""
+
+
+@pytest.mark.parametrize(("name", "optimizer"), [("opt", "AdamW"), ("kind", None)])
+def test_the_parsers_parents_choose_the_optimizer(tmp_path: Path, name: str, optimizer: str | None) -> None:
+    reading = _reading(tmp_path, _CHOSEN.format(name=name))
+    assert (reading.facts["optimizer"].value, reading.value("optimizer state") is None) == (
+        optimizer,
+        optimizer is None,
+    )
