@@ -16,12 +16,12 @@ import libcst as cst
 from memlint.findings import Confidence
 from memlint.model.aliases import base_names, instance_class, mro, qualified_names, sources
 from memlint.model.calls import callees
+from memlint.model.detaching import written_members
 from memlint.model.footprint import Footprint, footprint
 from memlint.model.forwards import called_module
 from memlint.model.kinds import Role, is_known_other, role
 from memlint.model.knowledge import torch
 from memlint.model.memo import query
-from memlint.model.retention import written_members
 from memlint.model.scopes import Class, Function
 from memlint.model.upstream import component_index, exit_values
 from memlint.model.values import (

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import libcst as cst
 
+from memlint.model.accumulations import accumulations, combined
 from memlint.model.aliases import instance_class, zipped
 from memlint.model.containers import elements
 from memlint.model.memo import query
 from memlint.model.optimized import walked_module
-from memlint.model.retention import accumulations, combined
 from memlint.model.scopes import Function
 from memlint.model.values import (
     Attribute,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from memlint.model.accumulations import same_object
 from memlint.model.aliases import base_names, instance_class, mro, sources
 from memlint.model.calls import call_sites
 from memlint.model.effects import Backward, calls_in
@@ -20,7 +21,6 @@ from memlint.model.kinds import Role, role
 from memlint.model.knowledge.torch import PARAMETER_METHODS
 from memlint.model.memo import query
 from memlint.model.optimization import UNKNOWN, directly_cleared, functions_run_by, gradient_owner, trained_by
-from memlint.model.retention import same_object
 from memlint.model.scopes import Function
 from memlint.model.upstream import ancestors, graph_sources, local_ancestors
 from memlint.model.values import Attribute, Call, Constant, Element, Item, Parameter, Part, Phi, Region, Store, Value

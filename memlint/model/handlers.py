@@ -14,14 +14,16 @@ import libcst as cst
 from memlint.findings import Confidence
 from memlint.model.aliases import instance_class, qualified_names, sources
 from memlint.model.calls import callees
+from memlint.model.detaching import written_members
 from memlint.model.effects import Effect, effects
 from memlint.model.footprint import moves_to_host
 from memlint.model.forwards import called_module, forwards
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
-from memlint.model.retention import container_span, insertions_in, written_members
 from memlint.model.scopes import Function
 from memlint.model.source_text import text
+from memlint.model.spans import container_span
+from memlint.model.stashes import insertions_in
 from memlint.model.values import (
     Attribute,
     Call,

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import libcst as cst
 
 from memlint.findings import Confidence
+from memlint.model.accumulations import Accumulation, accumulations, concatenates, is_reset_in_loop
 from memlint.model.aliases import base_names, sources
 from memlint.model.calls import argument_parameters, callees, passed_arguments, proven_call_sites
 from memlint.model.containers import container_origins, is_container, is_emptied_in, length_limit
+from memlint.model.detaching import written_members
 from memlint.model.effects import Effect, region_effects
 from memlint.model.footprint import is_joined, is_moved_to_host
 from memlint.model.gradmode import evaluates_a_batch
@@ -19,18 +21,9 @@ from memlint.model.knowledge import frameworks
 from memlint.model.loops import iterates_over_data, iterates_over_loader
 from memlint.model.memo import query
 from memlint.model.regrowth import is_copied_each_time
-from memlint.model.retention import (
-    Accumulation,
-    Span,
-    Stash,
-    accumulations,
-    concatenates,
-    insertions_in,
-    is_reset_in_loop,
-    stashes,
-    written_members,
-)
 from memlint.model.scopes import Function
+from memlint.model.spans import Span
+from memlint.model.stashes import Stash, insertions_in, stashes
 from memlint.model.values import Call, Comprehension, Display, Loop, Occurrence, Parameter, Region, Value
 
 

@@ -17,8 +17,8 @@ from memlint.model.forwards import called_module, is_repeated
 from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.kinds import Role, class_of, role
 from memlint.model.memo import query
-from memlint.model.retention import insertions_in
 from memlint.model.scopes import Function, Module
+from memlint.model.stashes import insertions_in
 from memlint.model.upstream import local_ancestors
 from memlint.model.values import (
     Attribute,

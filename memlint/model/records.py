@@ -14,6 +14,7 @@ from memlint.model.effects import backward_roots
 from memlint.model.knowledge import torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function
+from memlint.model.stashes import item_insertion
 from memlint.model.upstream import local_ancestors
 from memlint.model.values import (
     Attribute,
@@ -23,7 +24,6 @@ from memlint.model.values import (
     Formatted,
     Occurrence,
     Parameter,
-    Store,
     Value,
     operand_occurrences,
 )
@@ -106,7 +106,8 @@ def _entries(function: Function) -> Iterator[Entry]:
         if store.index is not None and store.base is not None and _names_entry(store.index):
             for origin in sources(store.base):
                 if isinstance(origin, (Call, Display)):
-                    yield Entry(origin, _written(store), _record_name(store))
+                    written = item_insertion(store, origin)
+                    yield Entry(origin, Occurrence(written.value, written.node), written.holder)
     for exit in function.exits:
         yield from _literal_entries(exit.value)
 
@@ -118,14 +119,6 @@ def _names_entry(index: Value) -> bool:
 def _literal_entries(value: Value) -> Iterator[Entry]:
     if isinstance(value, Display) and value.kind == "dict":
         yield from (Entry(value, occurrence, value.node) for occurrence in operand_occurrences(value))
-
-
-def _record_name(store: Store) -> cst.CSTNode:
-    return store.target.value if isinstance(store.target, cst.Subscript) else store.target
-
-
-def _written(store: Store) -> Occurrence:
-    return Occurrence(store.value, getattr(store.node, "value", store.value.node))
 
 
 def _is_detached_by_hand(value: Value) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from memlint.findings import Confidence
+from memlint.model.accumulations import Accumulation, concatenates
 from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.loops import iterates_over_data
 from memlint.model.paths import path_key
-from memlint.model.retention import Accumulation, Span, concatenates
+from memlint.model.spans import Span
 from memlint.model.values import Call, Choice
 
 

@@ -7,20 +7,14 @@ import libcst as cst
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
 from memlint.model.attachment import certainty
 from memlint.model.containers import length_limit
+from memlint.model.detaching import attached_members, detach_fixes, written_members
 from memlint.model.footprint import Footprint, footprint, host_footprint
 from memlint.model.holding import holding
 from memlint.model.program import Program
-from memlint.model.retention import (
-    Span,
-    Stash,
-    attached_members,
-    collects_step_outputs,
-    detach_fixes,
-    retention_confidence,
-    stashes,
-    written_members,
-)
+from memlint.model.retention import retention_confidence
 from memlint.model.source_text import code
+from memlint.model.spans import Span
+from memlint.model.stashes import Stash, collects_step_outputs, stashes
 from memlint.model.step_outputs import collecting_attribute, epoch_end_of, is_emptied, kept_until_epoch_end
 from memlint.model.values import Attribute, Constant, Item, Occurrence, Parameter, Value
 from memlint.rule import Rule

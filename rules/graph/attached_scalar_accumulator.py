@@ -7,26 +7,18 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Claim, Confidence, Finding, Severity
+from memlint.model.accumulations import Accumulation, accumulations, concatenates, is_module_state, is_reset_in_loop
 from memlint.model.attachment import certainty
+from memlint.model.detaching import attached_leaves, detach_fixes
 from memlint.model.drain import Drain, drain
 from memlint.model.holding import holding
+from memlint.model.keepings import kept_by
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge.torch import GRAPH_WORDS
 from memlint.model.program import Program
-from memlint.model.retention import (
-    Accumulation,
-    Span,
-    accumulations,
-    attached_leaves,
-    concatenates,
-    detach_fixes,
-    is_made_anew,
-    is_module_state,
-    is_reset_in_loop,
-    kept_by,
-    retention_confidence,
-)
+from memlint.model.retention import is_made_anew, retention_confidence
 from memlint.model.source_text import code
+from memlint.model.spans import Span
 from memlint.model.values import Call, Occurrence, Parameter
 from memlint.rule import Rule
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity
+from memlint.model.accumulations import Accumulation, accumulations, concatenates, is_module_state, starts_anew
 from memlint.model.attachment import Attachment, attachment, certainty
+from memlint.model.detaching import attached_leaves, detach_fixes
 from memlint.model.downstream import Reach, gradient_flow_within, reaches_gradient
 from memlint.model.drain import Drain, drain
 from memlint.model.gradmode import GradMode, grad_mode
@@ -15,16 +17,7 @@ from memlint.model.holding import holding
 from memlint.model.knowledge.torch import GRAPH_WORDS
 from memlint.model.program import Program
 from memlint.model.resets import is_dropped_for_each_pass
-from memlint.model.retention import (
-    Accumulation,
-    accumulations,
-    attached_leaves,
-    concatenates,
-    depends_on_input,
-    detach_fixes,
-    is_module_state,
-    starts_anew,
-)
+from memlint.model.retention import depends_on_input
 from memlint.model.scopes import Function
 from memlint.model.source_text import code
 from memlint.model.values import Branch, Occurrence

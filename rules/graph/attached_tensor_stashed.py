@@ -7,33 +7,20 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Claim, Confidence, Finding, Severity
+from memlint.model.accumulations import Accumulation, accumulations, concatenates, is_sum
 from memlint.model.attachment import certainty, keeps_graph
 from memlint.model.containers import is_consumed, is_emptied_in, length_limit
+from memlint.model.detaching import attached_members, detach_fixes
 from memlint.model.downstream import Reach, reaches_gradient
 from memlint.model.holding import holding
+from memlint.model.keepings import kept_by
 from memlint.model.knowledge.torch import GRAPH_WORDS
 from memlint.model.program import Program
 from memlint.model.records import forgotten_entries
-from memlint.model.retention import (
-    Accumulation,
-    Span,
-    Stash,
-    accumulations,
-    attached_members,
-    collects_step_outputs,
-    concatenates,
-    detach_fixes,
-    gathered,
-    is_built_for_callers,
-    is_made_anew,
-    is_replaced_before,
-    is_sum,
-    kept_by,
-    retention_confidence,
-    slot_stashes,
-    stashes,
-)
+from memlint.model.retention import is_made_anew, is_replaced_before, retention_confidence
 from memlint.model.source_text import code
+from memlint.model.spans import Span
+from memlint.model.stashes import Stash, collects_step_outputs, gathered, is_built_for_callers, slot_stashes, stashes
 from memlint.model.values import Call, Occurrence, Parameter, Value
 from memlint.rule import Rule
 

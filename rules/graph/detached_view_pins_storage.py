@@ -7,13 +7,15 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.model.accumulations import same_object
 from memlint.model.aliases import instance_class
 from memlint.model.attachment import keeps_graph
 from memlint.model.containers import is_emptied_in, length_limit
+from memlint.model.detaching import written_members
 from memlint.model.program import Program
-from memlint.model.retention import Stash, same_object, stashes, written_members
 from memlint.model.scopes import Function
 from memlint.model.source_text import code
+from memlint.model.stashes import Stash, stashes
 from memlint.model.values import Attribute, Binary, Call, Element, Item, Occurrence, Part, Region, Store, Value
 from memlint.model.views import View, view_of
 from memlint.rule import Rule

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from memlint.findings import Claim, ClaimShape, Confidence, Finding, Fix, Related, Severity
+from memlint.model.detaching import detach_fixes
 from memlint.model.downstream import Reach, reaches_gradient
 from memlint.model.hooks import (
     REGISTERING,
@@ -22,7 +23,6 @@ from memlint.model.hooks import (
     repeated_loop,
 )
 from memlint.model.program import Program
-from memlint.model.retention import detach_fixes
 from memlint.model.source_text import code
 from memlint.model.values import Occurrence, operand_occurrences
 from memlint.rule import Rule

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity, Watch
+from memlint.model.accumulations import Accumulation, accumulations
 from memlint.model.devices import may_use_accelerator
 from memlint.model.footprint import Footprint, footprint
 from memlint.model.program import Program
 from memlint.model.regrowth import concatenation, is_copied_each_time
-from memlint.model.retention import Accumulation, accumulations
 from memlint.model.source_text import code
 from memlint.rule import Rule
 
