@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
+import tokenize
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 
 from memlint.model.aliases import sources
 from memlint.model.command_line import declarations, option_names
@@ -15,18 +18,16 @@ from memlint.model.values import External, Value
 @query(on_cycle=frozenset())
 def identifiers(module: Module) -> frozenset[str]:
     """The names of variables, parameters, attributes, keywords, functions, classes and options in a file."""
-    return frozenset(name for function in module.functions for name in _names_in(function)) | frozenset(
-        _options(module)
-    )
+    return frozenset(_names(module.text)).union(_options(module))
 
 
-def _names_in(function: Function) -> Iterator[str]:
-    yield from (parameter.name for parameter in function.parameters)
-    yield from function.bindings
-    yield from names_used(function)
-    for owner in function.classes:
-        yield owner.name
-        yield from owner.annotations
+def _names(text: str) -> Iterator[str]:
+    """The names in ``text``, keywords of Python among them."""
+    # What the running Python cannot read, as f-strings of a later one, ends the names.
+    with suppress(tokenize.TokenError, SyntaxError):
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.NAME:
+                yield token.string
 
 
 def names_used(function: Function) -> Iterator[str]:

@@ -154,6 +154,22 @@ class Trainer:
     )
     negative = (
         """
+import torch
+from torch.utils.data import DataLoader
+class Recipe:
+    def __init__(self, config, model, optimizer):
+        self.dtype = config.dtype
+        if self.dtype == torch.float16:
+            raise ValueError("not supported")
+        self.model, self.optimizer, self.steps = model.to(self.dtype), optimizer, config.steps
+    def train(self, loader: DataLoader):
+        for i, batch in enumerate(loader):
+            self.model(batch).loss.backward()
+            if (i + 1) % self.steps == 0:
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+""",
+        """
 from trl import DPOConfig, DPOTrainer
 from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained("gpt2-xl")
