@@ -88,6 +88,8 @@ def _base_role(name: str, *, known: bool) -> Role | None:
         return Role.LOSS_FUNCTION if name.startswith("torch.nn.") and last.endswith("Loss") else Role.MODULE
     if is_optimizer_base(name):
         return Role.OPTIMIZER
+    if name in frameworks.ACCELERATORS:
+        return Role.ACCELERATOR
     if name.startswith(torch.SCHEDULER_ROOTS):
         return Role.SCHEDULER
     if is_dataset_base(name):

@@ -57,7 +57,15 @@ _MAX_CALLERS = 2
 def need_of(backward: Backward) -> Need:
     """Whether a later backward, or the next run of the same one, goes over the graph that ``backward`` retains."""
     graph = tuple(dict.fromkeys(value for root in backward.roots for value in graph_of(root)))
-    return _need(_Pass(backward.call, graph), _MAX_CALLERS)
+    need = _need(_Pass(backward.call, graph), _MAX_CALLERS)
+    return max(need, Need.UNKNOWN) if any(map(_is_kept_by_argument, backward.roots)) else need
+
+
+def _is_kept_by_argument(root: Value) -> bool:
+    """Whether ``root`` is what an object holds that the function was given: its owner may differentiate it as well."""
+    if not isinstance(root, Attribute) or instance_class(root.base) is not None:
+        return False
+    return any(isinstance(source, Parameter) for source in sources(root.base))
 
 
 @query(on_cycle=())

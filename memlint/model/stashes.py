@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
+from memlint.model.accumulations import same_object
 from memlint.model.aliases import base_names, sources
 from memlint.model.attachment import hands_on
 from memlint.model.calls import (
@@ -36,6 +37,7 @@ from memlint.model.values import (
     Constant,
     Display,
     Exit,
+    Item,
     Loop,
     Occurrence,
     Store,
@@ -68,7 +70,7 @@ def _stashes(function: Function) -> Iterator[Stash]:
     for insertion in insertions_in(function):
         if class_of(insertion.container) is not None:
             continue  # What a class of the project keeps is told by its own methods.
-        if _is_told_otherwise(insertion):
+        if _is_told_otherwise(insertion) or _replaces_entries(insertion):
             continue
         span, loop = container_span(insertion.container, insertion.event.region)
         if span is not None:
@@ -83,6 +85,47 @@ def _is_told_otherwise(insertion: Insertion) -> bool:
     if any(kind.name.endswith("AverageMeter") for kind in kinds(container)):
         return False  # A class that many projects have copied: it sums up what it is given.
     return event.method in GROWING_METHODS and is_known_other(container, Role.CONTAINER)
+
+
+def _replaces_entries(insertion: Insertion) -> bool:
+    """Whether each run puts its values where others were, so that nothing grows.
+
+    ``metrics.update({"loss": loss})``, and ``for i, x in enumerate(xs): xs[i] = f(x)``.
+    """
+    event, value = insertion.event, insertion.value
+    if isinstance(event, Call):
+        constant = isinstance(value, Display) and all(isinstance(key, Constant) for key in value.keys)
+        return event.method == "update" and constant and isinstance(value, Display) and not value.starred
+    if not isinstance(event, Store) or event.base is None:
+        return False
+    base = event.base
+    loops = (loop for loop in event.region.loops() if loop.iterable is not None)
+    return any(_goes_through(loop.iterable, base) for loop in loops if loop.iterable is not None)
+
+
+_POSITIONS = frozenset({"enumerate", "range", "len", "list", "tuple", "keys", "items"})
+
+
+def _goes_through(iterable: Value, container: Value) -> bool:
+    """Whether ``iterable`` yields the indices or keys of ``container``: ``enumerate(xs)``, ``xs.keys()``."""
+    for source in sources(iterable):
+        if _is_same_place(source, container):
+            return True
+        if isinstance(source, Call) and source.name in _POSITIONS:
+            given = (*source.positional(), *filter(None, [source.receiver]))
+            if any(_goes_through(each, container) for each in given):
+                return True
+    return False
+
+
+def _is_same_place(one: Value, other: Value) -> bool:
+    """Whether two values are known to name the same object, or the same item of it."""
+    if same_object(one, other):
+        return True
+    if not isinstance(one, Item) or not isinstance(other, Item) or len(one.index) != len(other.index):
+        return False
+    indices = zip(one.index, other.index, strict=True)
+    return _is_same_place(one.base, other.base) and all(a and b and same_object(a, b) for a, b in indices)
 
 
 def insertions_in(function: Function) -> Iterator[Insertion]:

@@ -218,6 +218,23 @@ def train(generator, discriminator: torch.nn.Module, loader, optimizer):
     )
     negative = (
         """
+import torch
+from accelerate import Accelerator
+class Engine(Accelerator):
+    def setup(self):
+        pass
+def train(actor: torch.nn.Module, critic: torch.nn.Module, loader: torch.utils.data.DataLoader):
+    engine, optimizer = Engine(), torch.optim.Adam(critic.parameters())
+    actor_optimizer = torch.optim.Adam(actor.parameters())
+    for states in loader:
+        policy_loss = -critic(actor(states)).mean()
+        engine.backward(policy_loss)
+        actor_optimizer.step()
+        value_loss = critic(states).mean()
+        engine.backward(value_loss)
+        optimizer.step()
+""",
+        """
 import copy
 import torch
 from torch import nn

@@ -263,6 +263,28 @@ def collect(model: nn.Module, loader):
     negative = (
         """
 import torch
+from torch import nn
+class Runner:
+    def __init__(self, model: nn.Module, optimizer):
+        self.model, self.optimizer = model, optimizer
+        self.metrics = {}
+    def step(self, batch):
+        loss = self.model(batch).mean()
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.metrics.update({"loss": loss})
+class Adapter(nn.Module):
+    def __init__(self, count):
+        super().__init__()
+        self.scales = nn.Parameter(torch.ones(count))
+    def forward(self, parts: list):
+        for i, part in enumerate(parts):
+            parts[i] = self.scales[i] * part.relu()
+        return torch.cat(parts)
+""",
+        """
+import torch
 from rewards import get_reward, get_target
 def train(model, optimizer, loader: torch.utils.data.DataLoader, handed_in, steps):
     rewards, targets = torch.zeros(steps), torch.zeros(steps)

@@ -61,6 +61,13 @@ class NeedlessRetainGraph(Rule):
     fixers = ("remove_argument",)
     positive = (
         """
+import torch
+class Plugin:
+    def before_backward(self, strategy):
+        weights = list(strategy.model.parameters())
+        self.grads = torch.autograd.grad(strategy.loss, weights, retain_graph=True)  # MEM104?
+""",
+        """
 from torch import nn
 class Net(nn.Module):
     def __init__(self):
