@@ -16,6 +16,9 @@ import pickle
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,6 @@ from usage import MEMLINT, usage
 SCRIPT = Path(__file__).parent.parent / "examples" / "hazards.py"
 _GAP = 1000
 """Microseconds between one repetition and the next."""
-_PROBE = 200_000
-"""Events of the snapshot from which its size is foretold."""
 
 
 def record(folder: Path) -> None:
@@ -65,11 +66,14 @@ def enlarge_snapshot(source: Path, target: Path, size: int) -> int:
     content = source.read_bytes()
     snapshot = pickle.loads(content)  # Made by `record`.
     (history,) = (trace for trace in snapshot["device_traces"] if trace)
-    events = repeated(history, "time_us")
-    history[:] = [next(events) for _ in range(_PROBE)]
-    # Texts and frames are written once, so that only a long history tells how many bytes an event takes.
-    each = len(pickle.dumps(snapshot)) / _PROBE
-    history.extend(next(events) for _ in range(max(0, round(size / each) - _PROBE)))
+    events = repeated(tuple(history), "time_us")
+    # Texts and frames are written once: what events take shows in how much more a history takes that repeats them.
+    count, sizes = len(history), []
+    for _ in range(2):
+        sizes.append(len(pickle.dumps(snapshot)))
+        history.extend(islice(events, count))
+    each = (sizes[1] - sizes[0]) / count
+    history.extend(islice(events, max(0, round((size - sizes[1]) / each) - count)))
     with target.open("wb") as file:
         pickle.dump(snapshot, file)
     return len(history)
@@ -93,7 +97,9 @@ def main() -> None:
             ("snapshot", "*.pickle", enlarge_snapshot),
         ):
             large = folder / f"large{Path(pattern.removesuffix('.gz')).suffix}"
-            events = enlarge(next(small.glob(pattern)), large, size)
+            # In a process of its own: one that it starts afterwards would inherit how much memory it has had.
+            with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                events = process.submit(enlarge, next(small.glob(pattern)), large, size).result()
             used = usage([sys.executable, *MEMLINT, "verify", "--isolated", SCRIPT, "--trace", large], SCRIPT.parent)
             megabytes = large.stat().st_size / 10**6
             print(f"{kind:16}{megabytes:8.0f}{events:11,}{used.cpu:14.1f} s{used.peak:11.0f} MiB", flush=True)

@@ -13,6 +13,7 @@ from memlint.trace.events import HOST, Action, MemoryEvent, Origin, Phase, Recor
 from memlint.trace.frames import Frame, Stack
 from memlint.verify.decide import NODE_BYTES, decide
 from memlint.verify.observations import (
+    Ending,
     GradientsSeen,
     GraphSeen,
     LineSeen,
@@ -83,6 +84,18 @@ def test_what_did_not_run_is_not_exercised() -> None:
     assert rule(Watch.REACHABLE, LineSeen()).verdict is Verdict.NOT_EXERCISED
     run = Observations(steps=8, files=["/project/other.py"])
     assert "did not import this file" in rule(Watch.REACHABLE, LineSeen(), run).evidence
+
+
+def test_how_far_a_script_without_an_optimizer_ran() -> None:
+    run = Observations(forwards=12)
+    assert rule(Watch.REACHABLE, LineSeen(), run).evidence.endswith("12 forward passes without an optimizer step")
+    assert Observations(steps=1, forwards=12).extent == "1 step"
+    assert Observations().extent == "0 steps"
+
+
+def test_a_process_that_was_ended_says_nothing_of_its_lines() -> None:
+    ruling = rule(Watch.REACHABLE, LineSeen(), Observations(ending=Ending.DIED))
+    assert ruling.verdict is Verdict.INCONCLUSIVE
 
 
 def test_a_container_that_grows_on_the_device() -> None:
