@@ -55,6 +55,17 @@ def evidence(value: Value) -> Iterator[Kind]:
         yield Kind(likely, Confidence.LIKELY)
 
 
+def may_be_module(parameter: Parameter) -> bool:
+    """Whether the function calls ``parameter``, or keeps it in an attribute and reads no settings from it."""
+    uses = _Uses()
+    for alias in _names_forward(parameter):
+        uses.add(alias)
+    if uses.called:
+        return True
+    is_kept = any(isinstance(use, Store) and use.attribute is not None for use in parameter.uses)
+    return uses.attributes <= torch.MODULE_EVIDENCE and (is_kept or bool(uses.attributes))
+
+
 _KNOWN_LIBRARIES = sys.stdlib_module_names | {"builtins", "numpy", "torch"}
 """Where names stand for functions, classes and modules only."""
 

@@ -20,6 +20,7 @@ from memlint.model.call_results import result_kinds
 from memlint.model.calls import callees, passed_arguments
 from memlint.model.constructors import is_class_name
 from memlint.model.containers import elements
+from memlint.model.evidence import may_be_module
 from memlint.model.fields import part_at
 from memlint.model.gradmode import is_hf_trainer
 from memlint.model.instances import instance_kind
@@ -326,6 +327,8 @@ def _parameter_kinds(parameter: Parameter) -> Iterator[Kind]:
 def _shown_by_callers(parameter: Parameter, said: tuple[Kind, ...]) -> tuple[Kind, ...]:
     """What callers do with an object before they pass it, if its annotation names a class that nobody sees."""
     if not said or not all(kind.role is Role.OBJECT and kind.cls is None for kind in said):
+        return ()
+    if not may_be_module(parameter):
         return ()
     passed = [kind for given in passed_arguments(parameter) or () for kind in kinds(given)]
     return tuple(dict.fromkeys(kind for kind in passed if kind.role is Role.MODULE))
