@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import libcst
 from libcst._nodes.internal import CodegenState
@@ -151,7 +151,7 @@ class Source:
 
     def __contains__(self, node: libcst.CSTNode) -> bool:
         """Whether ``node`` is a node of the attached tree, and not of another file's."""
-        return node in self._nodes.parents
+        return id(node) in self._nodes.parents
 
     def span(self, node: libcst.CSTNode) -> Span:
         """Where ``node`` stands, without surrounding whitespace, comments and parentheses of its own."""
@@ -178,7 +178,7 @@ class Source:
 
     def parent(self, node: libcst.CSTNode) -> libcst.CSTNode | None:
         """The node that ``node`` is a part of; None for the module."""
-        return self._nodes.parents[node]
+        return self._nodes.parents[id(node)]
 
     def ancestors(self, node: libcst.CSTNode) -> Iterator[libcst.CSTNode]:
         """The nodes that ``node`` is a part of, from its parent to the module."""
@@ -288,6 +288,7 @@ class _Nodes:
         recorder = _Recorder(tree)
         with deep_recursion():
             tree._codegen(recorder)
+        self._all = recorder.nodes  # That keeps the numbers of the nodes theirs.
         self.parents = recorder.parents
         self._spans = recorder.spans
         generated = "".join(recorder.tokens)
@@ -295,10 +296,12 @@ class _Nodes:
 
     def of_kind(self, kind: type[_Node]) -> Iterator[_Node]:
         """The nodes of one type, in the order of the text."""
-        return (node for node in self.parents if isinstance(node, kind))
+        # The check of an instance of an abstract class is slow, and there are few types.
+        types = {found for found in set(map(type, self._all)) if issubclass(found, kind)}
+        return (cast(_Node, node) for node in self._all if type(node) in types)
 
     def span(self, node: libcst.CSTNode) -> Span:
-        start, end = self._spans[node]
+        start, end = self._spans[id(node)]
         if self._offsets is None:
             return Span(start, end)
         if start == end:
@@ -315,8 +318,10 @@ class _Recorder(CodegenState):
     def __init__(self, tree: libcst.Module) -> None:
         super().__init__(tree.default_indent, tree.default_newline)
         self.at = 0
-        self.spans: dict[libcst.CSTNode, tuple[int, int]] = {}
-        self.parents: dict[libcst.CSTNode, libcst.CSTNode | None] = {}
+        self.nodes: list[libcst.CSTNode] = []
+        # By their numbers: a node calculates its hash in Python.
+        self.spans: dict[int, tuple[int, int]] = {}
+        self.parents: dict[int, libcst.CSTNode | None] = {}
         self._open: list[tuple[libcst.CSTNode | None, int]] = [(None, 0)]
 
     def add_token(self, value: str) -> None:
@@ -328,13 +333,13 @@ class _Recorder(CodegenState):
             self.add_token(token)
 
     def before_codegen(self, node: libcst.CSTNode) -> None:
-        self.parents[node] = self._open[-1][0]
+        self.nodes.append(node)
+        self.parents[id(node)] = self._open[-1][0]
         self._open.append((node, self.at))
 
     def after_codegen(self, node: libcst.CSTNode) -> None:
         _, start = self._open.pop()
-        if node not in self.spans:
-            self.spans[node] = (start, self.at)
+        self.spans.setdefault(id(node), (start, self.at))
 
     @contextmanager
     def record_syntactic_position(
@@ -346,9 +351,9 @@ class _Recorder(CodegenState):
     ) -> Iterator[None]:
         start = self.at
         yield
-        self.spans[node] = (
-            self.spans[start_node][0] if start_node is not None else start,
-            self.spans[end_node][1] if end_node is not None else self.at,
+        self.spans[id(node)] = (
+            self.spans[id(start_node)][0] if start_node is not None else start,
+            self.spans[id(end_node)][1] if end_node is not None else self.at,
         )
 
 

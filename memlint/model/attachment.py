@@ -20,7 +20,7 @@ from memlint.model.calls import bound_arguments, callees, passed_arguments, runs
 from memlint.model.components import readers
 from memlint.model.containers import elements
 from memlint.model.differentiated import feeds_backward, holds_differentiated, is_fed, starts_backward
-from memlint.model.effects import backward_of, backward_roots
+from memlint.model.effects import backward_of, returns_loss_to_framework
 from memlint.model.fields import Field, part_at, returns_records
 from memlint.model.freezing import is_frozen, turns_off_grad
 from memlint.model.gradmode import GradMode, declared_without_grad, grad_mode
@@ -203,7 +203,12 @@ def is_only_origin(value: Value) -> bool:
 
 @query(on_cycle=frozenset())
 def _only_origins(function: Function) -> frozenset[int]:
-    return frozenset(id(origin) for root in backward_roots(function) for origin in _only_origin_of(root))
+    # What the functions that it calls do with their arguments would be a question for nearly every function.
+    backwards = filter(None, map(backward_of, function.calls))
+    roots = [root for backward in backwards for root in backward.roots]
+    if returns_loss_to_framework(function):
+        roots.extend(leaving.value for leaving in function.returns)
+    return frozenset(id(origin) for root in roots for origin in _only_origin_of(root))
 
 
 def _only_origin_of(root: Value) -> tuple[Value, ...]:
