@@ -6,7 +6,7 @@ Needs torchvision and transformers as ``predict.py``, accelerate, torchinfo 1.8.
 environment of their own. accelerate's figure is the largest of those that ``accelerate estimate-memory`` prints for
 training with Adam, which knows no batch; torchinfo's is the sum that its summary prints, for images, which knows no
 gradients and no optimizer; torch-preflight is given the model as an entry point, the batch, the length or the size of
-the image, and the optimizer. DeepSpeed's estimators count states only, and it needs CUDA's compiler to install.
+the image, and the optimizer. DeepSpeed is not among them.
 """
 
 from __future__ import annotations
