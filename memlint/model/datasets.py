@@ -213,7 +213,7 @@ def _is_index(item: Item, index: Parameter) -> bool:
 
 def _containers(value: Value, owner: Class, name: str) -> Iterator[tuple[Value, Entries]]:
     """What makes a container whose size is that of some data, with what it holds."""
-    for source in definitions(value):
+    for source in _summands(value):
         match source:
             case Comprehension(kind="list" | "dict" | "set") if not _goes_over_literal(source):
                 entries = _entry(source.element)
@@ -225,8 +225,19 @@ def _containers(value: Value, owner: Class, name: str) -> Iterator[tuple[Value, 
                     yield source, entries
             case Display(kind="list" | "dict" | "set") if not source.elements:
                 yield from _filled(source, source, owner, name)
-            case Binary(operator="+"):
-                yield from _containers(source.left, owner, name)
+
+
+def _summands(value: Value) -> Iterator[Value]:
+    """What makes a container, or what it was when something was added to it: a sum in a loop leads back to itself."""
+    pending, seen = [value], set[int]()
+    while pending:
+        for source in definitions(pending.pop()):
+            if id(source) in seen:
+                continue
+            seen.add(id(source))
+            yield source
+            if isinstance(source, Binary) and source.operator == "+":
+                pending.append(source.left)
 
 
 def _goes_over_literal(made: Comprehension) -> bool:
