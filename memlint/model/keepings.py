@@ -16,6 +16,7 @@ from memlint.model.calls import (
     gathering_parameters,
 )
 from memlint.model.detaching import written_members
+from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.memo import query
 from memlint.model.scopes import Function
 from memlint.model.spans import Span, belongs_outside, loops_outlived, parameter_behind
@@ -60,7 +61,7 @@ def keepings(function: Function) -> tuple[Keeping, ...]:
 
 def _keepings(function: Function) -> Iterator[Keeping]:
     for accumulation in accumulations(function):
-        if accumulation.span is Span.CALL:
+        if accumulation.span is Span.CALL and grad_mode(accumulation.region) is not GradMode.DISABLED:
             yield from _summed(accumulation, function)
     for stash in stashes(function):
         # What is put into a container of the caller is told where the caller passes it.
