@@ -13,6 +13,7 @@ from memlint.model.calls import (
 from memlint.model.downstream import Reach, reaches_gradient
 from memlint.model.drain import Drain, drain, drained_on_some_paths, drained_outside, drained_within
 from memlint.model.effects import started_roots
+from memlint.model.forwards import runs_module
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
 from memlint.model.loops import iterates_over_parts
@@ -21,10 +22,12 @@ from memlint.model.spans import Span, is_deleted_after_use, loops_outlived
 from memlint.model.stashes import insertions_in
 from memlint.model.upstream import graph_sources, local_ancestors
 from memlint.model.values import (
+    Attribute,
     Binary,
     Call,
     Comprehension,
     Element,
+    Free,
     Item,
     Loop,
     Parameter,
@@ -46,7 +49,7 @@ def is_made_anew(added: Value, kept: Value, loop: Loop | None) -> bool:
 def _is_made_within(value: Value, loop: Loop) -> bool:
     """Whether the graph of ``value`` is built in each iteration of ``loop`` (or in a function called there)."""
     modules = graph_sources(value)
-    if modules and all(call.function is loop.function and not call.region.within(loop) for call in modules):
+    if modules and _all_run_before(modules, value, loop):
         return False  # Parts of one output, which is there before: what the loop adds to its graph is small.
     if modules and _comes_from_callers(value, loop):
         return False
@@ -61,6 +64,27 @@ def _is_made_within(value: Value, loop: Loop) -> bool:
     if calls:
         return any(call.region.within(loop) for call in calls)
     return any(not isinstance(a, Phi) and not _is_taken_out(a) and not _is_part_from_before(a, loop) for a in inside)
+
+
+def _all_run_before(modules: tuple[Call, ...], value: Value, loop: Loop) -> bool:
+    """Whether the modules behind ``value`` are run before ``loop``, by its function or by those that it calls there.
+
+    A function that is called in the loop as well may have modules behind it that other callers run.
+    """
+    if all(call.function is loop.function and not call.region.within(loop) for call in modules):
+        return True
+    local = list(local_ancestors(value))
+    if any(isinstance(each, _HANDED_IN) and attachment(each) > Attachment.UNKNOWN for each in local):
+        return False
+    running = [each for each in local if isinstance(each, Call) and (each in modules or _runs_module_inside(each))]
+    return bool(running) and not any(call.region.within(loop) for call in running)
+
+
+_HANDED_IN = (Parameter, Attribute, Free, Element)
+
+
+def _runs_module_inside(call: Call) -> bool:
+    return any(map(runs_module, callees(call)))
 
 
 def _is_part_from_before(value: Value, loop: Loop) -> bool:

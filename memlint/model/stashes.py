@@ -10,9 +10,7 @@ import libcst as cst
 from memlint.model.accumulations import same_object
 from memlint.model.aliases import base_names, sources
 from memlint.model.attachment import hands_on
-from memlint.model.calls import (
-    callees,
-)
+from memlint.model.calls import call_sites, callees
 from memlint.model.containers import (
     GROWING_METHODS,
     Insertion,
@@ -194,12 +192,12 @@ def gathered(function: Function) -> Iterator[Stash]:
 def is_built_for_callers(stash: Stash) -> bool:
     """Whether a container is a result, and no backward frees what its iterations compute.
 
-    That is a comprehension that is returned, and what the ``forward`` of a module returns: the parts of its output.
+    That is a comprehension that is returned, and what a part of the forward pass of a module returns.
     """
     event, container = stash.insertion.event, stash.insertion.container
     if isinstance(event, Comprehension):
         container = event
-    elif not _is_forward_of_module(event.region.function) or belongs_outside(container):
+    elif not _is_part_of_forward(event.region.function) or belongs_outside(container):
         return False
     if drain(stash.insertion.value) is Drain.DRAINED:
         return False
@@ -211,9 +209,14 @@ def _is_returned(use: Value | Store | Exit) -> bool:
     return isinstance(use, Exit) or (isinstance(use, Display) and any(isinstance(user, Exit) for user in use.uses))
 
 
-def _is_forward_of_module(function: Function) -> bool:
+@query(on_cycle=False)
+def _is_part_of_forward(function: Function) -> bool:
+    """Whether ``function`` is the ``forward`` of a module, or another method that only such methods call."""
     owner = function.owner
-    return owner is not None and function.name == "forward" and instance_kind(owner).role is Role.MODULE
+    if owner is None or instance_kind(owner).role is not Role.MODULE:
+        return False
+    sites = call_sites(function) if function.name != "forward" else ()
+    return function.name == "forward" or (bool(sites) and all(_is_part_of_forward(site.function) for site in sites))
 
 
 def _calls_within(element: Value, loop: Loop) -> list[Call]:

@@ -280,6 +280,12 @@ def graph_sources(value: Value) -> tuple[Value, ...]:
         ancestor
         for ancestor in ancestors(value)
         if isinstance(ancestor, Call)
-        and role(ancestor.callee, Role.MODULE, Role.ENGINE)
+        and _runs_module(ancestor)
         and grad_mode(ancestor.region) is not GradMode.DISABLED
     )
+
+
+def _runs_module(call: Call) -> bool:
+    if role(call.callee, Role.MODULE, Role.ENGINE):
+        return True
+    return bool(qualified_names(call.callee) & torch.FUNCTIONAL_CALLS)
