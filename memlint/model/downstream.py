@@ -51,6 +51,7 @@ from memlint.model.values import (
     Region,
     Store,
     Unary,
+    Unbound,
     Value,
 )
 
@@ -174,7 +175,8 @@ class _Flow:
             for use in value.uses:
                 if not self.is_dead(use.region) and self.follow(value, use):
                     return self.result(Reach.YES)
-        return self.result(Reach.UNKNOWN if self.escaped else Reach.NO)
+        unknown = self.escaped or _starts_from_unbound(start.function)
+        return self.result(Reach.UNKNOWN if unknown else Reach.NO)
 
     def is_dead(self, region: Region) -> bool:
         """Whether ``region`` is in a branch that is not taken."""
@@ -453,6 +455,13 @@ def _is_out_of_sight(call: Call, names: frozenset[str]) -> bool:
         return False
     libraries = origins(subject)
     return not libraries or not all(name.startswith(known) for name in libraries)
+
+
+@query(on_cycle=False)
+def _starts_from_unbound(function: Function) -> bool:
+    """Whether ``function`` runs a backward from a name that nothing in sight binds: any value may be meant."""
+    backwards = filter(None, map(backward_of, function.calls))
+    return any(isinstance(source, Unbound) for each in backwards for root in each.roots for source in sources(root))
 
 
 def _is_plain(value: Value) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import libcst as cst
 
 from memlint.model.accumulations import same_object
-from memlint.model.aliases import base_names, sources
+from memlint.model.aliases import base_names, qualified_names, sources
 from memlint.model.attachment import hands_on
 from memlint.model.calls import call_sites, callees
 from memlint.model.containers import (
@@ -68,7 +68,7 @@ def _stashes(function: Function) -> Iterator[Stash]:
     for insertion in insertions_in(function):
         if class_of(insertion.container) is not None:
             continue  # What a class of the project keeps is told by its own methods.
-        if _is_told_otherwise(insertion) or _replaces_entries(insertion):
+        if _is_told_otherwise(insertion) or _replaces_entries(insertion) or _is_array(insertion.container):
             continue
         span, loop = container_span(insertion.container, insertion.event.region)
         if span is not None:
@@ -83,6 +83,17 @@ def _is_told_otherwise(insertion: Insertion) -> bool:
     if any(kind.name.endswith("AverageMeter") for kind in kinds(container)):
         return False  # A class that many projects have copied: it sums up what it is given.
     return event.method in GROWING_METHODS and is_known_other(container, Role.CONTAINER)
+
+
+def _is_array(container: Value) -> bool:
+    """Whether ``container`` is an array of NumPy that holds numbers, into which nothing with a graph can be written."""
+    made = [source for source in sources(container) if not isinstance(source, Constant)]
+    return bool(made) and all(
+        isinstance(source, Call)
+        and source.argument("dtype") is None
+        and any(name.startswith("numpy.") for name in qualified_names(source.callee))
+        for source in made
+    )
 
 
 def _replaces_entries(insertion: Insertion) -> bool:
