@@ -279,9 +279,7 @@ def graph_sources(value: Value) -> tuple[Value, ...]:
     return tuple(
         ancestor
         for ancestor in ancestors(value)
-        if isinstance(ancestor, Call)
-        and _runs_module(ancestor)
-        and grad_mode(ancestor.region) is not GradMode.DISABLED
+        if isinstance(ancestor, Call) and _runs_module(ancestor) and grad_mode(ancestor.region) is not GradMode.DISABLED
     )
 
 

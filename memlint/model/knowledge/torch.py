@@ -208,9 +208,7 @@ CREATORS_WITH_GRAD = frozenset({"torch.nn.Parameter", "torch.nn.parameter.Parame
 GRADIENT_FUNCTIONS = frozenset({"torch.autograd.grad", "torch.autograd.backward"})
 """Functions that run a backward over their first argument."""
 
-FUNCTIONAL_CALLS = frozenset(
-    {"torch.func.functional_call", "torch.nn.utils.stateless.functional_call"}
-)
+FUNCTIONAL_CALLS = frozenset({"torch.func.functional_call", "torch.nn.utils.stateless.functional_call"})
 """Functions that run the module that is their first argument, with other parameters than its own."""
 
 FUNCTION_MODULES = ("torch.", "torchvision.ops.", "kornia.", "einops.", "torch_scatter.", "torchaudio.functional.")
