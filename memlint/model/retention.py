@@ -66,7 +66,7 @@ def _is_made_within(value: Value, loop: Loop) -> bool:
     return any(not isinstance(a, Phi) and not _is_taken_out(a) and not _is_part_from_before(a, loop) for a in inside)
 
 
-def _all_run_before(modules: tuple[Call, ...], value: Value, loop: Loop) -> bool:
+def _all_run_before(modules: tuple[Value, ...], value: Value, loop: Loop) -> bool:
     """Whether the modules behind ``value`` are run before ``loop``, by its function or by those that it calls there.
 
     A function that is called in the loop as well may have modules behind it that other callers run.
