@@ -159,7 +159,7 @@ def _ruling(diagnostic: Diagnostic, line: WatchedLine | None, trace: _Trace) -> 
     watch = Watch(line.watch)
     if watch not in _WITHOUT_STACKS and not trace.has_stacks:
         return inconclusive("the trace holds no stacks; record it with with_stack=True or stacks='python'")
-    if watch not in _WITHOUT_STACKS and not trace.mentions(line):
+    if trace.has_stacks and not trace.mentions(line):
         return Ruling(Verdict.NOT_EXERCISED, "no recorded allocation was made by a function of this file")
     return _DECISIONS.get(watch, _needs_a_run)(_Case(diagnostic, line, trace))
 

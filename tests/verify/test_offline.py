@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +234,12 @@ def test_a_tensor_that_is_copied_into_a_larger_one(grows: bool, verdict: Verdict
     assert ruling.verdict is verdict, ruling
     if verdict is Verdict.CONFIRMED:
         assert ruling.bytes_at_peak == (7 + 6) * 32 * KIB + 2 * KIB
+
+
+@pytest.mark.parametrize("watch", list(Watch))
+def test_a_recording_of_another_program_says_nothing_of_this_one(watch: Watch) -> None:
+    run = Run()
+    training(run, 8, keeps=True)
+    diagnostic, line = finding(0, KEEP, watch)
+    (ruling,) = run.judge((diagnostic, replace(line, path="/project/other.py")))
+    assert ruling.verdict is Verdict.NOT_EXERCISED
