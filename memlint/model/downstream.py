@@ -124,8 +124,10 @@ def _is_newest_alone(item: Item | Part) -> bool:
 
 def _is_detached_part(part: Item | Part) -> bool:
     """Whether ``part`` is what a function of the project returns without a graph, beside others that have one."""
-    returned = isinstance(part.base, Call) and component_index(part) is not None and callees(part.base)
-    return bool(returned) and attachment(part) is Attachment.DETACHED
+    if not isinstance(part.base, Call) or component_index(part) is None or not callees(part.base):
+        return False
+    # A caller without gradients detaches everything, and says nothing of others.
+    return grad_mode(part.base.region) is GradMode.ENABLED and attachment(part) is Attachment.DETACHED
 
 
 def _is_computed(item: Item) -> bool:
