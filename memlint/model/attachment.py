@@ -315,9 +315,19 @@ def _attribute(value: Attribute, bare: Function | None) -> Attachment:
         return _most(nearer, bare)
     if starts_backward(value):
         return Attachment.CERTAIN
+    computed = _computed_by_property(value)
+    if computed:
+        return min(_most(computed, None), Attachment.LIKELY)
     level = max(_read_from(value, bare), _held_by_instance(value))
     # What an annotation says counts for less than what the value is seen to be.
     return Attachment.DETACHED if level is Attachment.UNKNOWN and _known_plain(value) else level
+
+
+def _computed_by_property(value: Attribute) -> tuple[Value, ...]:
+    """What the property of a class of the project returns that the attribute is read from; empty for other ones."""
+    owner = class_of(value.base)
+    found = find_method(owner, value.name) if owner is not None else None
+    return tuple(exit.value for exit in found.lower().returns) if found is not None and found.is_property else ()
 
 
 def _held_by_instance(value: Attribute) -> Attachment:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from memlint.findings import Confidence
-from memlint.model.aliases import base_names, instance_class, qualified_names
+from memlint.model.aliases import base_names, instance_class, mro, qualified_names
 from memlint.model.attachment import Attachment, attachment, certainty
 from memlint.model.calls import call_sites, callees, runs_forward
 from memlint.model.downstream import Reach, gradient_flow
@@ -380,11 +380,24 @@ def _same_graph(value: Value, use: Value | Store | Exit) -> Iterator[Value]:
 
 
 def _is_foreign_callback(function: Function) -> bool:
-    """Whether ``function`` is a lambda, or is called by lambdas only, so that whoever gets it decides on the mode."""
-    if function.name == "<lambda>":
+    """Whether ``function`` is a lambda or a hook, or only such call it, so that whoever gets it decides on the mode."""
+    if _is_handed_out(function):
         return True
-    sites = call_sites(function)
-    return bool(sites) and all(site.function.name == "<lambda>" for site in sites)
+    sites = [site for site in call_sites(function) if grad_mode(site.region) is not GradMode.DISABLED]
+    return bool(sites) and all(_is_handed_out(site.function) for site in sites)
+
+
+def _is_handed_out(function: Function) -> bool:
+    return function.name == "<lambda>" or _is_hook(function)
+
+
+@query(on_cycle=False)
+def _is_hook(function: Function) -> bool:
+    """Whether ``function`` overrides a method of a class of the project that no call in sight names."""
+    owner = function.owner
+    if owner is None or call_sites(function):
+        return False
+    return any(function.name in cls.methods for cls in mro(owner) if cls is not owner)
 
 
 def _is_wasted_inside(call: Call) -> bool:

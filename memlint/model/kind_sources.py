@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import libcst as cst
+
 from memlint.findings import Confidence
 from memlint.model.aliases import (
     attribute_values,
     base_names,
+    find_method,
     instance_class,
     mro,
     qualified_names,
@@ -142,10 +145,18 @@ def _declared_kinds(owner: Class, name: str) -> Iterator[Kind]:
             yield from annotation_kinds(cls.annotations[name], cls.scope)
             return
     stored = attribute_values(owner, name)
-    for value in stored:
-        yield from kinds(value)
+    said = [kind for value in stored for kind in kinds(value)]
+    yield from said or _promised_kinds(owner, name)
     if not stored and name in frameworks.HF_TRAINER_ATTRIBUTES and is_hf_trainer(base_names(owner)):
         yield Kind(Role(frameworks.HF_TRAINER_ATTRIBUTES[name]), Confidence.CERTAIN, f"transformers.Trainer.{name}")
+
+
+def _promised_kinds(owner: Class, name: str) -> Iterator[Kind]:
+    """What the annotation of a property says that it returns."""
+    found = find_method(owner, name)
+    node = found.node if found is not None and found.is_property else None
+    if found is not None and isinstance(node, cst.FunctionDef) and node.returns is not None:
+        yield from annotation_kinds(node.returns.annotation, found.owner.scope if found.owner is not None else found)
 
 
 def _element_kinds(value: Item | Part | Element) -> Iterator[Kind]:

@@ -151,6 +151,11 @@ class Function:
         return self._is_declared("property") or self._is_declared("cached_property")
 
     @property
+    def is_setter(self) -> bool:
+        """Whether the function sets or deletes a property, whose name stands for the function that computes it."""
+        return self._is_declared("setter") or self._is_declared("deleter")
+
+    @property
     def is_generator(self) -> bool:
         """Whether the body yields."""
         return any(exit.kind != "return" for exit in self.exits)

@@ -207,7 +207,7 @@ class Statements(Expressions):
             if param.default is not None:
                 function.defaults[param.name.value] = self.expression(param.default)
         self.function.functions.append(function)
-        if owner is not None:
+        if owner is not None and not function.is_setter:
             owner.methods[node.name.value] = function
         self.bind(node.name.value, FunctionValue(node, self.region, self.tick(), function))
 
