@@ -393,9 +393,12 @@ def _is_handed_out(function: Function) -> bool:
 
 @query(on_cycle=False)
 def _is_hook(function: Function) -> bool:
-    """Whether ``function`` overrides a method of a class of the project that no call in sight names."""
+    """Whether ``function`` overrides a method of a class of the project that no call in sight names.
+
+    One that runs a backward is no such hook: its caller has gradients enabled.
+    """
     owner = function.owner
-    if owner is None or call_sites(function):
+    if owner is None or call_sites(function) or function_effects(function) & Effect.BACKWARD:
         return False
     return any(function.name in cls.methods for cls in mro(owner) if cls is not owner)
 

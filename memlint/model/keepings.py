@@ -24,6 +24,7 @@ from memlint.model.stashes import stashes
 from memlint.model.upstream import local_ancestors
 from memlint.model.values import (
     Argument,
+    Binary,
     Call,
     ClassValue,
     Comparison,
@@ -36,6 +37,7 @@ from memlint.model.values import (
     Parameter,
     Phi,
     Store,
+    Unary,
     Value,
 )
 
@@ -65,10 +67,16 @@ def _keepings(function: Function) -> Iterator[Keeping]:
             yield from _summed(accumulation, function)
     for stash in stashes(function):
         # What is put into a container of the caller is told where the caller passes it.
-        if stash.span is Span.CALL and parameter_behind(stash.insertion.container) is None:
+        if stash.span is not Span.CALL or _is_computed_without_gradients(stash.insertion.value):
+            continue
+        if parameter_behind(stash.insertion.container) is None:
             for parameter in _parameters_in(stash.insertion.value, function):
                 yield Keeping(parameter, False, stash.insertion.holder, stash.insertion.container)
     yield from _passed_on(function)
+
+
+def _is_computed_without_gradients(value: Value) -> bool:
+    return isinstance(value, (Binary, Unary)) and grad_mode(value.region) is GradMode.DISABLED
 
 
 def _summed(accumulation: Accumulation, function: Function) -> Iterator[Keeping]:
