@@ -23,6 +23,8 @@ from typing import Any
 
 import torch
 
+from memlint.model.sizes.hugging_face import SHAPE_FIELDS
+
 OUT = Path(__file__).parents[1] / "memlint" / "architectures.json"
 _MOST_PARTS = 2
 """Underscores in the names of timm that are taken."""
@@ -34,15 +36,6 @@ _DIFFERENT = frozenset({"facebook/xmod-base", "hustvl/yolos-base", "google/mt5-s
 _LABELLED = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "ImageClassification")
 """Heads whose last layer is as wide as the configuration has labels."""
 _HEADS = ("CausalLM", "MaskedLM", "Seq2SeqLM", "SpeechSeq2Seq", *_LABELLED)
-_FIELDS = {
-    "layers": ("num_hidden_layers", "n_layer", "num_layers", "encoder_layers"),
-    "width": ("hidden_size", "n_embd", "d_model", "dim"),
-    "heads": ("num_attention_heads", "n_head", "num_heads", "encoder_attention_heads"),
-    "kv_heads": ("num_key_value_heads",),
-    "vocabulary": ("vocab_size",),
-    "inner": ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "encoder_ffn_dim"),
-    "positions": ("max_position_embeddings", "n_positions"),
-}
 
 
 def count(model: torch.nn.Module) -> int:
@@ -163,7 +156,7 @@ def transformers_entry(transformers: Any, config: Any) -> dict[str, Any]:
     """What is known of the models of a configuration."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     entry: dict[str, Any] = {}
-    for field, names in _FIELDS.items():
+    for field, names in SHAPE_FIELDS.items():
         value = next((getattr(text, name) for name in names if isinstance(getattr(text, name, None), int)), None)
         if value is not None:
             entry[field] = value

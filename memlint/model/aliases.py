@@ -329,6 +329,12 @@ def find_method(owner: Class, name: str) -> Function | None:
     return None
 
 
+def find_property(owner: Class, name: str) -> Function | None:
+    """The function that computes ``owner().name``, if that is a property."""
+    found = find_method(owner, name)
+    return found if found is not None and found.is_property else None
+
+
 def qualified_names(value: Value) -> frozenset[str]:
     """The qualified names that ``value`` may have: of an import, a builtin, or something that the project defines."""
     kind = type(value)

@@ -10,6 +10,7 @@ from memlint.model.aliases import (
     aliases,
     attribute_values,
     find_method,
+    find_property,
     instance_class,
     qualified_names,
     sources,
@@ -326,8 +327,8 @@ def _attribute(value: Attribute, bare: Function | None) -> Attachment:
 def _computed_by_property(value: Attribute) -> tuple[Value, ...]:
     """What the property of a class of the project returns that the attribute is read from; empty for other ones."""
     owner = class_of(value.base)
-    found = find_method(owner, value.name) if owner is not None else None
-    return tuple(exit.value for exit in found.lower().returns) if found is not None and found.is_property else ()
+    found = find_property(owner, value.name) if owner is not None else None
+    return tuple(exit.value for exit in found.lower().returns) if found is not None else ()
 
 
 def _held_by_instance(value: Attribute) -> Attachment:
@@ -520,7 +521,7 @@ def _call_under_grad(call: Call, names: frozenset[str], bare: Function | None) -
     functions = callees(call)
     if functions:
         level = _project_call(call, functions, bare)
-        return Attachment.LIKELY if level is Attachment.UNKNOWN and _runs_module(call) else level
+        return Attachment.LIKELY if level is Attachment.UNKNOWN and _runs_own_forward(call) else level
     if call.receiver is not None:
         return _method_call(call, call.receiver, bare)
     if any(isinstance(source, ClassValue) for source in sources(call.callee)):
@@ -529,7 +530,7 @@ def _call_under_grad(call: Call, names: frozenset[str], bare: Function | None) -
     return _unknown_call(call, bare)
 
 
-def _runs_module(call: Call) -> bool:
+def _runs_own_forward(call: Call) -> bool:
     """Whether ``call`` is ``self.forward(x)``, which runs a module as ``self(x)`` does."""
     receiver = call.receiver
     if receiver is None or not runs_forward(call) or not role(receiver, Role.MODULE):

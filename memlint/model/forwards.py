@@ -395,10 +395,13 @@ def _is_handed_out(function: Function) -> bool:
 def _is_hook(function: Function) -> bool:
     """Whether ``function`` overrides a method of a class of the project that no call in sight names.
 
-    One that runs a backward is no such hook: its caller has gradients enabled.
+    One that runs a backward is no such hook: its caller has gradients enabled. Nor is one whose name says that it
+    evaluates, unless the name stands somewhere, as in ``getattr(plugin, "after_eval")``.
     """
     owner = function.owner
     if owner is None or call_sites(function) or function_effects(function) & Effect.BACKWARD:
+        return False
+    if is_named_for_evaluation(function) and not function.project.mentioning(function.name):
         return False
     return any(function.name in cls.methods for cls in mro(owner) if cls is not owner)
 

@@ -11,7 +11,7 @@ from memlint.findings import Confidence
 from memlint.model.aliases import (
     attribute_values,
     base_names,
-    find_method,
+    find_property,
     instance_class,
     mro,
     qualified_names,
@@ -153,10 +153,9 @@ def _declared_kinds(owner: Class, name: str) -> Iterator[Kind]:
 
 def _promised_kinds(owner: Class, name: str) -> Iterator[Kind]:
     """What the annotation of a property says that it returns."""
-    found = find_method(owner, name)
-    node = found.node if found is not None and found.is_property else None
-    if found is not None and isinstance(node, cst.FunctionDef) and node.returns is not None:
-        yield from annotation_kinds(node.returns.annotation, found.owner.scope if found.owner is not None else found)
+    found = find_property(owner, name)
+    if found is not None and isinstance(found.node, cst.FunctionDef) and found.node.returns is not None:
+        yield from annotation_kinds(found.node.returns.annotation, (found.owner or owner).scope)
 
 
 def _element_kinds(value: Item | Part | Element) -> Iterator[Kind]:

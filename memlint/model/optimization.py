@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from itertools import repeat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import libcst as cst
 
@@ -37,9 +36,6 @@ from memlint.model.values import (
     Value,
     operand_occurrences,
 )
-
-if TYPE_CHECKING:
-    from memlint.model.project import Project
 
 UNKNOWN: Objects = frozenset()
 """What is cleared when that cannot be told."""
@@ -422,12 +418,11 @@ def _may_clear_by_name(lookup: Call) -> bool:
     if "builtins.getattr" not in qualified_names(lookup.callee):
         return False
     name = lookup.argument("", 1)
-    return name is None or any(map(_may_clear, constant_texts(name), repeat(lookup.function.project)))
-
-
-def _may_clear(name: str | None, project: Project) -> bool:
-    named = project.defining(name) if name is not None else None
-    return not named or any(map(_clearings, named))
+    for text in constant_texts(name) if name is not None else (None,):
+        named = lookup.function.project.defining(text) if text is not None else None
+        if not named or any(map(_clearings, named)):
+            return True
+    return False
 
 
 _KEEPING_GRADIENTS = frozenset(

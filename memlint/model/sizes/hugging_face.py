@@ -53,7 +53,7 @@ DIFFUSERS = "diffusers"
 """Stands for a ``model_type`` in recipes of diffusers' models, whose names are their module and class."""
 _SHARED = frozenset({"transformers.pytorch_utils", "transformers.modeling_layers"})
 """Modules with layers that many models are made of."""
-_SHAPE = {
+SHAPE_FIELDS = {
     "layers": ("num_hidden_layers", "n_layer", "num_layers", "encoder_layers"),
     "width": ("hidden_size", "n_embd", "d_model", "dim"),
     "heads": ("num_attention_heads", "n_head", "num_heads", "encoder_attention_heads"),
@@ -106,7 +106,7 @@ def _modules_of_diffusers(root: Path) -> dict[str, str]:
 def shape_of(config: Instance) -> dict[str, int]:
     """What a configuration says of the size of its model, as the table of architectures names it."""
     found = {}
-    for field, names in _SHAPE.items():
+    for field, names in SHAPE_FIELDS.items():
         values = [config.attributes.get(field_name(config, name)) for name in names]
         value = next((each for each in values if isinstance(each, int)), None)
         if value is not None:
