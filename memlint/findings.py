@@ -134,7 +134,15 @@ class Watch(str, Enum):
     ATTENTION_WEIGHTS = "attention-weights"
     """What softmax allocated while the line ran: scores for each pair of positions."""
     LOADED = "loaded"
-    """The same, for what is loaded from a file: alive together with the model that takes it over."""
+    """To which device what is loaded from a file goes: alive there together with the model that takes it over."""
+    DOUBLE_PARAMETER = "double-parameter"
+    """Gradient and optimizer states of the parameter that the holder names, if another one shares its storage."""
+    SERIALISED = "serialised"
+    """What `torch.save` writes while the line runs beside the elements of the tensors themselves."""
+    FOREACH_STEP = "foreach-step"
+    """What the optimizer that the line makes allocates during its steps, as CUDA's default implementation."""
+    CACHED_CASTS = "cached-casts"
+    """Casts that are made in the block of the line and are alive when an optimizer step in it is over."""
 
 
 _DEFAULT_WATCHES = {

@@ -97,6 +97,18 @@ class CpuRecorder:
         known = self._live.get(storage._cdata)
         return known.event if known is not None else None
 
+    def mark(self) -> int:
+        """This moment, for :meth:`most_since`."""
+        return len(self._events)
+
+    def most_since(self, mark: int) -> int:
+        """How many bytes more than at ``mark`` were allocated since, at most."""
+        most = more = 0
+        for event in self._events[mark:]:
+            more += event.size if event.action is Action.ALLOCATE else -event.size
+            most = max(most, more)
+        return most
+
     def recording(self) -> Recording:
         """Everything up to now."""
         recording = Recording(Origin.CPU_RECORDER, list(self._events), baseline_bytes={HOST: 0})

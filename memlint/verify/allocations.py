@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from statistics import median
 
-from memlint.trace.events import HOST, Action, Category, MemoryEvent, Recording
+from memlint.trace.events import HOST, Action, Category, MemoryEvent, Phase, Recording
 from memlint.trace.frames import Frame, Stack
 from memlint.verify.categories import has_phases
 from memlint.verify.plan import WatchedLine
@@ -199,6 +199,11 @@ def is_of_softmax(event: MemoryEvent) -> bool:
     """Whether softmax allocated it: attention weights, where the line runs attention."""
     in_python = event.stack is not None and event.stack.mentions("nn/functional.py", ("softmax",))
     return event.operator in _SOFTMAX or in_python
+
+
+def is_of_cast(event: MemoryEvent) -> bool:
+    """Whether it holds the elements of another tensor in another type, or on another device; not casts of gradients."""
+    return event.operator == "aten::_to_copy" and event.phase is not Phase.BACKWARD
 
 
 def _is_of_graph(event: MemoryEvent) -> bool:

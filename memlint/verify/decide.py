@@ -6,7 +6,6 @@ them. The recording adds what the line allocated, and when.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ from statistics import median
 from memlint.diagnostics import Diagnostic
 from memlint.findings import ClaimShape, Watch
 from memlint.trace.events import Recording
+from memlint.verify import followed
 from memlint.verify.allocations import Allocations, LineAllocations, is_of_softmax
+from memlint.verify.evidence import Evidence, rests_on_recording
 from memlint.verify.observations import Ending, GraphSeen, LineSeen, Observations, Sample
 from memlint.verify.plan import WARM_UP, WatchedLine
 from memlint.verify.sizes import counted, in_bytes
@@ -58,7 +59,7 @@ class _Case:
             return inconclusive("the process was ended, and what it had seen is lost")
         if not seen.executions:
             return Ruling(Verdict.NOT_EXERCISED, self._why_not(diagnostic))
-        evidence = _Evidence(diagnostic, line, seen, self._seen, self._allocations)
+        evidence = Evidence(diagnostic, line, seen, self._seen, self._allocations)
         return _DECISIONS[Watch(line.watch)](evidence)
 
     def _why_not(self, diagnostic: Diagnostic) -> str:
@@ -68,50 +69,10 @@ class _Case:
         return f"the line did not run in {self._seen.extent}"
 
 
-@dataclass(frozen=True)
-class _Evidence:
-    diagnostic: Diagnostic
-    line: WatchedLine
-    seen: LineSeen
-    run: Observations
-    allocations: Allocations | None
-
-    @property
-    def shape(self) -> ClaimShape:
-        return ClaimShape(self.diagnostic.claim.shape) if self.diagnostic.claim else ClaimShape.PRESENT
-
-    @property
-    def line_allocations(self) -> LineAllocations | None:
-        """What the line allocated, itself or through what it called."""
-        return None if self.allocations is None else self.allocations.of(self.line)
-
-    @property
-    def where(self) -> str | None:
-        """The line that allocated most of what was found."""
-        return max(self.seen.where, key=lambda place: self.seen.where[place], default=None)
-
-    @property
-    def ran(self) -> str:
-        return f"the line ran {counted(self.seen.executions, 'time')}"
-
-
-def _rests_on_recording(decide: Callable[[_Evidence], Ruling]) -> Callable[[_Evidence], Ruling]:
-    """What is counted in a recording that lacks events decides nothing."""
-
-    @functools.wraps(decide)
-    def ruling(evidence: _Evidence) -> Ruling:
-        if evidence.run.missing:
-            lost = "; ".join(evidence.run.missing)
-            return inconclusive(f"events are missing from the recording ({lost}); ask for fewer --steps or --batches")
-        return decide(evidence)
-
-    return ruling
-
-
 # ------------------------------------------------------------------------------------------------------- growth
 
 
-def _reachable(evidence: _Evidence) -> Ruling:
+def _reachable(evidence: Evidence) -> Ruling:
     samples = evidence.seen.samples
     if not samples:
         return _allocated_growth(evidence)
@@ -136,7 +97,7 @@ def _reachable(evidence: _Evidence) -> Ruling:
     return _growing(evidence, growth)
 
 
-def _growing(evidence: _Evidence, growth: _Growth) -> Ruling:
+def _growing(evidence: Evidence, growth: _Growth) -> Ruling:
     samples, root = evidence.seen.samples, evidence.seen.root
     runs, per = _runs_per_step(evidence)
     again = "in each step" if per == "step" else "each time the line runs"
@@ -234,7 +195,7 @@ def _starts_anew(samples: list[Sample]) -> bool:
     )
 
 
-def _has_holder(evidence: _Evidence) -> bool:
+def _has_holder(evidence: Evidence) -> bool:
     """A container may grow inside a step; a state that is carried through a sequence may not."""
     claim = evidence.diagnostic.claim
     return claim is not None and claim.holder is not None
@@ -246,7 +207,7 @@ def _is_drop(one: Sample, other: Sample) -> bool:
     return fewer_items or (2 * other.device_bytes < one.device_bytes and 2 * other.nodes <= one.nodes)
 
 
-def _runs_per_step(evidence: _Evidence) -> tuple[float, str]:
+def _runs_per_step(evidence: Evidence) -> tuple[float, str]:
     """How often the line runs in a step, and what a "step" then is: outside of training, one execution."""
     seen = evidence.seen
     steps = len(seen.steps)
@@ -257,8 +218,8 @@ def _runs_per_step(evidence: _Evidence) -> tuple[float, str]:
     return max(1.0, round(seen.executions / steps)), "step"
 
 
-@_rests_on_recording
-def _allocated_growth(evidence: _Evidence) -> Ruling:
+@rests_on_recording
+def _allocated_growth(evidence: Evidence) -> Ruling:
     """Nothing could be looked at: what was allocated while the line ran, and is alive at later steps, must do."""
     allocations = evidence.line_allocations
     if allocations is None or evidence.run.steps <= WARM_UP + _LEAST_DIFFERENCES:
@@ -279,7 +240,7 @@ def _allocated_growth(evidence: _Evidence) -> Ruling:
 # ------------------------------------------------------------------------------------------------------- graphs
 
 
-def _forward_graph(evidence: _Evidence) -> Ruling:
+def _forward_graph(evidence: Evidence) -> Ruling:
     graphs = evidence.seen.graphs
     if not graphs:
         return _recorded_operators(evidence)
@@ -292,7 +253,7 @@ def _forward_graph(evidence: _Evidence) -> Ruling:
     return _wasted_graph(evidence, wasted, len(graphs))
 
 
-def _wasted_graph(evidence: _Evidence, wasted: list[GraphSeen], forwards: int) -> Ruling:
+def _wasted_graph(evidence: Evidence, wasted: list[GraphSeen], forwards: int) -> Ruling:
     largest = max(wasted, key=lambda graph: graph.saved_bytes)
     share = f"{len(wasted)} of {counted(forwards, 'forward pass')}"
     after = "and their gradients trained nothing" if largest.differentiated else "and no backward ran over them"
@@ -305,8 +266,8 @@ def _wasted_graph(evidence: _Evidence, wasted: list[GraphSeen], forwards: int) -
     )
 
 
-@_rests_on_recording
-def _recorded_operators(evidence: _Evidence) -> Ruling:
+@rests_on_recording
+def _recorded_operators(evidence: Evidence) -> Ruling:
     """No module ran: the operators of the line itself tell whether a graph was recorded."""
     if evidence.line.watch == Watch.LATER_GRAPHS.value:
         if evidence.seen.grad_enabled:
@@ -325,7 +286,7 @@ def _recorded_operators(evidence: _Evidence) -> Ruling:
     return refuted("its operators recorded no graph")
 
 
-def _retained_graph(evidence: _Evidence) -> Ruling:
+def _retained_graph(evidence: Evidence) -> Ruling:
     graphs = evidence.seen.graphs
     if not graphs:
         return inconclusive(f"{evidence.ran}, but what it differentiates could not be looked at")
@@ -345,7 +306,7 @@ def _retained_graph(evidence: _Evidence) -> Ruling:
     )
 
 
-def _summed_graphs(evidence: _Evidence) -> Ruling:
+def _summed_graphs(evidence: Evidence) -> Ruling:
     sizes = [sample.saved_bytes for sample in evidence.seen.samples]
     root = evidence.seen.root
     if len(sizes) < _LEAST_DIFFERENCES:
@@ -372,7 +333,7 @@ def _longest_rise(sizes: list[int]) -> int:
     return longest
 
 
-def _output_after_backward(evidence: _Evidence) -> Ruling:
+def _output_after_backward(evidence: Evidence) -> Ruling:
     observed, root = evidence.seen.after_backward, evidence.seen.root
     if not observed:
         return inconclusive(f"{evidence.ran}, but no backward followed it")
@@ -390,7 +351,7 @@ def _output_after_backward(evidence: _Evidence) -> Ruling:
 # ---------------------------------------------------------------------------------------------------- gradients
 
 
-def _gradients_added_to(evidence: _Evidence) -> Ruling:
+def _gradients_added_to(evidence: Evidence) -> Ruling:
     numbers = evidence.run.holder_optimizers.get(evidence.line.number, [])
     optimizers = [evidence.run.optimizers[number] for number in numbers] or evidence.run.optimizers
     observed = [(size, each) for each in optimizers for size in each.added_to]
@@ -409,7 +370,7 @@ def _gradients_added_to(evidence: _Evidence) -> Ruling:
     )
 
 
-def _gradients_zeroed(evidence: _Evidence) -> Ruling:
+def _gradients_zeroed(evidence: Evidence) -> Ruling:
     later = [each for each in evidence.seen.gradients if each.before]
     if not later:
         return inconclusive(f"{evidence.ran}, but there were no gradients to clear")
@@ -425,7 +386,7 @@ def _gradients_zeroed(evidence: _Evidence) -> Ruling:
     )
 
 
-def _gradients_in_forward(evidence: _Evidence) -> Ruling:
+def _gradients_in_forward(evidence: Evidence) -> Ruling:
     return _freed_late(
         evidence,
         [
@@ -438,7 +399,7 @@ def _gradients_in_forward(evidence: _Evidence) -> Ruling:
     )
 
 
-def _gradients_discarded(evidence: _Evidence) -> Ruling:
+def _gradients_discarded(evidence: Evidence) -> Ruling:
     return _freed_late(
         evidence,
         [each.before - each.after for each in evidence.seen.gradients if each.after_backward],
@@ -447,7 +408,7 @@ def _gradients_discarded(evidence: _Evidence) -> Ruling:
     )
 
 
-def _freed_late(evidence: _Evidence, freed: list[int], found: str, not_found: str) -> Ruling:
+def _freed_late(evidence: Evidence, freed: list[int], found: str, not_found: str) -> Ruling:
     if not any(each.before for each in evidence.seen.gradients):
         return refuted(f"there were no gradients when the line ran ({counted(evidence.seen.executions, 'time')})")
     sizes = [size for size in freed if size > 0]
@@ -456,7 +417,7 @@ def _freed_late(evidence: _Evidence, freed: list[int], found: str, not_found: st
     return confirmed(found, "device", bytes_at_peak=round(median(sizes)))
 
 
-def _stray_gradients(evidence: _Evidence) -> Ruling:
+def _stray_gradients(evidence: Evidence) -> Ruling:
     graphs, claim = evidence.seen.graphs, evidence.diagnostic.claim
     root = evidence.seen.root or (claim and claim.held) or "what is passed on"
     if not graphs:
@@ -474,7 +435,7 @@ def _stray_gradients(evidence: _Evidence) -> Ruling:
     return inconclusive(f"a backward ran over the graph of `{root}`, and its gradients were neither used nor cleared")
 
 
-def _stray(evidence: _Evidence, stray: list[GraphSeen], root: str) -> Ruling:
+def _stray(evidence: Evidence, stray: list[GraphSeen], root: str) -> Ruling:
     saved = round(median(graph.saved_bytes for graph in stray))
     gradients = round(median(graph.stray_bytes for graph in stray))
     return confirmed(
@@ -486,7 +447,7 @@ def _stray(evidence: _Evidence, stray: list[GraphSeen], root: str) -> Ruling:
     )
 
 
-def _gradient_buckets(evidence: _Evidence) -> Ruling:
+def _gradient_buckets(evidence: Evidence) -> Ruling:
     observed = evidence.seen.beside_buckets
     if not evidence.seen.root:
         return inconclusive(f"{evidence.ran}, but the wrapped model could not be looked at")
@@ -503,7 +464,7 @@ def _gradient_buckets(evidence: _Evidence) -> Ruling:
     )
 
 
-def _output_copies(evidence: _Evidence) -> Ruling:
+def _output_copies(evidence: Evidence) -> Ruling:
     observed = evidence.seen.output_copies
     if not observed:
         return inconclusive(f"{evidence.ran}, but no forward pass of the wrapped model was seen")
@@ -517,7 +478,7 @@ def _output_copies(evidence: _Evidence) -> Ruling:
     )
 
 
-def _by_products(evidence: _Evidence) -> Ruling:
+def _by_products(evidence: Evidence) -> Ruling:
     observed = evidence.seen.by_products
     if not observed:
         # An output without names, or of a model inside another one.
@@ -543,7 +504,7 @@ _BY_PRODUCTS = {
 # -------------------------------------------------------------------------------------------------- allocations
 
 
-def _regrown(evidence: _Evidence) -> Ruling:
+def _regrown(evidence: Evidence) -> Ruling:
     samples, root = evidence.seen.samples, evidence.seen.root
     pairs = [(one.device_bytes, other.device_bytes) for one, other in pairwise(samples) if one.epoch == other.epoch]
     if not samples:
@@ -562,8 +523,8 @@ def _regrown(evidence: _Evidence) -> Ruling:
     )
 
 
-@_rests_on_recording
-def _allocated(evidence: _Evidence) -> Ruling:
+@rests_on_recording
+def _allocated(evidence: Evidence) -> Ruling:
     allocations = evidence.line_allocations
     if allocations is None:
         return inconclusive("there is no recording of what the line allocated")
@@ -596,8 +557,8 @@ def _spike(allocations: LineAllocations) -> Ruling:
     )
 
 
-@_rests_on_recording
-def _attention_weights(evidence: _Evidence) -> Ruling:
+@rests_on_recording
+def _attention_weights(evidence: Evidence) -> Ruling:
     if evidence.allocations is None:
         return inconclusive("there is no recording of what the line allocated")
     allocations = evidence.allocations.of(evidence.line, by=is_of_softmax)
@@ -611,27 +572,7 @@ def _attention_weights(evidence: _Evidence) -> Ruling:
     )
 
 
-@_rests_on_recording
-def _loaded(evidence: _Evidence) -> Ruling:
-    allocations = evidence.line_allocations
-    if allocations is None:
-        return inconclusive("there is no recording of what the line allocated")
-    if not allocations.count:
-        return inconclusive(f"{evidence.ran}, but no tensor was seen to be loaded")
-    if evidence.run.device == "cpu":
-        return inconclusive(
-            f"the file's tensors take {in_bytes(allocations.most_alive)}; on a CPU they are loaded to the host in any "
-            "case, so that only a run on a GPU can tell where they would go"
-        )
-    return confirmed(
-        f"{in_bytes(allocations.most_alive)} of the file were loaded to the device",
-        "device",
-        bytes_at_peak=allocations.most_alive,
-        where=allocations.where,
-    )
-
-
-_DECISIONS: dict[Watch, Callable[[_Evidence], Ruling]] = {
+_DECISIONS: dict[Watch, Callable[[Evidence], Ruling]] = {
     Watch.REACHABLE: _reachable,
     Watch.FILLED: _reachable,
     Watch.FORWARD_GRAPH: _forward_graph,
@@ -651,5 +592,5 @@ _DECISIONS: dict[Watch, Callable[[_Evidence], Ruling]] = {
     Watch.REGROWN: _regrown,
     Watch.ALLOCATED: _allocated,
     Watch.ATTENTION_WEIGHTS: _attention_weights,
-    Watch.LOADED: _loaded,
+    **followed.DECISIONS,
 }

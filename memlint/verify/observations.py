@@ -82,6 +82,29 @@ class GradientsSeen:
     """Whether gradients had been computed since the optimizer's last step."""
 
 
+class HostLoad(str, Enum):
+    """Why something was loaded to the host and not to another device."""
+
+    MAPPED = "mapped"
+    """``map_location`` says so."""
+    OWN = "own"
+    """The file was written by this run."""
+    FILE = "file"
+    """The file says so."""
+
+
+@dataclass
+class Amount:
+    """What a follower of a line has measured at one time."""
+
+    size: int
+    """Bytes of what the finding is about."""
+    whole: int = 0
+    """Bytes of what these are part of, or are compared with."""
+    what: str = ""
+    """What they are of, in a word of the watch."""
+
+
 @dataclass
 class LineSeen:
     """Everything about one watched line."""
@@ -102,6 +125,8 @@ class LineSeen:
     """Forward passes of a whole model that ran while the line was watched."""
     by_products: list[int] = field(default_factory=list)
     """For each of those, bytes of what the watch looks for in the output."""
+    amounts: list[Amount] = field(default_factory=list)
+    """What became of what the line made, each time that something did."""
     where: dict[str, int] = field(default_factory=dict)
     """The user's lines that allocated what was found last, with the bytes of each."""
     root: str = ""

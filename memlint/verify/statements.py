@@ -31,6 +31,8 @@ class Place:
     """The positional arguments of the call that the finding is."""
     targets: tuple[str, ...]
     """What the statement binds."""
+    block: _Rows = (0, 0)
+    """The whole statement, with what is inside of a compound one."""
     repeats: bool = False
     """Whether the loop comes back to the row of the statement without passing another one."""
 
@@ -63,6 +65,7 @@ class Statements:
             taker=self._receiver(self._taking_call(path, start)),
             arguments=tuple(ast.unparse(each) for each in call.args) if call is not None else (),
             targets=tuple(ast.unparse(target) for target in _targets(statement)),
+            block=(_header(statement)[0], statement.end_lineno or statement.lineno),
             repeats=_repeats(path, statement),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from memlint.check.engine import check_data
@@ -109,9 +109,11 @@ def _watched(number: int, diagnostic: Diagnostic, claim: LocatedClaim, statement
 
 def _place(diagnostic: Diagnostic, claim: LocatedClaim, statements: Statements) -> Place:
     start, end = claim.holder_location, claim.holder_end_location
-    if claim.watch == Watch.FILLED.value and start is not None and end is not None:
-        return statements.place_of(start, end)
-    return statements.place(diagnostic)
+    if claim.watch in {Watch.FILLED.value, Watch.CACHED_CASTS.value} and start is not None and end is not None:
+        place = statements.place_of(start, end)
+    else:
+        place = statements.place(diagnostic)
+    return replace(place, rows=place.block) if claim.watch == Watch.CACHED_CASTS.value else place
 
 
 def _roots(diagnostic: Diagnostic, claim: LocatedClaim, place: Place, statements: Statements) -> Iterable[str]:
@@ -133,6 +135,8 @@ def _roots(diagnostic: Diagnostic, claim: LocatedClaim, place: Place, statements
         candidates = [holder, *place.targets]
     elif watch is Watch.STRAY_GRADIENTS:
         candidates = [claim.held]
+    elif watch is Watch.DOUBLE_PARAMETER:
+        candidates = [holder, claim.held]
     elif watch is Watch.REACHABLE:
         # A holder that stands elsewhere belongs to what takes the value, and is not the value itself.
         candidates = [holder or place.taker] if claim.holder else [claim.held, *place.targets]

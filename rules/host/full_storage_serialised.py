@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.kinds import Role, role
 from memlint.model.program import Program
@@ -137,7 +137,7 @@ def write(samples, chunks):
                 "host",
                 "storage of the tensor",
                 held=part.node,
-                unobservable="what a file holds is seen when it is loaded",
+                watch=Watch.SERIALISED,
             ),
         )
 

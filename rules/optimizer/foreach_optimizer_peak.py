@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.aliases import qualified_names
 from memlint.model.devices import may_use_accelerator
 from memlint.model.program import Program
@@ -137,13 +137,7 @@ optimizer = AdamW(torch.nn.Linear(4, 4).cuda().parameters())
             holds="intermediate results of the size of the trained parameters, during `step()`",
             confidence=confidence,
             fixes=(loop, fused) if chosen in _FUSED else (loop,),
-            claim=Claim(
-                ClaimShape.SPIKE,
-                "device",
-                "P",
-                held=call.node,
-                unobservable="on a CPU the default implementation is the loop over the parameters",
-            ),
+            claim=Claim(ClaimShape.SPIKE, "device", "P", held=call.node, watch=Watch.FOREACH_STEP),
         )
 
 

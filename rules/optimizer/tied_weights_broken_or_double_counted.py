@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.aliases import sources
 from memlint.model.identity import Object, objects
 from memlint.model.paths import path_key
@@ -143,8 +143,9 @@ class Batch:
                 ClaimShape.PLATEAU,
                 "device",
                 "G + S of the shared parameter",
-                held=store.target,
-                unobservable="what it costs is allocated by the backward and the optimizer, not by this line",
+                holder=store.base.node,
+                held=taken.base.node,
+                watch=Watch.DOUBLE_PARAMETER,
             ),
         )
 

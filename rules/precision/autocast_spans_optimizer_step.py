@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Related, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Related, Severity, Watch
 from memlint.model.aliases import qualified_names
 from memlint.model.autocast import autocast_regions, step_on_cached_weights
 from memlint.model.knowledge import torch
@@ -261,13 +261,7 @@ def train(model, loader, criterion, autocast):
                     holds="half-precision copies of the weights as they were in the first step",
                     confidence=confidence,
                     fixes=tuple(_fixes(call)),
-                    claim=Claim(
-                        ClaimShape.PLATEAU,
-                        "device",
-                        "P / 2",
-                        unobservable="what is wrong is the weights that the model computes with: two forward passes on "
-                        "the same batch, before and after the step, return the same",
-                    ),
+                    claim=Claim(ClaimShape.PLATEAU, "device", "P / 2", holder=region.node, watch=Watch.CACHED_CASTS),
                     related=(Related(step.node, "the weights change here"),),
                 )
 

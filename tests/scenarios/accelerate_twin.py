@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 def main():
     accelerator = Accelerator(cpu=True)
     model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 4))
-    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
     data = TensorDataset(torch.randn(320, 32), torch.randint(4, (320,)))
     model, optimizer, loader = accelerator.prepare(model, optimizer, DataLoader(data, batch_size=16))
     smoothed = torch.zeros((), device=accelerator.device)

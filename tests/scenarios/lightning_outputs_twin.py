@@ -21,7 +21,7 @@ class Classifier(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self):
-        return torch.optim.AdamW(self.parameters())
+        return torch.optim.AdamW(self.parameters(), foreach=False)
 
 
 def main():

@@ -1,4 +1,4 @@
-"""A checkpoint goes to the device that it was saved from; on a CPU that cannot be seen."""
+"""A checkpoint goes to the GPU that it was saved from, beside the weights that take it over."""
 
 import tempfile
 from pathlib import Path
@@ -6,16 +6,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
+device = "cuda" if torch.cuda.is_available() else "cpu"
+if device == "cpu":
+    # A stand-in for a GPU: storages are saved as if they were on one, and loaded as if there was one.
+    torch.serialization.register_package(1, lambda _: "cuda:0", lambda each, at: each if at == "cuda:0" else None)
+
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.pt"
-        torch.save(nn.Linear(64, 64).state_dict(), path)
-        model = nn.Linear(64, 64)
-        model.load_state_dict(torch.load(path))  # INCONCLUSIVE MEM801
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+        torch.save(nn.Linear(64, 64).to(device).state_dict(), path)
+        model = nn.Linear(64, 64).to(device)
+        model.load_state_dict(torch.load(path))  # CONFIRMED MEM801 device (64 * 64 + 64) * 4 at peak
     with torch.no_grad():
-        print(model(torch.randn(4, 64)).sum())
+        print(model(torch.randn(4, 64, device=device)).sum())
 
 
 main()

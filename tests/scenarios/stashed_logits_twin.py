@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 class Trainer:
     def __init__(self):
         self.model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 100))
-        self.optimizer = torch.optim.AdamW(self.model.parameters())
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), foreach=False)
         self.history = []
 
     def step(self, x, y):

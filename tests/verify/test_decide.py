@@ -303,7 +303,7 @@ def test_a_plateau_outlives_its_step() -> None:
     assert (ruling.verdict, ruling.bytes_at_step_end) == (Verdict.CONFIRMED, 8 * KIB)
 
 
-@pytest.mark.parametrize("watch", [Watch.ALLOCATED, Watch.ATTENTION_WEIGHTS, Watch.LOADED])
+@pytest.mark.parametrize("watch", [Watch.ALLOCATED, Watch.ATTENTION_WEIGHTS, Watch.CACHED_CASTS])
 def test_a_recording_that_lacks_events_decides_nothing(watch: Watch) -> None:
     run = Observations(steps=8, missing=["cuda:0: only the latest 9 events of the allocator's history were kept"])
     ruling = rule(watch, LineSeen(executions=5), run, Recording(Origin.CUDA_SNAPSHOT, []), ClaimShape.SPIKE)

@@ -27,7 +27,7 @@ EXAMPLES = {
     "multifile/train.py": ("-m", "multifile.train"),
 }
 NOT_ON_A_CPU = {"MEM801"}
-"""Where a checkpoint is loaded to shows on a GPU only."""
+"""Where a checkpoint that the script itself has written is loaded to shows on a GPU only."""
 
 
 def missing(example: str) -> str | None:

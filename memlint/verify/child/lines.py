@@ -15,6 +15,7 @@ import torch
 from memlint.findings import Watch
 from memlint.trace.events import MemoryEvent, Phase
 from memlint.verify.child.by_products import by_product_bytes
+from memlint.verify.child.followers import FOLLOWERS, Follower
 from memlint.verify.child.local_names import local_names
 from memlint.verify.child.progress import Progress, TrackedOptimizer, gradient_bytes, parameters_of
 from memlint.verify.child.reachable import Reach, length, reach, storage_keys
@@ -36,6 +37,12 @@ class Memory(Protocol):
 
     def allocation_of(self, storage: torch.UntypedStorage) -> MemoryEvent | None:
         """The event that allocated a storage."""
+
+    def mark(self) -> int:
+        """This moment."""
+
+    def most_since(self, mark: int) -> int:
+        """How many bytes more than at ``mark`` were allocated since, at most."""
 
 
 @dataclass
@@ -66,8 +73,16 @@ class LineObserver:
         """What was named when the line last ran, until a backward is over."""
         self._wrapper: weakref.ref[torch.nn.parallel.DistributedDataParallel] | None = None
         self._stray = StrayGradients()
+        self._follower: Follower | None = None
         self._expects_argument = False
         """Whether the value that is watched is what the next forward pass returns."""
+
+    def follow(self, memory: Memory) -> None:
+        """Begin to follow what the line does, if its watch wants that; torch is there."""
+        kind = FOLLOWERS.get(self._watch)
+        if kind is not None:
+            self._follower = kind(self.line, self.seen, _evaluated, memory)
+            self._follower.install()
 
     # What the tracer tells
 
@@ -83,7 +98,9 @@ class LineObserver:
             self.seen.steps.append(situation.progress.step)
         if self not in situation.active:
             situation.active.append(self)
-        if self._watch in _GRADIENT_WATCHES:
+        if self._follower is not None:
+            self._follower.begin()
+        elif self._watch in _GRADIENT_WATCHES:
             self._before = self._gradients(frame, situation)
         elif self._watch is Watch.STRAY_GRADIENTS:
             # Before the line gives the name to something else.
@@ -97,7 +114,9 @@ class LineObserver:
         if self._watch is not Watch.LATER_GRAPHS and self in situation.active:
             situation.active.remove(self)
         self.seen.grad_enabled = torch.is_grad_enabled()
-        if self._watch in _SAMPLED_WATCHES:
+        if self._follower is not None:
+            self._follower.end(frame)
+        elif self._watch in _SAMPLED_WATCHES:
             self._look_at_root(frame, situation)
         elif self._watch is Watch.OUTPUT_AFTER_BACKWARD:
             self._expect_freed(frame, situation)
@@ -347,6 +366,12 @@ class Lines:
         self.situation: Situation | None = None
         self.observers = [LineObserver(line, lambda: self.situation) for line in lines]
         self._budget = budget
+
+    def follow(self) -> None:
+        """Begin with what is to be followed."""
+        if self.situation is not None:
+            for each in self.observers:
+                each.follow(self.situation.memory)
 
     def forward_done(self, module: torch.nn.Module, output: object) -> None:
         """Tell those whose line is running."""

@@ -87,6 +87,7 @@ class Session:
         if self._plan.seed is not None:
             _seed(self._plan.seed)
         self.progress.install()
+        self._lines.follow()
         if self._profile is not None:
             self._profile.start()
         self._recorder.__enter__()
