@@ -109,6 +109,10 @@ class CpuRecorder:
             most = max(most, more)
         return most
 
+    def freed_since(self, mark: int) -> int:
+        """How many bytes were freed since ``mark``."""
+        return sum(event.size for event in self._events[mark:] if event.action is Action.FREE)
+
     def recording(self) -> Recording:
         """Everything up to now."""
         recording = Recording(Origin.CPU_RECORDER, list(self._events), baseline_bytes={HOST: 0})

@@ -166,6 +166,20 @@ class Allocations:
             found.at_step_ends[step] = alive
         return found
 
+    def recomputed_segments(self) -> list[int]:
+        """Bytes that are alive after each stretch of a backward pass that runs a checkpointed function again."""
+        segments: list[int] = []
+        births: list[int] = []
+        for moment, event in enumerate(self._recording.events):
+            if event.action is not Action.ALLOCATE or event.stack is None:
+                continue
+            if _is_recomputed(event.stack):
+                births.append(moment)
+            elif births:
+                segments.append(sum(self.event(each).size for each in births if self._ends[each] > moment))
+                births.clear()
+        return [each for each in segments if each]
+
     def _count(self, found: LineAllocations, event: MemoryEvent, birth: int, ends: Counter[int]) -> None:
         gone, size = self._ends[birth], event.size
         found.count += 1
@@ -176,6 +190,19 @@ class Allocations:
         # It is alive from the first step that ends after it was made, to the last that ends before it is gone.
         ends[bisect_right(self._step_ends, birth, key=_moment)] += size
         ends[bisect_right(self._step_ends, gone, key=_moment)] -= size
+
+
+_CHECKPOINT, _ENGINE = str(Path("torch", "utils", "checkpoint.py")), str(Path("torch", "autograd", "graph.py"))
+
+
+def _is_recomputed(stack: Stack) -> bool:
+    """Whether a stack is in a function that a backward pass runs again, and not in one that came before.
+
+    Between them and the function stands the engine of autograd, which calls no function for gradients itself.
+    """
+    files = [frame.filename for frame in stack.frames]
+    engine = next((number for number, file in enumerate(files) if file.endswith(_ENGINE)), None)
+    return engine is not None and any(file.endswith(_CHECKPOINT) for file in files[:engine])
 
 
 def _moment(step_end: tuple[int, int]) -> int:

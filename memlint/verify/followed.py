@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from statistics import median
 
 from memlint.findings import Watch
@@ -105,10 +106,165 @@ def _loaded(evidence: Evidence) -> Ruling:
     return refuted(f"the file's tensors, {in_bytes(size)}, go to the host, {why}")
 
 
+def _optimizer_state(evidence: Evidence) -> Ruling:
+    seen = evidence.seen.amounts
+    if not seen:
+        return inconclusive(f"{evidence.ran}, but no optimizer took a step")
+    largest = {each.what: each for each in sorted(seen, key=lambda each: each.size)}
+    size, elements = sum(each.size for each in largest.values()), sum(each.whole for each in largest.values())
+    names = " and ".join(sorted(largest))
+    if size < 6 * elements:
+        return refuted(f"{names} keeps {in_bytes(size)} for {elements:,} parameters")
+    return confirmed(
+        f"{names} keeps {in_bytes(size)} for {elements:,} parameters from the first step on",
+        "device",
+        bytes_at_peak=size,
+        bytes_at_step_end=size,
+    )
+
+
+@rests_on_recording
+def _block_activations(evidence: Evidence) -> Ruling:
+    if evidence.allocations is None:
+        return inconclusive("there is no recording of what is computed again")
+    again = evidence.allocations.recomputed_segments()
+    if again:
+        return refuted(f"the backward passes compute up to {in_bytes(max(again))} again, in {len(again)} segments")
+    size = max((each.size for each in evidence.seen.amounts), default=0)
+    if size <= SMALLEST_GROWTH:
+        return inconclusive(f"{evidence.ran}, but no forward pass that autograd records was seen after it")
+    whole = max(each.whole for each in evidence.seen.amounts)
+    return confirmed(
+        f"autograd saves {in_bytes(whole)} in a forward pass and nothing is computed again; with checkpoints, "
+        f"{in_bytes(size)} of it were not there",
+        "device",
+        bytes_at_peak=size,
+    )
+
+
+@rests_on_recording
+def _recomputed_segment(evidence: Evidence) -> Ruling:
+    if evidence.allocations is None:
+        return inconclusive("there is no recording of what is computed again")
+    again = evidence.allocations.recomputed_segments()
+    if not again:
+        return _block_activations(evidence)
+    passes = max(1, evidence.run.steps)
+    share = max(again) * passes / sum(again)
+    if share < _ONE_SEGMENT:
+        return refuted(
+            f"a backward pass computes {in_bytes(max(again))} at once, {share:.0%} of what it computes again in all"
+        )
+    return confirmed(
+        f"a backward pass computes {in_bytes(max(again))} again at once, which is {min(share, 1):.0%} of all that it "
+        "computes again",
+        "device",
+        bytes_at_peak=max(again),
+    )
+
+
+_ONE_SEGMENT = 0.8
+"""Share of what is computed again that makes a segment the whole."""
+
+
+def _full_precision(evidence: Evidence) -> Ruling:
+    seen = evidence.seen.amounts
+    if not seen:
+        return inconclusive(f"{evidence.ran}, but no forward pass that autograd records was seen after it")
+    largest = max(seen, key=lambda each: each.whole)
+    if largest.size * 4 < largest.whole:
+        return refuted(f"of the {in_bytes(largest.whole)} that autograd saves, most are not of float32")
+    return confirmed(
+        f"autograd saves {in_bytes(largest.whole)} in a forward pass, {in_bytes(2 * largest.size)} of them in float32",
+        "device",
+        bytes_at_peak=largest.size,
+    )
+
+
+def _padding(evidence: Evidence) -> Ruling:
+    seen = evidence.seen.amounts
+    if not seen:
+        return inconclusive(f"{evidence.ran}, but no batch with an `attention_mask` was seen to be trained with")
+    largest = max(seen, key=lambda each: each.size)
+    if largest.size <= SMALLEST_GROWTH:
+        return refuted("in each batch that has a mask, each position is of a sample's token")
+    return confirmed(
+        f"{in_bytes(largest.size)} of the {in_bytes(largest.whole)} that autograd saves in a forward pass are for "
+        "positions at which all samples are padded",
+        "device",
+        bytes_at_peak=largest.size,
+    )
+
+
+def _evaluation_loop(evidence: Evidence) -> Ruling:
+    loops: dict[str, list[int]] = {}
+    for each in evidence.seen.amounts:
+        loops.setdefault(each.what, []).append(each.size)
+    sizes = max(loops.values(), key=len, default=[])
+    more = [other - one for one, other in pairwise(sizes)]
+    if len(more) < 2:
+        return inconclusive(f"{evidence.ran}, but no evaluation of several batches was seen")
+    size = round(median(more))
+    if size <= SMALLEST_GROWTH:
+        return refuted(f"the evaluation gathers {in_bytes(max(sizes))} at most, and no more with each batch")
+    return confirmed(
+        f"the evaluation gathers {in_bytes(size)} more with each batch, {in_bytes(max(sizes))} after "
+        f"{counted(len(sizes) - 1, 'batch')}",
+        "device",
+        bytes_per_step=size,
+        bytes_at_peak=max(sizes),
+        per="execution",
+    )
+
+
+def _cache_emptied(evidence: Evidence) -> Ruling:
+    steps, run = len(evidence.seen.steps), max(1, evidence.run.steps)
+    freed = max((each.size for each in evidence.seen.amounts), default=0)
+    if freed > SMALLEST_GROWTH:
+        return refuted(f"{in_bytes(freed)} were freed while the line ran")
+    if steps < 0.8 * run:
+        return refuted(f"the line ran in {steps} of {counted(run, 'step')}")
+    return confirmed(
+        f"the line ran in {steps} of {counted(run, 'step')} and freed no tensor: what it costs is time, which a run "
+        "without a GPU does not show",
+        "device",
+        bytes_at_peak=0,
+    )
+
+
+def _sample_objects(evidence: Evidence) -> Ruling:
+    seen, root = evidence.seen.amounts, evidence.seen.root
+    if not seen:
+        return inconclusive(f"{evidence.ran}, but no loader over this data set began")
+    largest = max(seen, key=lambda each: each.size)
+    if largest.whole < _MANY_OBJECTS:
+        return refuted(f"`{root}` consists of {counted(largest.whole, 'Python object')}")
+    if not largest.size:
+        return refuted(f"`{root}` consists of {largest.whole:,} Python objects, and no worker reads it")
+    return confirmed(
+        f"`{root}` consists of {largest.whole:,} Python objects, whose pages each of "
+        f"{counted(int(largest.what), 'worker')} copies as it reads them: {in_bytes(largest.size)} in all",
+        "host",
+        bytes_at_peak=largest.size,
+    )
+
+
+_MANY_OBJECTS = 1_000
+"""Python objects below which nobody cares: a page holds some fifty."""
+
+
 DECISIONS: dict[Watch, Callable[[Evidence], Ruling]] = {
     Watch.DOUBLE_PARAMETER: _double_parameter,
     Watch.SERIALISED: _serialised,
     Watch.FOREACH_STEP: _foreach_step,
     Watch.CACHED_CASTS: _cached_casts,
     Watch.LOADED: _loaded,
+    Watch.OPTIMIZER_STATE: _optimizer_state,
+    Watch.BLOCK_ACTIVATIONS: _block_activations,
+    Watch.RECOMPUTED_SEGMENT: _recomputed_segment,
+    Watch.FULL_PRECISION: _full_precision,
+    Watch.PADDING: _padding,
+    Watch.EVALUATION_LOOP: _evaluation_loop,
+    Watch.CACHE_EMPTIED: _cache_emptied,
+    Watch.SAMPLE_OBJECTS: _sample_objects,
 }

@@ -109,11 +109,14 @@ def _watched(number: int, diagnostic: Diagnostic, claim: LocatedClaim, statement
 
 def _place(diagnostic: Diagnostic, claim: LocatedClaim, statements: Statements) -> Place:
     start, end = claim.holder_location, claim.holder_end_location
-    if claim.watch in {Watch.FILLED.value, Watch.CACHED_CASTS.value} and start is not None and end is not None:
+    if claim.watch in _AT_THE_HOLDER and start is not None and end is not None:
         place = statements.place_of(start, end)
     else:
         place = statements.place(diagnostic)
     return replace(place, rows=place.block) if claim.watch == Watch.CACHED_CASTS.value else place
+
+
+_AT_THE_HOLDER = frozenset({Watch.FILLED.value, Watch.CACHED_CASTS.value, Watch.SAMPLE_OBJECTS.value})
 
 
 def _roots(diagnostic: Diagnostic, claim: LocatedClaim, place: Place, statements: Statements) -> Iterable[str]:
@@ -129,7 +132,7 @@ def _roots(diagnostic: Diagnostic, claim: LocatedClaim, place: Place, statements
     elif watch is Watch.SUMMED_GRAPHS:
         # What the statement binds may be the loss of one iteration.
         candidates = [holder, place.taker]
-    elif watch is Watch.FILLED:
+    elif watch in {Watch.FILLED, Watch.SAMPLE_OBJECTS}:
         candidates = [claim.holder]
     elif watch is Watch.REGROWN:
         candidates = [holder, *place.targets]

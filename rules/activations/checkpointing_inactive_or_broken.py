@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.checkpointing import (
     checkpoints,
     cuts_gradients,
@@ -320,7 +320,7 @@ def build():
                 f"The option `{name}` is declared, and nothing reads it",
                 holds=_HOLDS,
                 confidence=Confidence.LIKELY,
-                claim=_claim(node, "a run does not show what checkpointing would save"),
+                claim=_inactive(node),
             )
 
     def _checkpoints(self, program: Program) -> Iterator[Finding]:
@@ -356,7 +356,7 @@ def build():
                     f"`{code(found[0].node.func)}` is trained in evaluation mode, where its layers do not checkpoint",
                     holds=_HOLDS,
                     confidence=found[1],
-                    claim=_claim(call.node, "a run does not show what checkpointing would save"),
+                    claim=_inactive(call.node),
                 )
             adapter = untrained_adapter(call)
             if adapter is not None:
@@ -389,6 +389,10 @@ def _fix(call: Call) -> Fix:
         {"call": call.node},
         {"code": "use_reentrant=False"},
     )
+
+
+def _inactive(node: cst.CSTNode) -> Claim:
+    return Claim(ClaimShape.SPIKE, "device", "A - A / L", held=node, watch=Watch.BLOCK_ACTIVATIONS)
 
 
 def _claim(node: cst.CSTNode, why: str) -> Claim:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Applicability, Confidence, Finding, Fix, Severity
+from memlint.findings import Applicability, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.block_loops import BlockLoop, block_loops
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
@@ -246,7 +246,7 @@ def train(loader):
             holds="what autograd saves in every block",
             confidence=Confidence.LIKELY,
             fixes=tuple(_checkpointed(found)),
-            claim=capacity_claim("A of all blocks but one"),
+            claim=capacity_claim("A of all blocks but one", Watch.BLOCK_ACTIVATIONS),
         )
 
     def _trained(self, program: Program) -> Iterator[Finding]:
@@ -270,7 +270,7 @@ def train(loader):
                 confidence=confidence_of(reading.facts.get("batch"), models=reading.trained),
                 severity=capacity_severity(program),
                 fixes=fixes,
-                claim=capacity_claim("A of all blocks but one"),
+                claim=capacity_claim("A of all blocks but one", Watch.BLOCK_ACTIVATIONS),
             )
 
 

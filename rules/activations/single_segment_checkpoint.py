@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Severity, Watch
 from memlint.model.checkpointing import checkpoints, is_sequential, is_single_segment
 from memlint.model.program import Program
 from memlint.model.source_text import code, text
@@ -214,9 +214,9 @@ def evaluate(model: torch.nn.Module, loader):
                     claim=Claim(
                         ClaimShape.SPIKE,
                         "device",
-                        "A - A / k",
+                        "A of the segment",
                         held=call.node,
-                        unobservable="a run shows the peak as it is; only one with more segments shows what they save",
+                        watch=Watch.RECOMPUTED_SEGMENT,
                     ),
                 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.program import Program
 from memlint.model.tokenization import Preparation, pads_to_the_end, preparation, wants_fixed_shapes
 from memlint.model.trainees import trains
@@ -190,7 +190,7 @@ def train(model, data):
                 ClaimShape.SPIKE,
                 "device",
                 "A * (1 - mean length / max_length)",
-                unobservable="tensors do not tell which of their tokens are padding",
+                watch=Watch.PADDING,
             ),
         )
 

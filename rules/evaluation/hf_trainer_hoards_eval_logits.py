@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Related, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Related, Severity, Watch
 from memlint.model.aliases import sources
 from memlint.model.hf_trainers import (
     Construction,
@@ -376,7 +376,7 @@ def main(model, metrics):
             severity=_SEVERITIES[collected],
             confidence=confidence,
             fixes=(_move_to_host(local),) if local is not None else (),
-            claim=Claim(ClaimShape.GROWS, "device", "the logits of one batch", unobservable=_UNOBSERVABLE),
+            claim=Claim(ClaimShape.GROWS, "device", "the logits of one batch", watch=Watch.EVALUATION_LOOP),
             related=(Related(local.node, f"these arguments set no `{_HOST}`"),) if local is not None else (),
         )
 
@@ -384,7 +384,6 @@ def main(model, metrics):
 _METRICS = "compute_metrics"
 _HOST = "eval_accumulation_steps"
 _LIMITS = (_HOST, "batch_eval_metrics", "prediction_loss_only")
-_UNOBSERVABLE = "the Trainer holds the predictions itself, while one of its methods runs"
 _SEVERITIES = {
     Predictions.VOCABULARY: Severity.ERROR,
     Predictions.POSITIONS: Severity.WARNING,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.datasets import (
     Entries,
     SampleContainer,
@@ -287,6 +287,7 @@ class Shared(Dataset):
                         _place(held, owner),
                         f"`self.{held.name}` keeps a Python object for each sample: each worker copies what it reads",
                         confidence,
+                        held.store.target,
                     )
             if is_iterable_dataset(owner) and workers_that_read(owner) is not Workers.NONE:
                 for made in order_lists(owner):
@@ -319,7 +320,9 @@ class Shared(Dataset):
             ),
         )
 
-    def _finding(self, node: cst.CSTNode, message: str, confidence: Confidence) -> Finding:
+    def _finding(
+        self, node: cst.CSTNode, message: str, confidence: Confidence, holder: cst.CSTNode | None = None
+    ) -> Finding:
         return self.finding(
             node,
             message,
@@ -329,8 +332,10 @@ class Shared(Dataset):
                 ClaimShape.GROWS,
                 "host",
                 "workers * objects",
+                holder=holder,
                 held=node,
-                unobservable="it happens in the workers' private memory, which is not recorded",
+                watch=Watch.SAMPLE_OBJECTS,
+                unobservable="" if holder is not None else "each worker makes the list anew, in its own memory",
             ),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.averaging import average_updates
 from memlint.model.calls import proven_call_sites
@@ -255,9 +255,7 @@ def train(model, loader, optimizer):
             holds="nothing: this costs throughput, not memory",
             confidence=confidence,
             fixes=() if call.uses else (remove,),
-            claim=Claim(
-                ClaimShape.PRESENT, "device", "0", held=call.node, unobservable="it costs time and changes no tensor"
-            ),
+            claim=Claim(ClaimShape.PRESENT, "device", "0", held=call.node, watch=Watch.CACHE_EMPTIED),
         )
 
 

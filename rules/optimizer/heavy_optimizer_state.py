@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Finding, Severity
+from memlint.findings import Finding, Severity, Watch
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
@@ -153,7 +153,7 @@ def train(loader):
                 confidence=confidence_of(reading.facts.get("optimizer"), models=reading.trained),
                 severity=capacity_severity(program),
                 fixes=() if "optimizer" in reading.facts and _names_optimizer(reading) else fixes,
-                claim=capacity_claim("8 * parameters"),
+                claim=capacity_claim("8 * parameters", Watch.OPTIMIZER_STATE),
             )
 
 

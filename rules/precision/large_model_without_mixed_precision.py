@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Confidence, Finding, Fix, Severity
+from memlint.findings import Confidence, Finding, Fix, Severity, Watch
 from memlint.model.full_precision import full_precision_in_micro_steps, full_precision_on_several_devices
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
@@ -297,7 +297,7 @@ def train(loader, width):
             confidence=confidence,
             severity=severity,
             fixes=fixes,
-            claim=capacity_claim("A / 2"),
+            claim=capacity_claim("A / 2", Watch.FULL_PRECISION),
         )
 
 

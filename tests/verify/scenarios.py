@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,7 +44,8 @@ def judged_run(
     the recording stays.
     """
     rules = all_rules()
-    configuration = Configuration(frozenset(rule.code for rule in rules), Options(select=("ALL",)), isolated=True)
+    options = Options(select=("ALL",), device=device_of(script))
+    configuration = Configuration(frozenset(rule.code for rule in rules), options, isolated=True)
     static = with_forced(check_program(script, configuration, rules), script)
     lines = watched_lines(static)
     sources = {str(script): str(source)} if source is not None else None
@@ -51,6 +53,12 @@ def judged_run(
     outcome = run_program(program, lines, budget or Budget(), sources=sources, keep=keep, silent=True)
     verdicts = decide(static.diagnostics, lines, outcome.seen, outcome.recording)
     return JudgedRun(verdicts, outcome, failure_of(script.name, outcome.seen))
+
+
+def device_of(script: Path) -> str | None:
+    """The device that the script's own comment wants to be configured."""
+    found = re.search(r"^# device: (\S+)$", script.read_text("utf-8"), re.MULTILINE)
+    return found[1] if found else None
 
 
 def with_forced(static: Static, script: Path) -> Static:

@@ -12,7 +12,7 @@ import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 
 from memlint.devices import UnknownDevice, device
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Fix, Severity, Watch
 from memlint.model.aliases import qualified_names
 from memlint.model.memo import query
 from memlint.model.pins import is_older
@@ -95,9 +95,9 @@ UNOBSERVABLE = (
 )
 
 
-def capacity_claim(size: str) -> Claim:
-    """The claim of a rule about the size of a model: ``size`` bytes at the peak, which no run here shows."""
-    return Claim(ClaimShape.SPIKE, "device", size, unobservable=UNOBSERVABLE)
+def capacity_claim(size: str, watch: Watch | None = None) -> Claim:
+    """The claim of a rule about the size of a model: ``size`` bytes at the peak. A run shows them by ``watch``."""
+    return Claim(ClaimShape.SPIKE, "device", size, watch=watch, unobservable="" if watch is not None else UNOBSERVABLE)
 
 
 def capacity_severity(program: Program) -> Severity:

@@ -15,7 +15,8 @@ import torch
 from memlint.findings import Watch
 from memlint.trace.events import MemoryEvent, Phase
 from memlint.verify.child.by_products import by_product_bytes
-from memlint.verify.child.followers import FOLLOWERS, Follower
+from memlint.verify.child.followers import FOLLOWERS
+from memlint.verify.child.following import Follower
 from memlint.verify.child.local_names import local_names
 from memlint.verify.child.progress import Progress, TrackedOptimizer, gradient_bytes, parameters_of
 from memlint.verify.child.reachable import Reach, length, reach, storage_keys
@@ -43,6 +44,9 @@ class Memory(Protocol):
 
     def most_since(self, mark: int) -> int:
         """How many bytes more than at ``mark`` were allocated since, at most."""
+
+    def freed_since(self, mark: int) -> int:
+        """How many bytes were freed since ``mark``."""
 
 
 @dataclass
@@ -83,6 +87,11 @@ class LineObserver:
         if kind is not None:
             self._follower = kind(self.line, self.seen, _evaluated, memory)
             self._follower.install()
+
+    def follow_forward(self, module: torch.nn.Module, output: object) -> None:
+        """A forward pass of a whole model has ended, whether or not the line was running."""
+        if self._follower is not None:
+            self._follower.forward_done(module, output)
 
     # What the tracer tells
 
@@ -378,6 +387,8 @@ class Lines:
         if self.situation is not None:
             for each in list(self.situation.active):
                 each.forward_done(module, output)
+            for each in self.observers:
+                each.follow_forward(module, output)
 
     def step_done(self, optimizer: TrackedOptimizer) -> None:
         """Tell those who wait for the end of a graph."""

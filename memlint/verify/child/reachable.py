@@ -50,6 +50,8 @@ class Reach:
     """Those of tensors that are held themselves, and not only by graphs."""
     views: dict[int, int] = field(default_factory=dict)
     """For each of those, the bytes of the largest tensor that is held in it."""
+    types: dict[int, torch.dtype] = field(default_factory=dict)
+    """For each storage, the type of a tensor in it."""
     nodes: list[Any] = field(default_factory=list)
     leaves: list[torch.Tensor] = field(default_factory=list)
     """The tensors that a backward over the graphs would accumulate gradients into."""
@@ -127,6 +129,7 @@ class _Search:
         if storage is None or isinstance(tensor, torch.nn.Parameter) or storage._cdata in self._leave_out:
             return
         self.found.storages[storage._cdata] = storage
+        self.found.types[storage._cdata] = tensor.dtype
         if held:
             self.found.held.add(storage._cdata)
             size = tensor.numel() * tensor.element_size()
