@@ -104,7 +104,10 @@ def _attribute(value: Attribute) -> Footprint:
     if value.name == "loss":
         return Footprint.SCALAR
     nearer = [source for source in sources(value) if source is not value]
-    return _greatest(nearer) if nearer else footprint(value.base)
+    if nearer:
+        return _greatest(nearer)
+    inside = footprint(value.base)
+    return Footprint.FULL if inside is Footprint.UNKNOWN and is_output_field(value) else inside
 
 
 def _component(value: Item | Part | Element) -> Footprint:
@@ -282,6 +285,11 @@ def is_joined_from_outputs(value: Value, container: Value) -> bool:
 
 _OUTPUT_FIELDS = frozenset({"last_hidden_state", "pooler_output", "logits", "image_embeds", "text_embeds"})
 """What outputs of models of transformers are called, in records that nothing else has."""
+
+
+def is_output_field(value: Attribute) -> bool:
+    """Whether ``value`` reads a field that only outputs of models of transformers have, of what a call returned."""
+    return value.name in _OUTPUT_FIELDS and any(isinstance(source, Call) for source in sources(value.base))
 
 
 def _is_output(value: Value) -> bool:

@@ -1,4 +1,4 @@
-"""Training in float32 whose memory is short, since it takes several GPUs, or each batch in micro-steps."""
+"""Training in float32 whose memory is short: on several GPUs, in micro-steps, or prepared to run out of memory."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from collections.abc import Iterator
 
 from memlint.model.calls import callees
 from memlint.model.devices import files_involved, makes_or_asks_for
-from memlint.model.effects import Effect, calls_in, direct_effects, effects, region_effects
+from memlint.model.effects import Effect, backward_roots, calls_in, direct_effects, effects, region_effects
+from memlint.model.handlers import caught_in, retries
 from memlint.model.identifiers import imports_any, uses_names
+from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
-from memlint.model.loops import iterates_over_data
+from memlint.model.loops import iterates_over_data, takes_next
 from memlint.model.memo import query
 from memlint.model.micro_steps import micro_steps, update_in
 from memlint.model.scopes import Module
-from memlint.model.values import Call, Loop
+from memlint.model.upstream import local_ancestors
+from memlint.model.values import Call, Item, Loop, Part, Value
 
 _CASTS = re.compile(
     r"autocast|^half$|(^|_)(fp16|bf16|float16|bfloat16|mixed_precision|mixed_prec|mix_prec)(_|$)", re.IGNORECASE
@@ -61,6 +64,32 @@ def full_precision_in_micro_steps(module: Module) -> Call | None:
     return None
 
 
+def full_precision_out_of_memory(module: Module) -> Call | None:
+    """The backward, in the first loop over data of a file that catches running out of memory there, in float32.
+
+    None under the same conditions.
+    """
+    if "except" not in module.text or has_to_do_with_half_precision(module):
+        return None
+    for loop in training_loops(module):
+        call = runs_out_of_memory(loop)
+        if call is not None and not any(map(_casts, _files_of(loop))):
+            return backward_in(call)
+    return None
+
+
+def runs_out_of_memory(loop: Loop) -> Call | None:
+    """The backward in a loop of training for which running out of memory is caught, and not tried again in parts."""
+    for caught in caught_in(loop.function):
+        tried = caught.tried
+        if caught.out_of_memory is None or tried is None or not caught.handler.within(loop) or any(retries(caught)):
+            continue
+        for call in calls_in(loop):
+            if call.region.within(tried) and Effect.BACKWARD in effects(call):
+                return call
+    return None
+
+
 @query(on_cycle=False)
 def has_to_do_with_half_precision(module: Module) -> bool:
     """Whether the code of a file has a name for half precision, or leaves it to a framework."""
@@ -83,11 +112,29 @@ def backward_in(call: Call) -> Call:
 
 
 def training_loops(module: Module) -> Iterator[Loop]:
-    """The loops over data in a file that run a backward."""
+    """The loops over data in a file that run a backward, on each batch or on the next one of an iterator."""
     for function in module.functions:
         for loop in function.loops:
-            if iterates_over_data(loop) is not None and Effect.BACKWARD in region_effects(loop):
+            if Effect.BACKWARD in region_effects(loop) and (
+                iterates_over_data(loop) is not None or takes_next(loop) or _differentiates_element(loop)
+            ):
                 yield loop
+
+
+def _differentiates_element(loop: Loop) -> bool:
+    """Whether a loop of training, over what nobody knows, runs a backward over what it computes of each element."""
+    element = loop.element
+    if element is None or role(element, Role.NUMBER) is not None or Effect.STEP not in region_effects(loop):
+        return False
+    roots = (root for root in backward_roots(loop.function) if root.region.within(loop))
+    return any(_is_of(value, element) for root in roots for value in local_ancestors(root))
+
+
+def _is_of(value: Value, element: Value) -> bool:
+    """Whether ``value`` is an element of a loop or a part of it."""
+    while isinstance(value, (Part, Item)):
+        value = value.base
+    return value is element
 
 
 def _files_of(loop: Loop) -> Iterator[Module]:

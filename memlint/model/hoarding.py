@@ -20,7 +20,7 @@ from memlint.model.kinds import Role, class_of, kinds, role
 from memlint.model.knowledge import frameworks
 from memlint.model.loops import iterates_over_data, iterates_over_loader
 from memlint.model.memo import query
-from memlint.model.regrowth import is_copied_each_time
+from memlint.model.regrowth import concatenation
 from memlint.model.scopes import Function
 from memlint.model.spans import Span
 from memlint.model.stashes import Stash, insertions_in, stashes
@@ -143,11 +143,10 @@ def _loop_of_callers(function: Function) -> Loop | None:
 
 def _concatenated(accumulation: Accumulation) -> Iterator[Hoard]:
     """``everything = torch.cat([everything, out])``."""
+    accumulation = concatenation(accumulation)
     loop = accumulation.loop
     if accumulation.span is not Span.ITERATION or loop is None or not concatenates(accumulation):
         return
-    if is_copied_each_time(accumulation) is Confidence.LIKELY:
-        return  # What is copied for each batch costs more than what is kept, and is a question of its own.
     over_data = None if is_reset_in_loop(accumulation) else _evaluates_over(loop)
     if over_data is not None:
         for addend in accumulation.addends:

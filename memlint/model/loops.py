@@ -17,7 +17,18 @@ from memlint.model.kinds import Role, is_known_other, role
 from memlint.model.knowledge import frameworks
 from memlint.model.memo import query
 from memlint.model.scopes import Function
-from memlint.model.values import Attribute, Call, Constant, Display, External, Item, Loop, Parameter, Value
+from memlint.model.values import (
+    Attribute,
+    Call,
+    Comprehension,
+    Constant,
+    Display,
+    External,
+    Item,
+    Loop,
+    Parameter,
+    Value,
+)
 
 _WRAPPERS = frozenset({"enumerate", "zip", "tqdm", "trange", "track", "iter", "reversed", "sorted", "list", "islice"})
 """Functions that hand on the elements of what they are given, whichever library has them."""
@@ -47,6 +58,13 @@ def iterates_over_loader(loop: Loop) -> bool:
         return True
     if loop.iterable is not None and any(_is_sliced_in(loop, counted) for counted in _counted(loop.iterable)):
         return True
+    if _becomes_tensors(loop.element):
+        return True
+    return takes_next(loop)
+
+
+def takes_next(loop: Loop) -> bool:
+    """Whether each iteration takes the next element of an iterator that was made before: ``next(batches)``."""
     return any(_takes_next(call, loop) for call in calls_in(loop))
 
 
@@ -80,13 +98,21 @@ def _measured(bound: Value) -> Iterator[Value]:
 
 def _is_sliced_in(loop: Loop, collection: Value) -> bool:
     """Whether each iteration takes a slice of ``collection``, which is known to be no tensor: some of a list."""
-    if not is_known_other(collection, Role.TENSOR, Role.OUTPUT, Role.BATCH):
-        return False
-    return any(
-        isinstance(use, Item) and use.index == (None,) and use.region.within(loop)
+    slices = [
+        use
         for name in names_of(collection)
         for use in name.uses
-    )
+        if isinstance(use, Item) and _is_slice(use) and use.region.within(loop)
+    ]
+    if is_known_other(collection, Role.TENSOR, Role.OUTPUT, Role.BATCH):
+        return bool(slices)
+    return any(map(_becomes_tensors, slices))
+
+
+def _becomes_tensors(value: Value) -> bool:
+    """Whether a tokenizer or processor makes tensors of ``value``, which has been none: ``return_tensors="pt"``."""
+    users = (use.user for use in destinations(value))
+    return any(isinstance(user, Call) and user.argument("return_tensors") is not None for user in users)
 
 
 def _moves_elements(loop: Loop) -> bool:
@@ -133,6 +159,8 @@ def _is_data(iterable: Value) -> Confidence | None:
             found.append(known)
         elif isinstance(source, Call):
             found.extend(_call_over_data(source))
+        elif isinstance(source, Comprehension) and _is_slice(source.element):
+            found.extend(_call_over_data_of(source))
     return max(found, key=lambda confidence: confidence.rank, default=None)
 
 
@@ -144,6 +172,17 @@ def _call_over_data(call: Call) -> list[Confidence]:
         inner = (_is_data(given) for given in positional if not isinstance(given, Display))
         return [confidence for confidence in inner if confidence is not None]
     return []
+
+
+def _is_slice(value: Value) -> bool:
+    return isinstance(value, Item) and value.index == (None,)
+
+
+def _call_over_data_of(batches: Comprehension) -> list[Confidence]:
+    """Of ``[texts[i : i + size] for i in range(0, len(texts), size)]``, the batches of a collection."""
+    over = batches.loop.iterable
+    known = _is_data(over) if over is not None else None
+    return [known] if known is not None else []
 
 
 def _is_length(value: Value) -> bool:

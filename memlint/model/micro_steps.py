@@ -9,7 +9,7 @@ from memlint.model.calls import callees
 from memlint.model.effects import Effect, direct_effects, effects
 from memlint.model.memo import query
 from memlint.model.scopes import Function
-from memlint.model.values import Binary, Branch, Call, Comparison, Region, Unary, Value
+from memlint.model.values import Binary, Branch, Call, Comparison, Constant, Region, Unary, Value
 
 
 class MicroSteps(NamedTuple):
@@ -45,8 +45,28 @@ def update_in(step: Call) -> Call:
 
 
 def is_counted(region: Region) -> bool:
-    """Whether ``region`` is entered once in a number of iterations: ``if (step + 1) % every == 0``."""
-    return isinstance(region, Branch) and not region.negated and region.test is not None and _counts(region.test)
+    """Whether ``region`` is entered once in a number of iterations.
+
+    ``if (step + 1) % every == 0``, or what follows ``if step % every: continue``.
+    """
+    if not isinstance(region, Branch) or region.test is None or not _counts(region.test):
+        return False
+    return _is_remainder(region.test) if region.negated and region.follows else not region.negated
+
+
+def _is_remainder(test: Value) -> bool:
+    """Whether ``test`` holds in all iterations but one in several: ``step % every``, ``step % every != 0``."""
+    found = sources(test)
+    return bool(found) and all(
+        (isinstance(source, Binary) and source.operator == "%")
+        or (
+            isinstance(source, Comparison)
+            and source.operators in {("!=",), (">",)}
+            and isinstance(source.values[-1], Constant)
+            and source.values[-1].constant == 0
+        )
+        for source in found
+    )
 
 
 @query(on_cycle=False)

@@ -93,6 +93,34 @@ def _predicts_next_word(scores: Value) -> Confidence | None:
     return Confidence.LIKELY if found and shifted else None
 
 
+def scores_of_each_word(scores: Value) -> Confidence | None:
+    """How sure it is that ``scores`` has one for each position and each word, behind slices, quotients and casts.
+
+    Likely as well for slices along the sequence of the ``logits`` that a call returns.
+    """
+    known = scores_vocabulary(scores)
+    seen: set[int] = set()
+    pending = [scores]
+    while pending and known is None and len(seen) < _MAX_STEPS:
+        for source in sources(pending.pop()):
+            if id(source) in seen:
+                continue
+            seen.add(id(source))
+            if isinstance(source, Item) and not _picks(source):
+                sliced = len(source.index) > 1 and None in source.index
+                known = Confidence.LIKELY if sliced and _is_output(source.base) else scores_vocabulary(source.base)
+                pending.append(source.base)
+            elif isinstance(source, Binary) and source.operator in {"/", "*"}:
+                pending.append(source.left)
+            elif isinstance(source, Call) and source.receiver is not None and source.name in _SAME:
+                pending.append(source.receiver)
+    return known
+
+
+_SAME = frozenset({"float", "to", "contiguous", "clone", "detach", "div", "div_"})
+"""Methods whose result has all the scores."""
+
+
 def _is_output(value: Value) -> bool:
     """Whether ``value`` is the ``logits`` of what a call returns, or a tensor that is given with words to score."""
     return any(

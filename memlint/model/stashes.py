@@ -115,6 +115,7 @@ def _replaces_entries(insertion: Insertion) -> bool:
 _POSITIONS = frozenset({"enumerate", "range", "len", "list", "tuple", "keys", "items"})
 
 
+@query(on_cycle=False)
 def _goes_through(iterable: Value, container: Value) -> bool:
     """Whether ``iterable`` yields the indices or keys of ``container``: ``enumerate(xs)``, ``xs.keys()``."""
     for source in sources(iterable):

@@ -8,6 +8,7 @@ from memlint.findings import Applicability, Confidence, Finding, Fix, Severity, 
 from memlint.model.block_loops import BlockLoop, block_loops
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
+from memlint.model.sharded_activations import kept_activations
 from memlint.model.sizes.capacity import (
     CHECKPOINTING,
     capacity_claim,
@@ -38,7 +39,8 @@ class LargeModelWithoutCheckpointing(Rule):
     Finds training of transformers and convolutional networks with at least 300 million parameters, or whose saved
     tensors are estimated to take 40 % of the GPU, in programs with no activation checkpointing, no offloading of saved
     tensors and no activation memory budget. In a file that defines a model it finds the loop that runs one block after
-    the other, if the model has 300 million parameters when it is made with the defaults of its constructor.
+    the other, if the model has 300 million parameters when it is made with the defaults of its constructor. Where the
+    size is not known, it finds models that are sharded by FSDP, or quantised to train adapters, since memory is short.
 
     ## Why is this bad?
     Autograd keeps the intermediate results of every block until the backward. With checkpointing it keeps the input of
@@ -72,7 +74,7 @@ class LargeModelWithoutCheckpointing(Rule):
     code = "MEM511"
     name = "large-model-without-checkpointing"
     severity = Severity.NOTE
-    gate = TRAINING_WORDS | {"ModuleList"}
+    gate = TRAINING_WORDS | {"ModuleList", "FullyShardedDataParallel", "fully_shard", "get_peft_model"}
     fixers = ("add_argument", "replace_expression")
     positive = (
         """
@@ -138,6 +140,25 @@ class Net(nn.Module):
         for i in range(self.depth):
             x = self.layers[i](x)  # MEM511
         return x
+""",
+        """
+import torch
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+def train(model, loader):
+    model = FSDP(model, device_id=torch.cuda.current_device())  # MEM511
+    optimizer = torch.optim.AdamW(model.parameters())
+    for x, y in loader:
+        model(x, y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+        """
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+def load(path, bits):
+    config = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8) if bits < 16 else None
+    model = AutoModelForCausalLM.from_pretrained(path, quantization_config=config)  # MEM511
+    return get_peft_model(model, LoraConfig(r=8))
 """,
     )
     negative = (
@@ -226,6 +247,27 @@ def train(loader):
         optimizer.step()
         optimizer.zero_grad()
 """,
+        """
+import torch
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+def train(loader):
+    model = FSDP(nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10)).cuda())
+    optimizer = torch.optim.AdamW(model.parameters())
+    for x, y in loader:
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+        """
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoModelForCausalLM
+def load(path):
+    model = AutoModelForCausalLM.from_pretrained(path, load_in_8bit=True)
+    return get_peft_model(prepare_model_for_kbit_training(model), LoraConfig(r=8))
+def generate(path):
+    return AutoModelForCausalLM.from_pretrained(path, load_in_8bit=True).generate()
+""",
     )
 
     def check(self, program: Program) -> Iterator[Finding]:
@@ -235,8 +277,24 @@ def train(loader):
             if size is not None and size >= _LARGE:
                 found = True
                 yield self._blocks(each, size)
-        if not found and any(word in program.module.text for word in TRAINING_WORDS):
-            yield from self._trained(program)
+        if not found:
+            says_so = any(word in program.module.text for word in TRAINING_WORDS)
+            trained = list(self._trained(program)) if says_so else []
+            yield from trained or self._where_memory_is_short(program)
+
+    def _where_memory_is_short(self, program: Program) -> Iterator[Finding]:
+        kept = kept_activations(program.module)
+        reading = training_of(program) if kept is not None else None
+        size = size_of_models(reading) if reading is not None else None
+        if kept is not None and (size is None or size >= _LARGE):
+            yield self.finding(
+                kept.call.node,
+                f"the weights are {kept.how}, since memory is short, and the activations of every block are kept",
+                holds="what autograd saves in every block",
+                confidence=Confidence.LIKELY,
+                severity=Severity.NOTE,
+                claim=capacity_claim("A of all blocks but one"),
+            )
 
     def _blocks(self, found: BlockLoop, size: int) -> Finding:
         return self.finding(

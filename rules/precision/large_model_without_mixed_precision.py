@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import libcst as cst
 
 from memlint.findings import Confidence, Finding, Fix, Severity, Watch
-from memlint.model.full_precision import full_precision_in_micro_steps, full_precision_on_several_devices
+from memlint.model.full_precision import (
+    full_precision_in_micro_steps,
+    full_precision_on_several_devices,
+    full_precision_out_of_memory,
+)
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
+from memlint.model.scopes import Module
 from memlint.model.sizes.capacity import (
     HALF_PRECISION,
     capacity_claim,
@@ -21,6 +26,7 @@ from memlint.model.sizes.capacity import (
     training_site,
 )
 from memlint.model.sizes.reading import Reading
+from memlint.model.values import Call
 from memlint.rule import Rule
 
 _LARGE = 100_000_000
@@ -35,7 +41,8 @@ class LargeModelWithoutMixedPrecision(Rule):
     architectures, in programs that say nothing of half precision: no autocast, no half-precision dtype, no
     GradScaler, no such argument of a framework. Where the size is not known, it finds loops in such programs that show
     that memory is short: they train on several GPUs with DistributedDataParallel (what fills several GPUs fills one),
-    or accumulate gradients over micro-steps since the whole batch does not fit.
+    accumulate gradients over micro-steps since the whole batch does not fit, or catch running out of memory to go on
+    with the next batch.
 
     ## Why is this bad?
     What autograd saves is twice as large as it has to be. Autocast to bfloat16 took it from 64.0 to 34.9 MiB
@@ -151,6 +158,38 @@ class Trainer:
         self.optimizer.step()  # MEM411: 9
         self.optimizer.zero_grad()
 """,
+        """
+import torch
+from torch.nn.parallel import DistributedDataParallel as DDP
+class Trainer:
+    def __init__(self, model, optimizer, loader, rank):
+        self.model, self.optimizer, self.loader = DDP(model.cuda(rank), device_ids=[rank]), optimizer, loader
+    def train(self, steps):
+        batches = iter(self.loader)
+        for step in range(steps):
+            self.step(next(batches))
+    def step(self, batch):
+        loss = self.model(batch).mean()
+        loss.backward()  # MEM411: 9
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+""",
+        """
+import torch
+from torch.utils.data import DataLoader
+def epoch(model, optimizer, loader: DataLoader):
+    for batch in loader:
+        try:
+            model(batch.cuda()).mean().backward()  # MEM411: 13
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise
+            torch.cuda.empty_cache()
+            optimizer.zero_grad()
+            continue
+        optimizer.step()
+        optimizer.zero_grad()
+""",
     )
     negative = (
         """
@@ -264,16 +303,16 @@ def train(loader, width):
             yield from self._large(program, reading, size)
 
     def _where_memory_is_short(self, program: Program) -> Iterator[Finding]:
-        several = full_precision_on_several_devices(program.module)
-        call = several or full_precision_in_micro_steps(program.module)
-        if call is not None:
-            how = "on several GPUs" if several is not None else "in micro-steps"
-            yield self._finding(
-                call.node,
-                f"this trains {how} in float32; autocast to bfloat16 halves what autograd saves",
-                Confidence.LIKELY,
-                Severity.NOTE,
-            )
+        for how, asked in _SHORT.items():
+            call = asked(program.module)
+            if call is not None:
+                yield self._finding(
+                    call.node,
+                    f"this trains {how} in float32; autocast to bfloat16 halves what autograd saves",
+                    Confidence.LIKELY,
+                    Severity.NOTE,
+                )
+                return
 
     def _large(self, program: Program, reading: Reading, size: int) -> Iterator[Finding]:
         node, fixes = training_site(program, reading, _ARGUMENTS)
@@ -301,6 +340,12 @@ def train(loader, width):
         )
 
 
+_SHORT: Mapping[str, Callable[[Module], Call | None]] = {
+    "on several GPUs": full_precision_on_several_devices,
+    "in micro-steps": full_precision_in_micro_steps,
+    "and catches running out of memory,": full_precision_out_of_memory,
+}
+"""What shows that memory is short, and the question for where that is."""
 _PRECISION = frozenset({"precision", "parameters dtype", "training arguments"})
 """What decides on the precision, among what is read of a program."""
 _ARGUMENTS = {
