@@ -11,8 +11,13 @@ import tokenize
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 import libcst
+
+from memlint.bare_trees.building import NoBareTree, bare_tree
+from memlint.bare_trees.layout import LayoutError, holds, is_bare, lay_out
+from memlint.bare_trees.making import BareTree
 
 # libcst 1.9 with the usual stack of 8 MiB dies from 1100 open brackets, 3100 calls in a chain or 8000 elif on.
 MAX_BRACKETS = 200
@@ -64,6 +69,51 @@ def parse(text: str) -> libcst.Module:
     expect_shallow(text)
     with _unvalidated():
         return libcst.parse_module(text)
+
+
+_bare: WeakValueDictionary[int, BareTree] = WeakValueDictionary()
+"""The trees without layout by their numbers; that of the file which is being checked comes last."""
+
+
+def read(text: str) -> libcst.Module:
+    """The tree of ``text``, which has no layout until it is completed. Raises as :func:`parse` does."""
+    expect_shallow(text)
+    with _unvalidated():
+        try:
+            tree = bare_tree(text)
+        except NoBareTree:
+            return libcst.parse_module(text)
+    _bare[id(tree)] = tree
+    return tree
+
+
+def complete(tree: libcst.Module) -> None:
+    """Gives ``tree`` the layout of its text, if it has none.
+
+    Raises :class:`~memlint.bare_trees.layout.LayoutError` if libcst cannot read the text, or reads it in another way
+    than Python does.
+    """
+    if not isinstance(tree, BareTree) or tree.text is None:
+        return
+    try:
+        full = parse(tree.text)
+    except libcst.ParserSyntaxError as error:
+        raise LayoutError("Python can read it, and libcst cannot") from error
+    lay_out(tree, full)
+    _bare.pop(id(tree), None)
+
+
+def complete_around(node: libcst.CSTNode) -> None:
+    """Completes the tree that ``node`` stands in; see :func:`complete`."""
+    if is_bare(node):
+        trees = reversed(list(_bare.values()))
+        complete(next((tree for tree in trees if holds(tree, node)), libcst.Module(())))
+
+
+def expect_places_in(tree: libcst.Module) -> None:
+    """Says that ``tree`` is the one which will be completed next, if any is."""
+    if isinstance(tree, BareTree) and id(tree) in _bare:
+        _bare[id(tree)] = _bare.pop(id(tree))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ import libcst
 from libcst._nodes.internal import CodegenState
 
 from memlint.diagnostics import Diagnostic, Edit, Location
-from memlint.parsing import source_encoding
+from memlint.parsing import complete, source_encoding
 
 _Node = TypeVar("_Node", bound=libcst.CSTNode)
 
@@ -147,6 +147,7 @@ class Source:
 
     @cached_property
     def _nodes(self) -> _Nodes:
+        complete(self.tree)
         return _Nodes(self.tree, self.text)
 
     def __contains__(self, node: libcst.CSTNode) -> bool:
@@ -159,9 +160,10 @@ class Source:
 
     def outer_span(self, node: libcst.CSTNode) -> Span:
         """Where ``node`` stands, with the parentheses around an expression that are its own (not a call's)."""
+        span = self.span(node)  # Parentheses are known when the tree is complete.
         if isinstance(node, libcst.BaseExpression) and node.lpar:
             return Span(self.span(node.lpar[0]).start, self.span(node.rpar[-1]).end)
-        return self.span(node)
+        return span
 
     def location(self, node: libcst.CSTNode) -> Location:
         """The place of the first character of ``node``."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import libcst
 
+from memlint.bare_trees.layout import LayoutError
 from memlint.check.gate import rules_that_can_fire
 from memlint.check.locate import locate
 from memlint.check.results import FileResult
@@ -60,6 +61,8 @@ def check_data(
         return _Check(path, data, rules, settings, least, noqa).run(project, named)
     except SourceError as error:
         return FileResult(path, [], FileError(path, str(error)))
+    except LayoutError as error:
+        return FileResult(path, [], FileError(path, f"cannot tell where its statements stand ({error})"))
     except _NotPython as error:
         return FileResult(path, [], error.report)
 
@@ -137,7 +140,7 @@ class _Check:
             with stage(rule.code):
                 found = (each for each in rule.check(program) if self._counts(each))
                 return locate(found, source, self.path, documentation_url)
-        except SourceError:
+        except (SourceError, LayoutError):
             # The text cannot be read in some other way than its tree says; no rule is to blame.
             raise
         except Exception as error:  # noqa: BLE001 - a bug in one rule must not silence the others

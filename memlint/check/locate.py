@@ -10,6 +10,7 @@ from libcst import CSTNode
 from memlint.diagnostics import Diagnostic, LocatedClaim, LocatedFix, Location, RelatedLocation
 from memlint.edits import merged
 from memlint.findings import CannotFix, Claim, Finding, Fix, Related
+from memlint.model.source_text import written
 from memlint.registry import fixer
 from memlint.source import Source
 
@@ -86,4 +87,4 @@ def _code(node: CSTNode | None, source: Source) -> str | None:
     """The text of ``node``, which may stand in another file of the project."""
     if node is None:
         return None
-    return source.code(node) if node in source else source.tree.code_for_node(node)
+    return source.code(node) if node in source else written(node)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
+from memlint.bare_trees.layout import spelling
 from memlint.findings import Confidence
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.attachment import Attachment, attachment
@@ -17,7 +18,7 @@ from memlint.model.memo import query
 from memlint.model.pins import is_older
 from memlint.model.program import Program
 from memlint.model.settings import option, values
-from memlint.model.source_text import code, text
+from memlint.model.source_text import text
 from memlint.model.upstream import local_ancestors
 from memlint.model.values import Attribute, Binary, Call, Display, Exit, Item, Store, Unary, Value
 
@@ -166,12 +167,12 @@ def _spread(value: Value) -> _Spread | None:
 
 
 def _is_none(part: cst.SubscriptElement) -> bool:
-    return isinstance(part.slice, cst.Index) and code(part.slice.value) in {"None", "np.newaxis"}
+    return isinstance(part.slice, cst.Index) and spelling(part.slice.value) in {"None", "np.newaxis"}
 
 
 def _is_whole(part: cst.SubscriptElement) -> bool:
     if isinstance(part.slice, cst.Index):
-        return code(part.slice.value) == "..."
+        return isinstance(part.slice.value, cst.Ellipsis)
     return isinstance(part.slice, cst.Slice) and part.slice.lower is None and part.slice.upper is None
 
 
@@ -229,23 +230,23 @@ def needless_repeats(program: Program) -> Iterator[Repeat]:
             continue
         counts = _counts(call) if not any(argument.keyword for argument in call.arguments) else []
         ones = _size_one(call.receiver)
-        repeated = [axis for axis, count in enumerate(counts) if count != "1"]
+        repeated = [axis for axis, count in enumerate(counts) if spelling(count) != "1"]
         # One number is what NumPy's method takes.
         if len(counts) < 2 or not repeated or ones is None or any(axis not in ones.axes for axis in repeated):
             continue
         if ones.dimensions is not None and ones.dimensions != len(counts):
             continue
         if _is_only_read(call):
-            expanded = ", ".join("-1" if count == "1" else count for count in counts)
+            expanded = ", ".join("-1" if spelling(count) == "1" else text(count) for count in counts)
             yield Repeat(call, expanded, Confidence.LIKELY)
 
 
-def _counts(call: Call) -> list[str]:
-    """How often each dimension is repeated, as the program writes it."""
+def _counts(call: Call) -> list[cst.BaseExpression]:
+    """How often each dimension is repeated."""
     nodes = [argument.node.value for argument in call.arguments if argument.keyword is None]
     if len(nodes) == 1 and isinstance(nodes[0], (cst.Tuple, cst.List)):
         nodes = [element.value for element in nodes[0].elements]
-    return [text(node) for node in nodes]
+    return nodes
 
 
 @dataclass(frozen=True)
@@ -267,7 +268,7 @@ def _source_size_one(source: Value) -> _Ones | None:
         case Item(node=cst.Subscript() as node):
             new = [index for index, part in enumerate(node.slice) if _is_none(part)]
             plain = all(_is_none(part) or _is_whole(part) for part in node.slice)
-            return _Ones(frozenset(new)) if new and plain and "..." not in code(node) else None
+            return _Ones(frozenset(new)) if new and plain and "..." not in spelling(node) else None
         case Call(name="unsqueeze") if source.receiver is not None:
             axis = option(source, "dim", 0).only
             inner = _size_one(source.receiver)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
+from memlint.bare_trees.layout import spelling
 from memlint.findings import Confidence
 from memlint.model.aliases import instance_class, qualified_names, sources
 from memlint.model.components import readers
@@ -16,7 +17,6 @@ from memlint.model.kinds import kinds
 from memlint.model.program import Program
 from memlint.model.scopes import Function
 from memlint.model.settings import option, values
-from memlint.model.source_text import code
 from memlint.model.upstream import local_ancestors
 from memlint.model.values import (
     Attribute,
@@ -389,10 +389,10 @@ _ONES = {("0", "1"), (None, "1"), ("-1", None)}
 def _is_one(part: cst.SubscriptElement) -> bool:
     """Whether an index picks one position: ``x[:, -1]``, ``x[:, 0:1]``."""
     if isinstance(part.slice, cst.Index):
-        return code(part.slice.value) == "-1"
+        return spelling(part.slice.value) == "-1"
     if not isinstance(part.slice, cst.Slice):
         return False
-    bounds = [code(bound) if bound is not None else None for bound in (part.slice.lower, part.slice.upper)]
+    bounds = [spelling(bound) if bound is not None else None for bound in (part.slice.lower, part.slice.upper)]
     return tuple(bounds) in _ONES
 
 

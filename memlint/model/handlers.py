@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
+from memlint.bare_trees.layout import spelling
 from memlint.findings import Confidence
 from memlint.model.aliases import instance_class, qualified_names, sources
 from memlint.model.calls import callees
@@ -82,8 +83,14 @@ def _out_of_memory(handler: Handler) -> Confidence | None:
         return Confidence.CERTAIN
     if names and not names & {"builtins.RuntimeError", "builtins.Exception", "builtins.BaseException"}:
         return None
-    written = text(handler.node).lower()
-    return Confidence.LIKELY if any(word in written for word in _WORDS) else None
+    if not _speaks_of_memory(handler.function.module.text):
+        return None
+    return Confidence.LIKELY if _speaks_of_memory(text(handler.node)) else None
+
+
+def _speaks_of_memory(text: str) -> bool:
+    lowered = text.lower()
+    return any(word in lowered for word in _WORDS)
 
 
 _WORDS = ("out of memory", "out_of_memory", "outofmemory", "is_oom", "oom_error", "should_reduce_batch_size")
@@ -127,7 +134,7 @@ def retries(caught: Caught) -> Iterator[Retry]:
 def _runs_again(call: Call, tried: list[Call], caught: Caught) -> Confidence | None:
     if caught.handler.function in callees(call):
         return Confidence.CERTAIN
-    same = [each for each in tried if text(each.node.func) == text(call.node.func)]
+    same = [each for each in tried if spelling(each.node.func) == spelling(call.node.func)]
     if not same or not any(map(_is_heavy, (call, *same))):
         return None
     assert caught.out_of_memory is not None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
+from memlint.bare_trees.layout import spelling
 from memlint.findings import Confidence
 from memlint.model.aliases import base_names, sources
 from memlint.model.components import readers
@@ -20,7 +21,6 @@ from memlint.model.kinds import Role, kinds
 from memlint.model.memo import query
 from memlint.model.pins import is_older
 from memlint.model.scopes import Function, Module
-from memlint.model.source_text import code, text
 from memlint.model.values import Argument, Attribute, Call, Constant, Item, Parameter, Value
 
 _DECODER = re.compile(r"(?<!Mamba)(?<!Rwkv)(ForCausalLM|LMHeadModel)$|^Fast(Language)?Model$")
@@ -169,12 +169,12 @@ def _kept(logits: Value, dropped: int = 0) -> Iterator[str | None]:
         slices = use.node.slice if isinstance(use, Item) and isinstance(use.node, cst.Subscript) else ()
         positions = slices[1].slice if len(slices) > 1 and _is_whole(slices[0].slice) else None
         match positions:
-            case cst.Index(value=value) if code(value) == "-1":
+            case cst.Index(value=value) if spelling(value) == "-1":
                 yield str(1 + dropped)
             case cst.Slice(lower=cst.UnaryOperation(operator=cst.Minus(), expression=count), upper=None):
-                written = text(count)
+                written = spelling(count)
                 yield written if not dropped else str(int(written) + 1) if written.isdigit() else f"{written} + 1"
-            case cst.Slice(lower=None, upper=cst.UnaryOperation() as end) if code(end) == "-1" and not dropped:
+            case cst.Slice(lower=None, upper=cst.UnaryOperation() as end) if spelling(end) == "-1" and not dropped:
                 assert isinstance(use, Item)
                 yield from _kept(use, 1)
             case _:

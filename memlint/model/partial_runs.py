@@ -17,6 +17,7 @@ from memlint.model.identity import objects, seen_from
 from memlint.model.kinds import Role, role
 from memlint.model.memo import query
 from memlint.model.scopes import Function
+from memlint.model.source_text import written
 from memlint.model.values import (
     Attribute,
     Branch,
@@ -56,10 +57,10 @@ class PartialRun:
         assert isinstance(node, cst.If)
         test = node.test
         if not self.branch.negated:
-            return _text(test)
+            return written(test)
         if isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not):
-            return _text(test.expression)
-        return f"not ({_text(test)})"
+            return written(test.expression)
+        return f"not ({written(test)})"
 
 
 _MAX_CALLERS = 2
@@ -67,10 +68,6 @@ _MAX_CALLERS = 2
 
 _Facts = dict[Value, object]
 """What is known of parameters, elements and attributes in a run."""
-
-
-def _text(node: cst.CSTNode) -> str:
-    return cst.Module(body=()).code_for_node(node)
 
 
 @query(on_cycle=None)

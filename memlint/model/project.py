@@ -31,7 +31,7 @@ from memlint.model.program import Program
 from memlint.model.room import take_apart, to_let_go
 from memlint.model.scopes import Class, Function, Module
 from memlint.model.values import ClassValue, External, FunctionValue, ModuleValue, Value
-from memlint.parsing import parse, source_encoding
+from memlint.parsing import expect_places_in, read, source_encoding
 from memlint.stages import stage
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Project:
     def _parsed(self, path: Path, text: str) -> Module:
         self.lookups.follow_package(path.parent)
         with stage("parse"):
-            tree = parse(text)
+            tree = read(text)
         return Module(path, module_name(path), text, tree, self, path.name == "__init__.py")
 
     def forget(self) -> None:
@@ -123,6 +123,7 @@ class Project:
         self._make_room(path)
         program = Program(self.module(path, text))
         program.module.last_use = self._uses
+        expect_places_in(program.tree)
         self._checked = path
         self._is_watched = True
         self._digests[path] = digest(text.encode("utf-8", "replace") if data is None else data)

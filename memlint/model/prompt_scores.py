@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import libcst as cst
 
+from memlint.bare_trees.layout import spelling
 from memlint.findings import Confidence
 from memlint.model.calls import call_sites
 from memlint.model.components import readers
 from memlint.model.keywords import given
 from memlint.model.language_models import decoder
 from memlint.model.pins import is_older
-from memlint.model.source_text import code
 from memlint.model.upstream import local_ancestors
 from memlint.model.values import Attribute, Call, Exit, Item, Store, Value
 
@@ -41,7 +41,7 @@ def _is_shifted(logits: Value) -> bool:
     """Whether the last position is cut off: ``logits[:, :-1]``."""
     for use in readers(logits):
         part = _positions(use)
-        if part is not None and part.lower is None and part.upper is not None and code(part.upper) == "-1":
+        if part is not None and part.lower is None and part.upper is not None and spelling(part.upper) == "-1":
             return True
     return False
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import libcst as cst
-from libcst.metadata import MetadataWrapper, PositionProvider
 
 from memlint.findings import Confidence
 from memlint.model import command_line
@@ -32,6 +31,7 @@ from memlint.model.documents import Entry
 from memlint.model.keywords import given
 from memlint.model.kinds import class_of
 from memlint.model.memo import query
+from memlint.model.rows import rows
 from memlint.model.scopes import Class, Module
 from memlint.model.values import (
     Attribute,
@@ -67,16 +67,10 @@ class Origin:
         """The row, counted from 1. For code this costs a walk over the file: ask for messages only."""
         if self.module is None or self.node is None:
             return self.document_row
-        return _rows(self.module)(self.node)
+        return (rows(self.module, self.node) or (1, 1))[0]
 
     def __str__(self) -> str:
         return f"{self.path.name}:{self.row}"
-
-
-@query(on_cycle=None)
-def _rows(module: Module) -> Callable[[cst.CSTNode], int]:
-    positions = MetadataWrapper(module.tree, unsafe_skip_copy=True).resolve(PositionProvider)
-    return lambda node: positions[node].start.line if node in positions else 1
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import libcst as cst
 
+from memlint.bare_trees.layout import spelling
 from memlint.findings import Confidence
 from memlint.model.aliases import base_names, display_element, origins, qualified_names, sources
 from memlint.model.calls import bound_arguments_of_constructor, callees
@@ -272,4 +273,4 @@ def _leaves_out(node: cst.CSTNode, upper: str | None, lower: str | None) -> bool
 
 
 def _written(bound: cst.BaseExpression | None) -> str | None:
-    return None if bound is None else cst.Module(()).code_for_node(bound)
+    return None if bound is None else spelling(bound)

@@ -24,6 +24,7 @@ from memlint.model.sizes.capacity import (
 )
 from memlint.model.sizes.peak import estimate, shown_bytes, smaller_batch
 from memlint.model.sizes.reading import Reading
+from memlint.model.source_text import laid_out, written
 from memlint.model.values import Call
 from memlint.model.whole_batches import whole_batches_under_checkpointing
 from memlint.rule import Rule
@@ -226,7 +227,7 @@ def _fixes(node: cst.Call, smaller: int, steps: int) -> Iterator[Fix]:
     """Both arguments of a Trainer's configuration, where the batch is written as a number."""
     arguments = []
     found = False
-    for each in node.args:
+    for each in laid_out(node).args:
         name = each.keyword.value if each.keyword is not None else ""
         if name == "per_device_train_batch_size" and isinstance(each.value, cst.Integer):
             arguments.append(each.with_changes(value=cst.Integer(str(smaller))))
@@ -246,5 +247,5 @@ def _fixes(node: cst.Call, smaller: int, steps: int) -> Iterator[Fix]:
             f"Use micro-batches of {smaller} and accumulate {steps}",
             Applicability.UNSAFE,
             {"expression": node},
-            {"code": cst.Module([]).code_for_node(node.with_changes(args=arguments))},
+            {"code": written(node.with_changes(args=arguments))},
         )

@@ -12,7 +12,7 @@ from memlint.model.footprint import Footprint, footprint, host_footprint
 from memlint.model.holding import holding
 from memlint.model.program import Program
 from memlint.model.retention import retention_confidence
-from memlint.model.source_text import code
+from memlint.model.source_text import code, written
 from memlint.model.spans import Span
 from memlint.model.stashes import Stash, collects_step_outputs, stashes
 from memlint.model.step_outputs import collecting_attribute, epoch_end_of, is_emptied, kept_until_epoch_end
@@ -376,7 +376,7 @@ def _clearing(stash: Stash) -> tuple[Fix, ...]:
     container = stash.insertion.container
     if hook is None or not isinstance(hook.node, cst.FunctionDef) or _is_one_of_many(container):
         return ()
-    statement = f"{cst.Module(body=()).code_for_node(stash.insertion.holder)}.clear()"
+    statement = f"{written(stash.insertion.holder)}.clear()"
     return (
         Fix(
             "insert_at_end",

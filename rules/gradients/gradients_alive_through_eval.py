@@ -12,7 +12,7 @@ from memlint.model.gradmode import is_hf_trainer, is_lightning_module
 from memlint.model.optimization import Cleared, Update, gradient_reads, repetitions, updates
 from memlint.model.phases import evaluation_with_gradients
 from memlint.model.program import Program
-from memlint.model.source_text import code
+from memlint.model.source_text import code, written
 from memlint.model.values import Call
 from memlint.model.zeroing import (
     Zeroing,
@@ -278,7 +278,7 @@ def _clears_by_itself(bases: frozenset[str]) -> bool:
 def _fixes(update: Update) -> Iterator[Fix]:
     optimizer = update.optimizer.node
     if isinstance(optimizer, (cst.Name, cst.Attribute)):
-        clearing = f"{cst.Module(()).code_for_node(optimizer)}.zero_grad()"
+        clearing = f"{written(optimizer)}.zero_grad()"
         yield Fix(
             "insert_statement",
             f"Clear the gradients after each step with `{clearing}`",

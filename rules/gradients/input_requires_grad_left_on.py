@@ -9,7 +9,7 @@ import libcst as cst
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
 from memlint.model.input_gradients import Requirement, requirements, training_loop, unread_gradient
 from memlint.model.program import Program
-from memlint.model.source_text import code
+from memlint.model.source_text import code, written
 from memlint.model.values import Call
 from memlint.rule import Rule
 
@@ -253,6 +253,6 @@ def _fix(requirement: Requirement) -> Fix:
         return Fix("remove_argument", message, Applicability.UNSAFE, {"argument": requirement.argument.node})
     receiver = place.node.func if isinstance(place, Call) else None
     if isinstance(receiver, cst.Attribute) and isinstance(place, Call) and place not in place.function.statements:
-        options = {"code": cst.Module(()).code_for_node(receiver.value)}
+        options = {"code": written(receiver.value)}
         return Fix("replace_expression", message, Applicability.UNSAFE, {"expression": place.node}, options)
     return Fix("remove_statement", message, Applicability.UNSAFE, {"statement": requirement.node})

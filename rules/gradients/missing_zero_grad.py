@@ -27,7 +27,7 @@ from memlint.model.optimization import (
 )
 from memlint.model.program import Program
 from memlint.model.scopes import Class, Function
-from memlint.model.source_text import code
+from memlint.model.source_text import code, written
 from memlint.model.values import Attribute, Call, Element, Loop, Value, operand_occurrences
 from memlint.rule import Rule
 
@@ -490,7 +490,7 @@ def _fixes(update: Update) -> Iterator[Fix]:
     ):
         # A closure runs several times in one step and has to clear by itself.
         return
-    clearing = f"{cst.Module(()).code_for_node(update.optimizer.node)}.zero_grad()"
+    clearing = f"{written(update.optimizer.node)}.zero_grad()"
     yield Fix(
         "insert_statement",
         f"Clear the gradients after each step with `{clearing}`",

@@ -10,7 +10,7 @@ from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Rel
 from memlint.model.forwards import called_module
 from memlint.model.optimized import makes_optimizer
 from memlint.model.program import Program
-from memlint.model.source_text import code
+from memlint.model.source_text import code, written
 from memlint.model.untrained import Untrained, untrained_modules
 from memlint.model.values import Attribute, Call, Phi, Value, operand_occurrences
 from memlint.rule import Rule
@@ -448,7 +448,7 @@ def _fixes(found: Untrained) -> Iterator[Fix]:
     named = isinstance(node, (cst.Name, cst.Attribute))
     if module is None or not found.meant_frozen or not named or not _is_known_at(module, found.optimizer):
         return
-    frozen = f"{_written(node)}.requires_grad_(False)"
+    frozen = f"{written(node)}.requires_grad_(False)"
     trained = _trained_part(found.optimizer) if found.partly else ""
     if trained is None:
         return
@@ -476,8 +476,4 @@ def _trained_part(optimizer: Call) -> str | None:
     given = optimizer.argument("params", 0)
     if not isinstance(given, Call) or given.method != "parameters":
         return None
-    return _written(operand_occurrences(given)[0].node)
-
-
-def _written(node: cst.CSTNode) -> str:
-    return cst.Module(()).code_for_node(node)
+    return written(operand_occurrences(given)[0].node)

@@ -193,7 +193,7 @@ def _fix(call: Call) -> Fix:
     target = name_of(call)
     written = next(each.node.value for each in call.arguments if each.value is argument)
     statement = next((each for each in call.function.statements if each is call), None) is not None
-    if statement or (isinstance(target, cst.Name) and text(target) == text(written)):
+    if statement or (isinstance(target, cst.Name) and isinstance(written, cst.Name) and target.value == written.value):
         return Fix("remove_statement", _MESSAGE, Applicability.UNSAFE, {"statement": call.node})
     return Fix("replace_expression", _MESSAGE, Applicability.UNSAFE, {"expression": call.node}, {"code": text(written)})
 

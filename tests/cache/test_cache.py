@@ -110,7 +110,7 @@ def test_no_file_is_parsed_and_no_question_asked_when_nothing_has_changed(
     def fails(*_: object) -> None:
         raise AssertionError("a file was parsed")
 
-    monkeypatch.setattr(models, "parse", fails)
+    monkeypatch.setattr(models, "read", fails)
     monkeypatch.setattr(models, "Project", fails)
     assert projects.warm(root)
 

@@ -79,7 +79,7 @@ def test_what_is_parsed_and_asked_after_a_change(tmp_path: Path, monkeypatch: py
             return original(self, key, answer)
 
         with monkeypatch.context() as patch:
-            patch.setattr(projects, "parse", parse)
+            patch.setattr(projects, "read", parse)
             patch.setattr(Memo, "_ask", ask)
             outcome = session(root, opened(root)).run(1)
         assert sum(len(result.diagnostics) for result in outcome.results) == len(cold(root))

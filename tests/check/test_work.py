@@ -83,7 +83,7 @@ def work(root: Path, files: list[Path], checked: list[Path], monkeypatch: pytest
         parsed.append(text)
         return libcst.parse_module(text)
 
-    monkeypatch.setattr(projects, "parse", parse)
+    monkeypatch.setattr(projects, "read", parse)
     project = Project(root, files)
     results = [check_data(path, path.read_bytes(), all_rules(), project, Settings(root)) for path in checked]
     findings = sum(len(result.diagnostics) for result in results)

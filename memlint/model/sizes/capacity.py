@@ -9,14 +9,13 @@ from functools import partial
 from pathlib import Path
 
 import libcst as cst
-from libcst.metadata import MetadataWrapper, PositionProvider
 
 from memlint.devices import UnknownDevice, device
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Fix, Severity, Watch
 from memlint.model.aliases import qualified_names
-from memlint.model.memo import query
 from memlint.model.pins import is_older
 from memlint.model.program import Program
+from memlint.model.rows import rows
 from memlint.model.scopes import Module
 from memlint.model.sizes.objects import ModuleObject, Place
 from memlint.model.sizes.reading import Fact, Reader, Reading
@@ -185,12 +184,11 @@ def call_at(program: Program, place: Place, *names: str) -> cst.Call | None:
     """The outermost call in that row of the program, of one of ``names`` if there is one."""
     if place.path != program.path:
         return None
-    rows = _rows(program.module)
     found: list[cst.Call] = []
     for call in program.calls():
         node = call.node
         if isinstance(node, cst.Call):
-            start, end = rows.get(id(node), (0, 0))
+            start, end = rows(program.module, node) or (0, 0)
             if start <= place.row <= end:
                 found.append(node)
     named = [node for node in found if _last_name(node) in names]
@@ -203,18 +201,6 @@ def _last_name(node: cst.Call) -> str:
     if isinstance(callee, cst.Attribute):
         return callee.attr.value
     return callee.value if isinstance(callee, cst.Name) else ""
-
-
-@query(on_cycle=None)
-def _rows_of(module: Module) -> dict[int, tuple[int, int]] | None:
-    positions = MetadataWrapper(module.tree, unsafe_skip_copy=True).resolve(PositionProvider)
-    return {
-        id(node): (where.start.line, where.end.line) for node, where in positions.items() if isinstance(node, cst.Call)
-    }
-
-
-def _rows(module: Module) -> dict[int, tuple[int, int]]:
-    return _rows_of(module) or {}
 
 
 def configuration_call(program: Program, arguments: Mapping[str, str]) -> tuple[cst.Call | None, str]:

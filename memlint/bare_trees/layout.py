@@ -1,0 +1,90 @@
+"""Gives bare trees their layout, and does without it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+import libcst as cst
+
+from memlint.bare_trees.making import MAKERS, NO_LAYOUT, PARTS, BareTree, Node
+
+
+class LayoutError(Exception):
+    """A text that libcst reads in another way than Python does."""
+
+
+def lay_out(bare: BareTree, full: cst.Module) -> None:
+    """Gives each node of ``bare`` the layout of its counterpart in ``full``, which is libcst's tree of the same text.
+
+    Raises :class:`LayoutError` if the two do not say the same.
+    """
+    pending: list[tuple[Node, Node]] = [(bare, full)]
+    for node, counterpart in pending:
+        if type(node) is not type(counterpart) and node is not bare:
+            raise LayoutError(f"a {type(counterpart).__name__} was taken for a {type(node).__name__}")
+        parts, layout = _fields(type(node))
+        for name in layout:
+            object.__setattr__(node, name, getattr(counterpart, name))
+        for name in parts:
+            wanted = getattr(counterpart, name)
+            inner, counterparts = _nodes(getattr(node, name)), _nodes(wanted)
+            if len(inner) != len(counterparts):
+                raise LayoutError(f"a {type(node).__name__} has {len(counterparts)} {name}, not {len(inner)}")
+            if inner:
+                pending.extend(zip(inner, counterparts, strict=True))
+            else:
+                object.__setattr__(node, name, wanted)
+    object.__setattr__(bare, "text", None)
+
+
+@cache
+def _fields(kind: type[Node]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the fields of ``kind`` that hold more than layout, and those of the others."""
+    parts = PARTS.get(kind, ())
+    return parts, tuple(field.name for field in fields(kind) if field.name not in parts)
+
+
+_OPERATORS = (cst.BaseUnaryOp, cst.BaseBinaryOp, cst.BaseBooleanOp, cst.BaseCompOp, cst.BaseAugOp)
+
+
+def spelling(node: Node) -> str:
+    """What ``node`` says, however it is laid out: its code without parentheses, with default whitespace."""
+    return cst.Module(()).code_for_node(_without_layout(node))
+
+
+def _without_layout(node: Any) -> Any:
+    make = MAKERS.get(type(node))
+    if make is None:
+        return type(node)() if isinstance(node, _OPERATORS) else node
+    return make(*(_each_without_layout(getattr(node, part)) for part in PARTS[type(node)]))
+
+
+def _each_without_layout(value: Any) -> Any:
+    return list(map(_without_layout, value)) if isinstance(value, (list, tuple)) else _without_layout(value)
+
+
+def is_bare(node: Node) -> bool:
+    """Whether ``node`` has no layout yet."""
+    return any(getattr(each, name) is NO_LAYOUT for each in _walk(node) for name in _fields(type(each))[1])
+
+
+def holds(tree: Node, wanted: Node) -> bool:
+    """Whether ``wanted`` is a node of ``tree`` that is more than layout."""
+    return any(node is wanted for node in _walk(tree))
+
+
+def _walk(tree: Node) -> Iterator[Node]:
+    """``tree`` and the nodes in it that are more than layout."""
+    pending = [tree]
+    for node in pending:
+        yield node
+        for part in _fields(type(node))[0]:
+            pending.extend(_nodes(getattr(node, part)))
+
+
+def _nodes(value: object) -> list[Node]:
+    found: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
+    return [each for each in found if type(each) in PARTS]
