@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 import libcst
 
-from memlint.bare_trees.building import NoBareTree, bare_tree
+from memlint.bare_trees.building import QUOTED, NoBareTree, bare_tree
 from memlint.bare_trees.layout import LayoutError, holds, is_bare, lay_out
 from memlint.bare_trees.making import BareTree
 
@@ -142,12 +142,7 @@ def expect_shallow(text: str) -> None:
         raise libcst.ParserSyntaxError(TOO_DEEP, lines=[text[start:]], raw_line=row, raw_column=excess - start)
 
 
-_STRING_OR_COMMENT = re.compile(
-    r"""\#[^\r\n]*
-    |\"{3}[^"\\]*(?:(?:\\.|\"(?!\"\"))[^"\\]*)*\"{3}|'{3}[^'\\]*(?:(?:\\.|'(?!''))[^'\\]*)*'{3}
-    |"[^"\\\r\n]*(?:\\.[^"\\\r\n]*)*"|'[^'\\\r\n]*(?:\\.[^'\\\r\n]*)*'""",
-    re.DOTALL | re.VERBOSE,
-)
+_STRING_OR_COMMENT = re.compile(rf"\#[^\r\n]*|{QUOTED}", re.DOTALL | re.VERBOSE)
 _STATEMENT = re.compile(r"[\r\n][ \t\f]*(?:def|class|import|return|raise|while|try|pass|del|assert)\b")
 
 

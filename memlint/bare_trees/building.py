@@ -21,11 +21,13 @@ class NoBareTree(Exception):
 
 _NEWLINE = re.compile(r"\r\n?|\n")
 _CONTINUATION = re.compile(r"\\(?:\r\n?|\n)")
-_ONE_STRING = re.compile(
-    r"""[A-Za-z]{0,2}(?:\"{3}(?:[^"\\]|\\.|\"(?!\"\"))*\"{3}|'{3}(?:[^'\\]|\\.|'(?!''))*'{3}
-    |"[^"\\\r\n]*(?:\\.[^"\\\r\n]*)*"|'[^'\\\r\n]*(?:\\.[^'\\\r\n]*)*')""",
-    re.DOTALL | re.VERBOSE,
-)
+QUOTED = r"""
+    \"{3}[^"\\]*(?:(?:\\.|\"(?!\"\"))[^"\\]*)*\"{3}|'{3}[^'\\]*(?:(?:\\.|'(?!''))[^'\\]*)*'{3}
+    |"[^"\\\r\n]*(?:\\.[^"\\\r\n]*)*"|'[^'\\\r\n]*(?:\\.[^'\\\r\n]*)*'
+"""
+"""A string without its prefix, as a verbose pattern in which a dot is any character."""
+_STRING = re.compile(rf"(?:\#[^\r\n]*|[\s\\])*([A-Za-z]{{0,2}}(?:{QUOTED}))", re.DOTALL | re.VERBOSE)
+"""A string, with what may stand between it and one before it."""
 
 
 class _Builder:
@@ -274,11 +276,19 @@ class _Builder:
             return make.ellipsis()
         text = self._segment(node)
         if isinstance(value, (str, bytes)):
-            is_one = text.find(text[0], 1) == len(text) - 1 > 0 or _ONE_STRING.fullmatch(text)
-            return make.string(text) if is_one else self._parsed(node)
+            is_one = text.find(text[0], 1) == len(text) - 1 > 0
+            return make.string(text) if is_one else self._strings(text)
         if isinstance(value, int):
             return make.integer(text)
         return make.float_(text) if isinstance(value, float) else make.imaginary(text)
+
+    def _strings(self, text: str) -> Any:
+        """One string, or several that are joined by standing beside each other."""
+        made: Any = None
+        for literal in reversed(_STRING.findall(text)):
+            string = make.string(literal)
+            made = string if made is None else make.concatenated(string, made)
+        return made
 
     def _call(self, node: ast.Call) -> Any:
         return make.call(self.expression(node.func), self._arguments(node.args, node.keywords))

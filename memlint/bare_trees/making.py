@@ -21,7 +21,6 @@ class BareTree(cst.Module):
 
 
 PARTS: dict[type[Node], tuple[str, ...]] = {
-    cst.ConcatenatedString: ("left", "right"),
     cst.FormattedString: ("parts",),
     cst.FormattedStringExpression: ("expression", "format_spec"),
     cst.FormattedStringText: (),
@@ -115,6 +114,7 @@ comp_for = _maker(cst.CompFor, "target", "iter", "ifs", "inner_for_in", "asynchr
 comp_if = _maker(cst.CompIf, "test")
 comparison = _maker(cst.Comparison, "left", "comparisons")
 comparison_target = _maker(cst.ComparisonTarget, "operator", "comparator")
+concatenated = _maker(cst.ConcatenatedString, "left", "right")
 continue_ = _maker(cst.Continue)
 decorator = _maker(cst.Decorator, "decorator")
 del_ = _maker(cst.Del, "target")
