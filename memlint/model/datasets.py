@@ -263,7 +263,7 @@ def _is_record(value: Value) -> bool:
         return value.kind == "dict" or any(isinstance(each, (Display, Comprehension)) for each in inner)
     if isinstance(value, Comprehension):
         return True
-    return isinstance(value, Call) and "builtins.dict" in qualified_names(value.callee)
+    return isinstance(value, Call) and bool(qualified_names(value.callee) & ({"builtins.dict"} | _PARSERS))
 
 
 def _elements_of(found: Iterable[Value]) -> Iterator[Value]:
@@ -354,16 +354,41 @@ def _listed(inner: Value) -> Entries | None:
 def _filled(empty: Value, made: Value, owner: Class, name: str) -> Iterator[tuple[Value, Entries]]:
     """A container that starts empty and gets an entry for each element of a loop, outside of the workers."""
     reading = set(reading_functions(owner))
-    for value, inside in _put_in(empty, owner, name):
-        if inside.function in reading or inside.region.loop is None:
-            continue
-        iterable = inside.region.loop.iterable
-        if iterable is not None and any(isinstance(source, Display) for source in sources(iterable)):
-            continue
-        entries = _entry(value)
-        if entries is not None:
+    put_in = ((_entry(value), inside) for value, inside in _put_in(empty, owner, name))
+    added = ((_entries_of(value), inside) for value, inside in _added_to(empty))
+    for entries, inside in (*put_in, *added):
+        if entries is not None and inside.function not in reading and _is_repeated(inside):
             yield made, entries
             return
+
+
+def _is_repeated(inside: Call | Store | Binary) -> bool:
+    """Whether it happens for each element of some data, and not of what is written out."""
+    loop = inside.region.loop
+    iterable = loop.iterable if loop is not None else None
+    written_out = iterable is not None and any(isinstance(source, Display) for source in sources(iterable))
+    return loop is not None and not written_out
+
+
+def _entries_of(added: Value) -> Entries | None:
+    """What a list that is added to another one has in it."""
+    for source in definitions(added):
+        match source:
+            case Comprehension(kind="list" | "set") if not _goes_over_literal(source):
+                return _entry(source.element)
+            case Display(kind="list" | "tuple") if source.elements:
+                return _entry(source.elements[0])
+            case Call():
+                return _made_by_call(source)
+    return None
+
+
+def _added_to(empty: Value) -> Iterator[tuple[Value, Binary]]:
+    """What is added by ``+=`` to a container, by whatever name."""
+    for alias in names_of(empty):
+        for use in alias.uses:
+            if isinstance(use, Binary) and use.operator == "+" and use.left is alias:
+                yield use.right, use
 
 
 def _put_in(empty: Value, owner: Class, name: str) -> Iterator[tuple[Value, Call | Store]]:

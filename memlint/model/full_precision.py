@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from memlint.model.calls import callees
 from memlint.model.devices import files_involved, makes_or_asks_for
 from memlint.model.effects import Effect, backward_roots, calls_in, direct_effects, effects, region_effects
 from memlint.model.handlers import caught_in, retries
-from memlint.model.identifiers import imports_any, uses_names
+from memlint.model.identifiers import imports_any
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
 from memlint.model.loops import iterates_over_data, takes_next
 from memlint.model.memo import query
 from memlint.model.micro_steps import micro_steps, update_in
 from memlint.model.scopes import Module
+from memlint.model.techniques import Technique, techniques
 from memlint.model.upstream import local_ancestors
 from memlint.model.values import Call, Item, Loop, Part, Value
 
-_CASTS = re.compile(
-    r"autocast|^half$|(^|_)(fp16|bf16|float16|bfloat16|mixed_precision|mixed_prec|mix_prec)(_|$)", re.IGNORECASE
-)
-"""Names of what runs a model in half precision: contexts, methods, types, and the settings that ask for it."""
-_SETTINGS = re.compile(
-    rf"{_CASTS.pattern}|GradScaler|grad_scaler|^((use|with|enable|no)_)?(amp|half|precision)$", re.IGNORECASE
-)
-"""These, and names that are of half precision only where they stand beside the training itself."""
+_IN_HALF = frozenset({Technique.HALF_PRECISION, Technique.LOSS_SCALING})
 _FRAMEWORKS = frozenset(
     {"accelerate", "lightning", "pytorch_lightning", "lightning_fabric", "deepspeed", "apex", "composer"}
 )
@@ -92,14 +85,14 @@ def runs_out_of_memory(loop: Loop) -> Call | None:
 
 @query(on_cycle=False)
 def has_to_do_with_half_precision(module: Module) -> bool:
-    """Whether the code of a file has a name for half precision, or leaves it to a framework."""
-    return imports_any(module, _FRAMEWORKS) or uses_names(module, _SETTINGS)
+    """Whether a file runs something in half precision, has a setting for it, or leaves it to a framework."""
+    return imports_any(module, _FRAMEWORKS) or not techniques(module.text).isdisjoint(_IN_HALF)
 
 
 @query(on_cycle=False)
 def _casts(module: Module) -> bool:
     """Whether a file may run a model in half precision; one that only saves a GradScaler does not."""
-    return uses_names(module, _CASTS)
+    return Technique.HALF_PRECISION in techniques(module.text)
 
 
 def backward_in(call: Call) -> Call:

@@ -1,33 +1,13 @@
-"""Which names the code of a file binds, reads and calls; what its comments and texts speak of does not count."""
+"""Which names a function uses, and which packages a file imports."""
 
 from __future__ import annotations
 
-import io
-import re
-import tokenize
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 
 from memlint.model.aliases import sources
-from memlint.model.command_line import declarations, option_names
 from memlint.model.memo import query
 from memlint.model.scopes import Function, Module
 from memlint.model.values import External, Value
-
-
-@query(on_cycle=frozenset())
-def identifiers(module: Module) -> frozenset[str]:
-    """The names of variables, parameters, attributes, keywords, functions, classes and options in a file."""
-    return frozenset(_names(module.text)).union(_options(module))
-
-
-def _names(text: str) -> Iterator[str]:
-    """The names in ``text``, keywords of Python among them."""
-    # What the running Python cannot read, as f-strings of a later one, ends the names.
-    with suppress(tokenize.TokenError, SyntaxError):
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            if token.type == tokenize.NAME:
-                yield token.string
 
 
 def names_used(function: Function) -> Iterator[str]:
@@ -48,18 +28,6 @@ def _given(function: Function) -> Iterator[Value]:
     yield from (store.value for store in function.stores)
     yield from (leaving.value for leaving in function.returns)
     yield from function.defaults.values()
-
-
-def _options(module: Module) -> Iterator[str]:
-    """What the users of a program can set: options of argparse and of click."""
-    yield from (declared.name for declared in declarations(module))
-    for call in module.calls_by_name.get("option", ()):
-        yield from option_names(call)
-
-
-def uses_names(module: Module, names: re.Pattern[str]) -> bool:
-    """Whether ``names`` finds itself in an identifier of the code."""
-    return any(names.search(name) for name in identifiers(module))
 
 
 @query(on_cycle=frozenset())

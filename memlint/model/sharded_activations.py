@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from memlint.model.aliases import sources
 from memlint.model.devices import files_involved
-from memlint.model.identifiers import imports_any, uses_names
+from memlint.model.identifiers import imports_any
 from memlint.model.identity import holds, objects
 from memlint.model.memo import query
 from memlint.model.pretrained import pretrained_kind
 from memlint.model.scopes import Module
 from memlint.model.sharding import sharding_calls
+from memlint.model.techniques import Technique, techniques
 from memlint.model.trainees import trains
 from memlint.model.training import inside
 from memlint.model.values import Call, Constant
 
-_SAVES_LESS = re.compile(
-    r"checkpoint(ing|_wrapper|_sequential|_activations|_policy)|(use|activation|grad|gradient|with)_(checkpoint|ckpt)"
-    r"|use_reentrant|recompute|remat|save_on_cpu|saved_tensors_hooks|activation_memory_budget|activation_offload"
-    r"|offload_activation|prepare_model_for_(kbit|int8)_training|unsloth|(^|_)ac_(mode|config)",
-    re.IGNORECASE,
-)
-"""Names of what saves less for the backward: contexts, wrappers, methods, and the settings that ask for it."""
 _ELSEWHERE = frozenset({"lightning", "pytorch_lightning", "lightning_fabric", "composer", "unsloth"})
 """Packages that may be told elsewhere to save less; DeepSpeed's configuration does so only where the model asks."""
 
@@ -51,7 +44,7 @@ def kept_activations(module: Module) -> KeptActivations | None:
 
 @query(on_cycle=False)
 def _saves_less(module: Module) -> bool:
-    return imports_any(module, _ELSEWHERE) or uses_names(module, _SAVES_LESS)
+    return imports_any(module, _ELSEWHERE) or Technique.CHECKPOINTING in techniques(module.text)
 
 
 def _sharded(module: Module) -> Iterator[KeptActivations]:

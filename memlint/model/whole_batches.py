@@ -7,20 +7,15 @@ import re
 from memlint.model.devices import files_involved
 from memlint.model.effects import Effect, calls_in, effects, region_effects
 from memlint.model.full_precision import backward_in, training_loops
-from memlint.model.identifiers import imports_any, uses_names
+from memlint.model.identifiers import imports_any
 from memlint.model.memo import query
 from memlint.model.scopes import Module
+from memlint.model.techniques import Technique, techniques
 from memlint.model.values import Call
 
 _CHECKPOINTS = re.compile(r"(activation|grad|gradient)_checkpointing(_enable)?$")
 """What is called to checkpoint the activations of a model."""
-_ACCUMULATES = re.compile(
-    r"accum|no_sync|micro_?batch|find_executable_batch_size|auto_find_batch_size|scale_batch_size|virtual_batch",
-    re.IGNORECASE,
-)
-"""Names of what takes a batch in parts."""
-_COUPLES = re.compile(r"contrastive|info_?nce|logit_scale|triplet|supcon|clip_?loss", re.IGNORECASE)
-"""Names of losses that compare the samples of a batch with each other, so that it cannot be taken in parts."""
+_NEEDLESS_WITH = frozenset({Technique.ACCUMULATION, Technique.AUTOMATIC_BATCH, Technique.COUPLED_BATCH})
 _FRAMEWORKS = frozenset({"accelerate", "lightning", "pytorch_lightning", "lightning_fabric", "deepspeed", "composer"})
 """Packages that may be told elsewhere to accumulate."""
 
@@ -48,4 +43,4 @@ def _checkpoints(module: Module) -> bool:
 @query(on_cycle=False)
 def _needs_no_parts(module: Module) -> bool:
     """Whether a file takes batches in parts, cannot take them so, or leaves that to a framework."""
-    return imports_any(module, _FRAMEWORKS) or uses_names(module, _ACCUMULATES) or uses_names(module, _COUPLES)
+    return imports_any(module, _FRAMEWORKS) or not techniques(module.text).isdisjoint(_NEEDLESS_WITH)

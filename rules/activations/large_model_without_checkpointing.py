@@ -10,20 +10,20 @@ from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sharded_activations import kept_activations
 from memlint.model.sizes.capacity import (
-    CHECKPOINTING,
     capacity_claim,
     capacity_severity,
     card_of,
     confidence_of,
-    says,
     size_of_models,
     training_of,
     training_site,
+    uses,
 )
 from memlint.model.sizes.defaults import parameters_by_default
 from memlint.model.sizes.peak import estimate, shown_bytes
 from memlint.model.sizes.reading import Reading, has_blocks
 from memlint.model.source_text import text
+from memlint.model.techniques import Technique
 from memlint.rule import Rule
 
 _LARGE = 300_000_000
@@ -309,7 +309,7 @@ def generate(path):
 
     def _trained(self, program: Program) -> Iterator[Finding]:
         reading = training_of(program)
-        if reading is None or says(reading, CHECKPOINTING) or "checkpointing" in reading.facts:
+        if reading is None or uses(reading, Technique.CHECKPOINTING) or "checkpointing" in reading.facts:
             return
         size = size_of_models(reading)
         if size is None or "training arguments" in reading.unknown or not has_blocks(reading.trained):

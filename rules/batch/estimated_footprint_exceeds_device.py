@@ -8,16 +8,15 @@ from memlint.findings import Finding, Severity
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
-    AUTOMATIC_BATCH,
-    SHARDED,
     call_at,
     capacity_claim,
     card_of,
     confidence_of,
-    says,
     training_of,
+    uses,
 )
 from memlint.model.sizes.peak import estimate, shown_bytes
+from memlint.model.techniques import Technique
 from memlint.rule import Rule
 
 _MARGIN = 1.15
@@ -125,7 +124,7 @@ def train(dataset):
     def check(self, program: Program) -> Iterator[Finding]:
         card = card_of(program)
         reading = training_of(program)
-        if reading is None or says(reading, AUTOMATIC_BATCH | SHARDED):
+        if reading is None or uses(reading, Technique.AUTOMATIC_BATCH, Technique.SHARDING):
             return
         peak = estimate(reading)
         batch = reading.facts.get("batch")

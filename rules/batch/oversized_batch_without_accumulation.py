@@ -10,21 +10,18 @@ from memlint.findings import Applicability, Confidence, Finding, Fix, Severity
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
-    ACCUMULATION,
-    AUTOMATIC_BATCH,
-    COUPLED_BATCH,
-    SHARDED,
     call_at,
     capacity_claim,
     capacity_severity,
     card_of,
     confidence_of,
-    says,
     training_of,
+    uses,
 )
 from memlint.model.sizes.peak import estimate, shown_bytes, smaller_batch
 from memlint.model.sizes.reading import Reading
 from memlint.model.source_text import laid_out, written
+from memlint.model.techniques import Technique
 from memlint.model.values import Call
 from memlint.model.whole_batches import whole_batches_under_checkpointing
 from memlint.rule import Rule
@@ -184,7 +181,7 @@ def train(dataset, model):
             yield self._under_checkpointing(whole)
             return
         reading = training_of(program)
-        if reading is None or _accumulates(reading) or says(reading, AUTOMATIC_BATCH | SHARDED | COUPLED_BATCH):
+        if reading is None or _accumulates(reading) or uses(reading, *_HINDRANCES):
             return
         card, peak, batch = card_of(program), estimate(reading), reading.facts.get("batch")
         if peak is None or not peak.is_complete or batch is None or peak.total.likely <= card.usable:
@@ -217,10 +214,13 @@ def train(dataset, model):
         )
 
 
+_HINDRANCES = (Technique.AUTOMATIC_BATCH, Technique.SHARDING, Technique.COUPLED_BATCH)
+
+
 def _accumulates(reading: Reading) -> bool:
     if reading.value("accumulation", 1) != 1:
         return True
-    return "accumulation" not in reading.facts and says(reading, ACCUMULATION)
+    return "accumulation" not in reading.facts and uses(reading, Technique.ACCUMULATION)
 
 
 def _fixes(node: cst.Call, smaller: int, steps: int) -> Iterator[Fix]:

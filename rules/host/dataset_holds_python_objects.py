@@ -29,8 +29,8 @@ class DatasetHoldsPythonObjects(Rule):
     ## What it does
     Finds lists and dicts in the attributes of a `Dataset` that have an entry for each sample (its `__len__` or the
     index of `__getitem__` says so) and are made of a file, a table, an array or a loop: `json.load`, `.tolist()`,
-    `.to_dict()`, comprehensions, `append` in a loop. It asks how many workers the loaders have that read it. It also
-    finds a `Sampler` that goes through a tensor, and so yields a tensor for each index.
+    `.to_dict()`, comprehensions, `append` or `+=` in a loop. It asks how many workers the loaders have that read it.
+    It also finds a `Sampler` that goes through a tensor, and so yields a tensor for each index.
 
     ## Why is this bad?
     Workers are forked and share the memory of the main process until something writes to it. Reading a Python object
@@ -192,8 +192,51 @@ class Repeated(Sampler):
             indices = torch.cat([indices, indices[: self.ranks]])
         return iter(indices[self.rank :: self.ranks])
 """,
+        """
+import json
+from torch.utils.data import DataLoader, Dataset
+class Shards(Dataset):
+    def __init__(self, paths):
+        self.samples = []  # MEM901: 24
+        for path in paths:
+            self.samples += json.load(open(path))
+    def __len__(self):
+        return len(self.samples)
+    def __getitem__(self, index):
+        return self.samples[index]
+class Lines(Dataset):
+    def __init__(self, paths):
+        rows = []  # MEM901: 16
+        for path in paths:
+            rows += [line.split() for line in open(path)]
+        self.rows = rows
+    def __len__(self):
+        return len(self.rows)
+    def __getitem__(self, index):
+        return self.rows[index]
+def loaders(paths):
+    return DataLoader(Shards(paths), num_workers=4), DataLoader(Lines(paths), num_workers=4)
+""",
     )
     negative = (
+        """
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+class Arrays(Dataset):
+    def __init__(self, paths):
+        self.x, self.length, self.splits = [], 0, []
+        for path in paths:
+            self.x += [np.load(path)]
+            self.length += len(path)
+        for split in ("train", "test"):
+            self.splits += [split]
+    def __len__(self):
+        return len(self.x)
+    def __getitem__(self, index):
+        self.splits += [str(index)]
+        return self.x[index], self.splits[index]
+loader = DataLoader(Arrays(["a.npy"]), num_workers=2)
+""",
         """
 import torch
 from torch.utils.data import BatchSampler, Sampler

@@ -81,8 +81,42 @@ def collect(model, dataset):
             labels = torch.hstack((labels, y)) if labels is not None else y  # MEM812
     return scores, labels
 """,
+        """
+import torch
+def activities(model, loader: torch.utils.data.DataLoader, criterion):
+    inputs = {name: torch.empty(0) for name in model.names}
+    gradients = {}
+    for x, y in loader:
+        criterion(model(x), y).backward()
+        for layer in model.layers:
+            inputs[layer.name] = torch.cat((inputs[layer.name], layer.input.detach().cpu()))  # MEM812: 34
+            if layer.name not in gradients:
+                gradients[layer.name] = layer.output.grad.detach()
+            else:
+                gradients[layer.name] = torch.cat((gradients[layer.name], layer.output.grad.detach()))  # MEM812: 41
+    return inputs, gradients
+""",
     )
     negative = (
+        """
+import torch
+from torch.utils.data import DataLoader
+def gather(model, loader: DataLoader, layers):
+    with torch.no_grad():
+        for x in loader:
+            kept = {layer: torch.empty(0) for layer in layers}
+            for layer in layers:
+                kept[layer] = torch.cat([kept[layer], model(x)[layer]])
+            yield kept
+def latest(model, loader: DataLoader):
+    kept = {}
+    with torch.no_grad():
+        for x in loader:
+            for name, value in model(x).items():
+                kept[name] = torch.cat([kept[name], value])
+                kept[name] = kept[name][-64:]
+    return kept
+""",
         """
 import torch
 from torch import nn

@@ -8,18 +8,18 @@ from memlint.findings import Finding, Severity, Watch
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
-    SHARDED,
     capacity_claim,
     capacity_severity,
     card_of,
     confidence_of,
-    says,
     size_of_models,
     training_of,
     training_site,
+    uses,
 )
 from memlint.model.sizes.peak import estimate, shown_bytes
 from memlint.model.sizes.reading import Reading
+from memlint.model.techniques import Technique
 from memlint.rule import Rule
 
 _MUCH = 0.25
@@ -139,7 +139,7 @@ def train(loader):
 
     def check(self, program: Program) -> Iterator[Finding]:
         reading = training_of(program)
-        if reading is None or says(reading, SHARDED) or size_of_models(reading) is None:
+        if reading is None or uses(reading, Technique.SHARDING) or size_of_models(reading) is None:
             return
         state, card = _state(reading), card_of(program)
         if state is None or state < _MUCH * card.usable:

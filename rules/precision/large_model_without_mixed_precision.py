@@ -16,16 +16,16 @@ from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.scopes import Module
 from memlint.model.sizes.capacity import (
-    HALF_PRECISION,
     capacity_claim,
     capacity_severity,
     confidence_of,
-    says,
     size_of_models,
     training_of,
     training_site,
+    uses,
 )
 from memlint.model.sizes.reading import Reading
+from memlint.model.techniques import Technique
 from memlint.model.values import Call
 from memlint.rule import Rule
 
@@ -299,7 +299,7 @@ def train(loader, width):
         size = size_of_models(reading) if reading is not None else None
         if reading is None or size is None:
             yield from self._where_memory_is_short(program)
-        elif size >= _LARGE and not says(reading, HALF_PRECISION):
+        elif size >= _LARGE and not uses(reading, Technique.HALF_PRECISION, Technique.LOSS_SCALING):
             yield from self._large(program, reading, size)
 
     def _where_memory_is_short(self, program: Program) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from memlint.model.rows import rows
 from memlint.model.scopes import Module
 from memlint.model.sizes.objects import ModuleObject, Place
 from memlint.model.sizes.reading import Fact, Reader, Reading
+from memlint.model.techniques import Technique, techniques
 from memlint.model.values import Call
 
 _STEPS = 120_000
@@ -70,24 +71,11 @@ def size_of_models(reading: Reading) -> int | None:
     return sum(model.count() for model in reading.trained)
 
 
-def says(reading: Reading, words: Collection[str]) -> bool:
-    """Whether a file of the program says one of ``words``, or a longer word that begins so."""
-    return any(word.startswith(tuple(words)) for word in reading.words)
+def uses(reading: Reading, *wanted: Technique) -> bool:
+    """Whether a file of the program uses one of these techniques, or has a setting for it."""
+    return any(not techniques(text).isdisjoint(wanted) for text in reading.texts.values())
 
 
-HALF_PRECISION = frozenset("autocast GradScaler fp16 bf16 float16 bfloat16 half mixed_precision precision amp".split())
-CHECKPOINTING = frozenset(
-    "checkpoint_sequential gradient_checkpointing use_checkpoint use_reentrant set_grad_checkpointing "
-    "apply_activation_checkpointing save_on_cpu activation_memory_budget grad_checkpointing checkpoint_activations "
-    "torch.utils.checkpoint offload".split()
-)
-ACCUMULATION = frozenset("gradient_accumulation accumulat grad_accum accum_ iters_to_accumulate no_sync".split())
-AUTOMATIC_BATCH = frozenset("find_executable_batch_size auto_find_batch_size scale_batch_size".split())
-COUPLED_BATCH = frozenset("contrastive info_nce InfoNCE logit_scale triplet SupCon".split())
-SHARDED = frozenset(
-    "FullyShardedDataParallel fully_shard deepspeed fsdp cpu_offload offload LoraConfig get_peft_model load_in_8bit "
-    "load_in_4bit BitsAndBytesConfig".split()
-)
 UNOBSERVABLE = (
     "the peak is that of the whole step on the GPU; memlint estimate --run simulates it, and "
     "torch.cuda.max_memory_allocated() measures it"

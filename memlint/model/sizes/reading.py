@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +61,6 @@ class Reading:
         fact = self.facts.get(name)
         return default if fact is None or fact.value is None else fact.value
 
-    @cached_property
-    def words(self) -> dict[str, Place]:
-        """Where in the files of the program words of interest stand, first mention each."""
-        found: dict[str, Place] = {}
-        for path, text in self.texts.items():
-            for row, line in enumerate(text.splitlines(), 1):
-                for match in _WORDS.finditer(line.partition("#")[0]):
-                    found.setdefault(match[0], Place(path, row))
-                if _CHECKPOINT_IMPORT.search(line):
-                    found.setdefault("torch.utils.checkpoint", Place(path, row))
-        return found
-
     @property
     def is_training(self) -> bool:
         """Whether a backward is reached, or a trainer made."""
@@ -108,17 +95,6 @@ OPTIMIZERS: dict[str, tuple[float, float]] = {
 Those of torch.optim follow from the states that their ``step`` makes (exp_avg, exp_avg_sq, square_avg, ...); two states
 of one byte and their scales for 8-bit Adam. Paged states count as 0, since the device may give them up.
 """
-_WORDS = re.compile(
-    r"\b(autocast|GradScaler|fp16|bf16|float16|bfloat16|half|mixed_precision|precision|amp|tf32_only|"
-    r"checkpoint_sequential|gradient_checkpointing\w*|use_checkpoint|use_reentrant|set_grad_checkpointing|"
-    r"apply_activation_checkpointing|save_on_cpu|activation_memory_budget|grad_checkpointing|checkpoint_activations|"
-    r"find_executable_batch_size|auto_find_batch_size|scale_batch_size|"
-    r"gradient_accumulation\w*|accumulat\w+|grad_accum\w*|accum_\w+|iters_to_accumulate|no_sync|"
-    r"FullyShardedDataParallel|fully_shard|deepspeed|fsdp|cpu_offload|offload\w*|"
-    r"LoraConfig|get_peft_model|load_in_8bit|load_in_4bit|BitsAndBytesConfig|"
-    r"contrastive|info_nce|InfoNCE|logit_scale|triplet\w*|SupCon\w*)\b"
-)
-_CHECKPOINT_IMPORT = re.compile(r"torch\.utils\.checkpoint|from torch\.utils import .*checkpoint")
 
 
 class Reader:

@@ -87,7 +87,7 @@ def python_objects(value: object) -> tuple[int, int]:
     return _objects(value, known)
 
 
-def _objects(value: object, known: dict[int, object]) -> tuple[int, int]:
+def _objects(value: Any, known: dict[int, object]) -> tuple[int, int]:
     if id(value) in known:
         return 0, 0
     known[id(value)] = value

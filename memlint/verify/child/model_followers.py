@@ -57,9 +57,9 @@ def repeated_blocks(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
     most = 0
     for each in model.modules():
         if isinstance(each, (torch.nn.ModuleList, torch.nn.Sequential)):
-            kind, times = next(iter(Counter(map(type, each)).most_common(1)), (None, 0))
-            blocks = [block for block in each if type(block) is kind]
-            size = sum(parameter.numel() for block in blocks for parameter in block.parameters())
+            kind, times = next(iter(Counter(map(type, each)).most_common(1)), (torch.nn.Module, 0))
+            blocks = [block for block in each.children() if type(block) is kind]
+            size = sum(parameter.numel() for parameter in torch.nn.ModuleList(blocks).parameters())
             if times > 1 and size > most:
                 best, most = blocks, size
     yield from best
