@@ -73,6 +73,8 @@ class LocatedClaim:
     """What a run has to look at: a value of :class:`memlint.findings.Watch`."""
     unobservable: str = ""
     """Why no run can show it, where that is so."""
+    limit: int = 0
+    """Bytes that there are, where it is about more than these."""
 
 
 @dataclass(frozen=True)

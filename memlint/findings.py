@@ -141,6 +141,8 @@ class Watch(str, Enum):
     """What `torch.save` writes while the line runs beside the elements of the tensors themselves."""
     FOREACH_STEP = "foreach-step"
     """What the optimizer that the line makes allocates during its steps, as CUDA's default implementation."""
+    PEAK = "peak"
+    """What the tensors of the whole run take at its peak, against the limit of the claim."""
     OPTIMIZER_STATE = "optimizer-state"
     """The states of the optimizers once they have taken a step."""
     BLOCK_ACTIVATIONS = "block-activations"
@@ -187,6 +189,8 @@ class Claim:
     held: libcst.CSTNode | None = None
     watch: Watch | None = None
     unobservable: str = ""
+    limit: int = 0
+    """Bytes that there are, where the claim is about more than these."""
 
     @property
     def watched(self) -> Watch:

@@ -97,7 +97,7 @@ def _to_fix(kept: list[Any]) -> LocatedFix:
 
 
 _PLACES_OF_A_CLAIM = ("held_location", "held_end_location", "holder_location", "holder_end_location")
-_WORDS_OF_A_CLAIM = ("shape", "memory", "size", "holder", "held", "watch", "unobservable")
+_WORDS_OF_A_CLAIM = ("shape", "memory", "size", "holder", "held", "watch", "unobservable", "limit")
 
 
 def _from_claim(claim: LocatedClaim) -> dict[str, Any]:

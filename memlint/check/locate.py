@@ -74,6 +74,7 @@ def _claim(claim: Claim, source: Source) -> LocatedClaim:
         holder_end_location=holder_end,
         watch=claim.watched.value,
         unobservable=claim.unobservable,
+        limit=claim.limit,
     )
 
 

@@ -67,13 +67,15 @@ class Allocations:
         """Each step with the first moment after it, in order of time."""
         self._peak = -1
         """When most was allocated."""
+        self.most = 0
+        """How much that was."""
         self._read()
 
     def _read(self) -> None:
         # Where there is an accelerator, the host's memory is not what a claim about the device means.
         ignored = HOST if len(self._recording.devices()) > 1 else None
         live: dict[tuple[str, int], int] = {}
-        total = most = 0
+        total = 0
         step: int | None = None
         is_running = not has_phases(self._recording)
         for moment, event in enumerate(self._recording.events):
@@ -93,8 +95,8 @@ class Allocations:
                 total -= event.size
                 self._end(live.pop((event.device, event.address), None), moment)
             is_running = is_running or event.phase is not None
-            if is_running and total > most:
-                most, self._peak = total, moment
+            if is_running and total > self.most:
+                self.most, self._peak = total, moment
         for birth in live.values():
             self._ends[birth] = len(self._ends)
 

@@ -106,6 +106,26 @@ def _loaded(evidence: Evidence) -> Ruling:
     return refuted(f"the file's tensors, {in_bytes(size)}, go to the host, {why}")
 
 
+@rests_on_recording
+def _peak(evidence: Evidence) -> Ruling:
+    claim = evidence.diagnostic.claim
+    if evidence.allocations is None or claim is None:
+        return inconclusive("there is no recording of what was allocated")
+    most = evidence.allocations.most
+    if not claim.limit:
+        return inconclusive(f"the tensors take {in_bytes(most)} at the peak; configure `device` to compare that with")
+    if not evidence.run.steps:
+        return inconclusive(f"the tensors take {in_bytes(most)}, but no optimizer took a step")
+    if most <= claim.limit:
+        return refuted(f"the tensors take {in_bytes(most)} at the peak, and the device has {in_bytes(claim.limit)}")
+    return confirmed(
+        f"the tensors take {in_bytes(most)} at the peak, and the device has {in_bytes(claim.limit)}; what kernels and "
+        "the allocator need comes on top",
+        "device",
+        bytes_at_peak=most,
+    )
+
+
 def _optimizer_state(evidence: Evidence) -> Ruling:
     seen = evidence.seen.amounts
     if not seen:
@@ -259,6 +279,7 @@ DECISIONS: dict[Watch, Callable[[Evidence], Ruling]] = {
     Watch.FOREACH_STEP: _foreach_step,
     Watch.CACHED_CASTS: _cached_casts,
     Watch.LOADED: _loaded,
+    Watch.PEAK: _peak,
     Watch.OPTIMIZER_STATE: _optimizer_state,
     Watch.BLOCK_ACTIVATIONS: _block_activations,
     Watch.RECOMPUTED_SEGMENT: _recomputed_segment,

@@ -293,7 +293,7 @@ def generate(path):
                 holds="what autograd saves in every block",
                 confidence=Confidence.LIKELY,
                 severity=Severity.NOTE,
-                claim=capacity_claim("A of all blocks but one"),
+                claim=capacity_claim("A of all blocks but one", Watch.BLOCK_ACTIVATIONS),
             )
 
     def _blocks(self, found: BlockLoop, size: int) -> Finding:

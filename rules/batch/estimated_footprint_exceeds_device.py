@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Finding, Severity
+from memlint.findings import Finding, Severity, Watch
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
@@ -145,5 +145,5 @@ def train(dataset):
                 f"{shown_bytes(card.usable)}: {parts}, {states}, {saved}",
                 holds="more than the device has at the peak of a step",
                 confidence=confidence_of(batch, models=reading.trained),
-                claim=capacity_claim("the estimate"),
+                claim=capacity_claim("the estimate", Watch.PEAK, card.usable),
             )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Applicability, Confidence, Finding, Fix, Severity
+from memlint.findings import Applicability, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
@@ -199,7 +199,7 @@ def train(dataset, model):
             confidence=confidence_of(batch, models=reading.trained),
             severity=capacity_severity(program),
             fixes=tuple(_fixes(node, smaller, steps)),
-            claim=capacity_claim("A"),
+            claim=capacity_claim("A", Watch.PEAK, card.usable),
         )
 
     def _under_checkpointing(self, backward: Call) -> Finding:
@@ -210,7 +210,7 @@ def train(dataset, model):
             holds="what autograd saves for the whole batch, at the peak",
             confidence=Confidence.LIKELY,
             severity=Severity.NOTE,
-            claim=capacity_claim("A"),
+            claim=capacity_claim("A", Watch.PEAK),
         )
 
 

@@ -162,7 +162,7 @@ loader = DataLoader([torch.zeros(2)] * 8, collate_fn=collate, num_workers=0)
                 "device",
                 "workers * context",
                 held=call.node,
-                unobservable="it happens in the workers, which are not recorded",
+                unobservable="it costs a CUDA context in each worker, and raises where there is no GPU",
             ),
         )
 

@@ -203,7 +203,7 @@ def train(loader, step):
                 "host",
                 "1 MB per step",
                 held=call.node,
-                unobservable="the profiler keeps its events outside of what is recorded",
+                unobservable="the events lie in buffers of the profiler, and recording them adds to their number",
             ),
         )
 

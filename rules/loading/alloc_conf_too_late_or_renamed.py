@@ -145,7 +145,7 @@ def launch(command):
                 "device",
                 "reserved - allocated",
                 held=setting.node,
-                unobservable="a CPU has no allocator that reads it",
+                unobservable="only the allocator of a GPU reads it, at its first allocation",
             ),
         )
 

@@ -153,7 +153,7 @@ def evaluate(model, loader):
                         "device",
                         "outputs + G + S on the first GPU",
                         held=call.node,
-                        unobservable="one process with one device gathers nothing",
+                        unobservable="with fewer than two GPUs nothing is replicated and gathered",
                     ),
                 )
 

@@ -223,7 +223,7 @@ def main(model, save):
                 "device",
                 "P - P / world",
                 held=call.node,
-                unobservable="on one process there is nothing to gather",
+                unobservable="with one process its shard is the whole, and nothing is gathered",
             ),
         )
 

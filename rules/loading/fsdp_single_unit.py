@@ -187,7 +187,7 @@ def wrap(model):
                 "device",
                 "P",
                 held=call.node,
-                unobservable="on one process there is nothing to gather",
+                unobservable="with one process its shard is the whole, and nothing is gathered",
             ),
         )
 

@@ -161,7 +161,7 @@ def use(model, index):
                 "device",
                 "(processes - 1) * context",
                 held=call.node,
-                unobservable="contexts lie outside of what the allocator counts",
+                unobservable="contexts are memory of the CUDA driver, which no allocator counts",
             ),
         )
 

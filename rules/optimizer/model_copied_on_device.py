@@ -9,13 +9,13 @@ from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Findi
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.containers import container_origins, names_of
 from memlint.model.copies import repeated_copies
-from memlint.model.destinations import destinations
 from memlint.model.devices import may_use_accelerator
 from memlint.model.effects import Effect, region_effects
+from memlint.model.kept_states import Form, is_loaded_after, kept_states
 from memlint.model.kinds import Role, role
 from memlint.model.program import Program
 from memlint.model.source_text import code
-from memlint.model.values import Branch, Call, Loop, Store, operand_occurrences
+from memlint.model.values import Branch, Call, Loop, Store, Value, operand_occurrences
 from memlint.rule import Rule
 
 
@@ -25,8 +25,9 @@ class ModelCopiedOnDevice(Rule):
     ## What it does
     Finds `copy.deepcopy(model.state_dict())` and `copy.deepcopy(model)` that a training loop stores on improvement, or
     appends to a list that outlives it, in code that uses an accelerator; and `model.state_dict()` stored in its place
-    without a copy, and loaded again after training. Also a second `copy.deepcopy(model)` of the same model that an
-    object keeps beside the first.
+    without a copy, and loaded again after training. Objects that are told of each result and keep the state in an
+    attribute, as for early stopping, functions that return it, and dicts that are made of it are followed. Also a
+    second `copy.deepcopy(model)` of the same model that an object keeps beside the first.
 
     ## Why is this bad?
     The copy has the size of the parameters and buffers, `P`, and stays on the GPU through the rest of training, though
@@ -154,8 +155,76 @@ def fit(loader, evaluate, epochs):
         states.append(copy.deepcopy(model.state_dict()))  # MEM704: 23
     return best, snapshots, states
 """,
+        """
+import copy
+import torch
+from torch import nn
+class EarlyStopping:
+    def __init__(self):
+        self.best, self.weights, self.copies = float("inf"), None, None
+    def __call__(self, loss, model: nn.Module):
+        if loss < self.best:
+            self.best = loss
+            self.weights = model.state_dict()  # MEM704: 28
+            self.copies = copy.deepcopy(model.state_dict())  # MEM704
+    def restore(self, model: nn.Module):
+        model.load_state_dict(self.weights)
+class Trainer:
+    def __init__(self, model: nn.Module):
+        self.model = model.cuda()
+        self.optimizer = torch.optim.Adam(self.model.parameters())
+    def save_best(self):
+        return self.model.state_dict()  # MEM704: 16
+    def fit(self, loader: torch.utils.data.DataLoader, epochs):
+        lowest, best, other, copied, stop = 1e9, None, None, None, EarlyStopping()
+        for epoch in range(epochs):
+            for x in loader:
+                self.optimizer.zero_grad()
+                self.model(x).mean().backward()
+                self.optimizer.step()
+            loss = self.validate()
+            stop(loss, self.model)
+            if loss < lowest:
+                lowest = loss
+                best = self.save_best()
+                other = {name: value for name, value in self.model.state_dict().items()}  # MEM704: 57
+                copied = {k: v.detach().clone() for k, v in self.model.state_dict().items()}  # MEM704: 26
+                record = {"epoch": epoch, "model": self.model.state_dict()}  # MEM704: 52
+        self.model.load_state_dict(best)
+        self.model.load_state_dict(other)
+        self.model.load_state_dict(record["model"])
+""",
     )
     negative = (
+        """
+import copy
+import torch
+from torch import nn
+class EarlyStopping:
+    def __init__(self, path):
+        self.best, self.path, self.weights, self.start = float("inf"), path, None, None
+    def __call__(self, loss, model: nn.Module):
+        if self.start is None:
+            self.start = model.state_dict()
+        if loss < self.best:
+            self.best = loss
+            self.weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+            state = model.state_dict()
+            torch.save(state, self.path)
+    def restore(self, model: nn.Module):
+        model.load_state_dict(self.weights)
+def fit(model: nn.Module, loader: torch.utils.data.DataLoader, epochs):
+    optimizer, stop = torch.optim.SGD(model.cuda().parameters(), lr=0.1), EarlyStopping("best.pt")
+    for epoch in range(epochs):
+        for x in loader:
+            optimizer.zero_grad()
+            model(x).mean().backward()
+            optimizer.step()
+        stop(evaluate(model), model)
+        if epoch % 10 == 0:
+            record = {"epoch": epoch, "model": model.state_dict()}
+            torch.save(record, f"{epoch}.pt")
+""",
         """
 import copy
 import torch
@@ -268,14 +337,13 @@ def rounds(model: torch.nn.Module, clients, average):
         for call in program.calls("state_dict"):
             if call.receiver is None or isinstance(call.receiver, Call) or not role(call.receiver, Role.MODULE):
                 continue
-            copied = _copy_of(call)
-            loop = _stored_on_improvement(copied or call)
-            if loop is None or call.function.module.is_test:
+            kept = None if call.function.module.is_test else next(kept_states(call), None)
+            if kept is None:
                 continue
-            if copied is None and _is_loaded_after(call, loop):
+            if kept.form is Form.ITSELF and is_loaded_after(kept):
                 yield self._alias(call)
-            elif copied is not None and may_use_accelerator(call.function):
-                yield self._copy(call, copied)
+            elif kept.form is Form.COPY and may_use_accelerator(call.function):
+                yield self._copy(call, kept.made)
         if not program.module.is_test:
             yield from self._kept_copies(program)
 
@@ -310,7 +378,7 @@ def rounds(model: torch.nn.Module, clients, average):
             related=(Related(first.node, "the first copy"),),
         )
 
-    def _copy(self, state: Call, copied: Call) -> Finding:
+    def _copy(self, state: Call, copied: Value) -> Finding:
         return self.finding(
             copied.node,
             f"The weights of `{_model(state)}` are copied on the device, and stay there until better ones are found",
@@ -342,7 +410,7 @@ def _model(state: Call) -> str:
     return code(operand_occurrences(state)[0].node)
 
 
-def _fixes(state: Call, replaced: Call) -> tuple[Fix, ...]:
+def _fixes(state: Call, replaced: Value) -> tuple[Fix, ...]:
     on_host = f'{{k: v.detach().to("cpu", copy=True) for k, v in {code(state.node)}.items()}}'
     return (
         Fix(
@@ -352,13 +420,6 @@ def _fixes(state: Call, replaced: Call) -> tuple[Fix, ...]:
             {"expression": replaced.node},
             {"code": on_host},
         ),
-    )
-
-
-def _copy_of(state: Call) -> Call | None:
-    """The call of ``deepcopy`` around ``model.state_dict()``."""
-    return next(
-        (use for use in state.uses if isinstance(use, Call) and "copy.deepcopy" in qualified_names(use.callee)), None
     )
 
 
@@ -418,15 +479,3 @@ def _stored_on_improvement(kept: Call) -> Loop | None:
         if isinstance(region, Loop):
             return region if conditional and region_effects(region) & Effect.STEP else None
     return None
-
-
-def _is_loaded_after(state: Call, loop: Loop) -> bool:
-    """Whether a model loads ``state`` once the loop has ended."""
-    return any(
-        isinstance(use.user, Call)
-        and use.user.name == "load_state_dict"
-        and use.user.callee is not use.value
-        and (use.user.function is not state.function or use.user.order > loop.last)
-        and state in sources(use.value)
-        for use in destinations(state)
-    )

@@ -171,7 +171,7 @@ def _claim(call: Call) -> Claim:
         "device",
         "2·numel",
         held=call.node,
-        unobservable="how large the weights would be in the other type is seen in no run of this one",
+        unobservable="a run has the weights in one type, and shows nothing of the type that was meant",
     )
 
 

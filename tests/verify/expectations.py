@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from memlint.devices import device
 from memlint.diagnostics import Diagnostic, LocatedClaim, Location
 from memlint.findings import ClaimShape, Confidence, Severity, Watch
 from memlint.verify.decide import NODE_BYTES
@@ -29,6 +30,8 @@ _WATCHES = {
     "MEM202": Watch.GRADIENTS_ZEROED,
     "MEM203": Watch.GRADIENTS_IN_FORWARD,
     "MEM301": Watch.SUMMED_GRAPHS,
+    "MEM303": Watch.PEAK,
+    "MEM311": Watch.PEAK,
     "MEM401": Watch.CACHED_CASTS,
     "MEM302": Watch.PADDING,
     "MEM403": Watch.ALLOCATED,
@@ -111,6 +114,18 @@ def _value(formula: str) -> float:
     return float(eval(formula, {"NODE": NODE_BYTES}))
 
 
+def device_of(script: Path) -> str | None:
+    """The device that the script's own comment wants to be configured."""
+    found = re.search(r"^# device: (\S+)$", script.read_text("utf-8"), re.MULTILINE)
+    return found[1] if found else None
+
+
+def limit_of(script: Path) -> int:
+    """Bytes of that device; 0 without one."""
+    name = device_of(script)
+    return device(name).usable if name is not None else 0
+
+
 def forced(expected: Expected) -> Diagnostic:
     """A finding that memlint does not make, as its rule would make it."""
     line = expected.path.read_text("utf-8").splitlines()[expected.row - 1]
@@ -128,6 +143,7 @@ def forced(expected: Expected) -> Diagnostic:
         holder_location=start if expected.root else None,
         holder_end_location=start if expected.root else None,
         watch=watch.value,
+        limit=limit_of(expected.path),
     )
     return Diagnostic(
         expected.code,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from memlint.verify.plan import Budget
 from memlint.verify.report import failure_of
 from memlint.verify.static import Static, check_program, watched_lines
 from memlint.verify.verdicts import Judged
-from tests.verify.expectations import SCENARIOS, expectations, forced
+from tests.verify.expectations import SCENARIOS, device_of, expectations, forced
 
 FRAMEWORKS = ("lightning", "transformers", "accelerate", "peft")
 SCRIPTS = sorted([*SCENARIOS.glob("*.py"), *SCENARIOS.glob("*/train.py")])
@@ -53,12 +52,6 @@ def judged_run(
     outcome = run_program(program, lines, budget or Budget(), sources=sources, keep=keep, silent=True)
     verdicts = decide(static.diagnostics, lines, outcome.seen, outcome.recording)
     return JudgedRun(verdicts, outcome, failure_of(script.name, outcome.seen))
-
-
-def device_of(script: Path) -> str | None:
-    """The device that the script's own comment wants to be configured."""
-    found = re.search(r"^# device: (\S+)$", script.read_text("utf-8"), re.MULTILINE)
-    return found[1] if found else None
 
 
 def with_forced(static: Static, script: Path) -> Static:

@@ -76,15 +76,9 @@ def uses(reading: Reading, *wanted: Technique) -> bool:
     return any(not techniques(text).isdisjoint(wanted) for text in reading.texts.values())
 
 
-UNOBSERVABLE = (
-    "the peak is that of the whole step on the GPU; memlint estimate --run simulates it, and "
-    "torch.cuda.max_memory_allocated() measures it"
-)
-
-
-def capacity_claim(size: str, watch: Watch | None = None) -> Claim:
-    """The claim of a rule about the size of a model: ``size`` bytes at the peak. A run shows them by ``watch``."""
-    return Claim(ClaimShape.SPIKE, "device", size, watch=watch, unobservable="" if watch is not None else UNOBSERVABLE)
+def capacity_claim(size: str, watch: Watch, limit: int = 0) -> Claim:
+    """The claim of a rule about the size of a model: ``size`` bytes at the peak, of which there are ``limit``."""
+    return Claim(ClaimShape.SPIKE, "device", size, watch=watch, limit=limit)
 
 
 def capacity_severity(program: Program) -> Severity:
