@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import itertools
 import json
 import re
 import sys
@@ -26,8 +27,10 @@ import torch
 from memlint.model.sizes.hugging_face import SHAPE_FIELDS
 
 OUT = Path(__file__).parents[1] / "memlint" / "architectures.json"
-_MOST_PARTS = 2
-"""Underscores in the names of timm that are taken."""
+_CLASSES = 1000
+"""Those of ImageNet: what nearly all image models are made for."""
+_MOST_PARAMETERS = 2_000_000_000
+"""Of models of timm; the few that are larger take minutes."""
 _CHECKPOINT = re.compile(r"""checkpoint=["']([\w.-]+/[\w.-]+)["']""")
 _BANDS = {"tiny": (0, 200), "small": (0, 200), "base": (80, 300), "large": (200, 1300), "huge": (500, 1300)}
 """Millions of parameters that a model may have whose name has such a word in it."""
@@ -60,13 +63,15 @@ def saved_bytes(model: torch.nn.Module, sample: torch.Tensor) -> int:
     return sum(each.nbytes() for each in storages.values())
 
 
-def image_entry(model: torch.nn.Module, size: int) -> dict[str, Any]:
+def image_entry(model: torch.nn.Module, size: int, classes: int = _CLASSES) -> dict[str, Any]:
     """Parameters, the classifier, and what is saved for one image of ``size`` by ``size``."""
     entry: dict[str, Any] = {"params": count(model), "image": size}
+    if classes != _CLASSES:
+        entry["classes"] = classes
     heads = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module.out_features == 1000
+        if isinstance(module, torch.nn.Linear) and module.out_features == classes
     ]
     if len(heads) == 1:
         name, module = heads[0]
@@ -102,17 +107,36 @@ def torchvision_models() -> Any:
         torch.library.register_fake = register
 
 
+def torchvision_task_entries() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Models of torchvision that detect, segment or take videos, as they are made with and without weights."""
+    models = torchvision_models()
+    api = importlib.import_module("torchvision.models._api")
+    classifiers = set(models.list_models(module=models))
+    api.WeightsEnum.get_state_dict = lambda *_, **__: {}
+    load, torch.nn.Module.load_state_dict = torch.nn.Module.load_state_dict, lambda *_, **__: None  # type: ignore[assignment]
+    try:
+        for name in sorted(set(models.list_models()) - classifiers):
+            if not name.startswith("quantized_"):
+                builder = models.get_model_builder(name)
+                with suppress(Exception), torch.device("meta"):
+                    entry = {"params": count(builder())}
+                    with_weights = count(builder(weights="DEFAULT"))
+                    if with_weights != entry["params"]:
+                        entry["with_weights"] = with_weights
+                    yield f"torchvision.models.{name}", entry
+    finally:
+        torch.nn.Module.load_state_dict = load
+
+
 def timm_entries() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Image models of timm that have weights for the 1000 classes of ImageNet."""
+    """Image models of timm that come with weights."""
     timm = importlib.import_module("timm")
     names = dict.fromkeys(name.partition(".")[0] for name in timm.list_models(pretrained=True))
-    # Longer names are variants of these; with all of them the table would be three times as large.
-    for plain in (name for name in names if name.count("_") <= _MOST_PARTS):
+    for plain in names:
         with suppress(Exception), torch.device("meta"):
             model = timm.create_model(plain)
-            if model.num_classes != 1000 or count(model) > 2_000_000_000:
-                continue
-            yield f"timm.{plain}", image_entry(model, model.default_cfg["input_size"][-1])
+            if count(model) <= _MOST_PARAMETERS:
+                yield f"timm.{plain}", image_entry(model, model.default_cfg["input_size"][-1], model.num_classes)
 
 
 def transformers_entries() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -204,7 +228,7 @@ def main() -> None:
     table: dict[str, Any] = {}
     versions = {}
     families = {
-        "torchvision": torchvision_entries,
+        "torchvision": lambda: itertools.chain(torchvision_entries(), torchvision_task_entries()),
         "timm": timm_entries,
         "transformers": transformers_entries,
         "diffusers": diffusers_entries,
@@ -212,7 +236,7 @@ def main() -> None:
     for library, entries in families.items():
         found = dict(entries())
         table.update(found)
-        versions[library] = importlib.import_module(library).__version__
+        versions[library] = importlib.import_module(library).__version__.partition("+")[0]
         print(f"{library} {versions[library]}: {len(found)} architectures", flush=True)
     lines = [f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(table.items())]
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else OUT

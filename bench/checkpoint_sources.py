@@ -1,8 +1,7 @@
 """More sources of configurations for ``checkpoints.py``: packages that state those of Whisper, T5 1.1, CLIP and others.
 
-Needs the unpacked wheels of keras-nlp 0.6.4, llm-analysis 0.2.2, t5 0.9.4 and open-clip-torch on PYTHONPATH, and timm.
-What no package states is read from the checkpoint's own ``config.json``, in a folder that is filled by
-``hf download OWNER/NAME config.json --local-dir FOLDER/OWNER/NAME``.
+Needs the unpacked wheels of keras-nlp 0.6.4, llm-analysis 0.2.2, t5 0.9.4, open-clip-torch and invokeai 6.14.2 on
+PYTHONPATH, and timm and diffusers.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from architectures import torchvision_models
 
 Configuration = tuple[str, str, dict[str, Any]]
@@ -53,6 +53,17 @@ _VIT = {
     "facebook/dinov2-large": "vit_large_patch14_dinov2",
 }
 """The architecture in timm that each was published as."""
+_DIFFUSION = {
+    "CompVis/stable-diffusion-v1-4": "v1-inference",
+    "runwayml/stable-diffusion-v1-5": "v1-inference",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "v1-inference",
+    "stabilityai/stable-diffusion-2-base": "v2-inference",
+    "stabilityai/stable-diffusion-2-1-base": "v2-inference",
+    "stabilityai/stable-diffusion-2": "v2-inference-v",
+    "stabilityai/stable-diffusion-2-1": "v2-inference-v",
+    "stabilityai/stable-diffusion-xl-base-1.0": "sd_xl_base",
+}
+"""The file that each was trained with, as its authors published them and invokeai has them."""
 _T5 = {"small": "small", "base": "base", "large": "large", "xl": "xl", "xxl": "xxl"}
 _NOT_TRAINED_ON = ("test", "tiny-random", "fxmarty", "mt-nlg", "megatron")
 """What llm-analysis has for its own tests, and models that nobody can load."""
@@ -244,13 +255,23 @@ def vit() -> Iterator[Configuration]:
             yield name, "vit", {**fields, "intermediate_size": first.mlp.fc1.out_features}
 
 
-_SIZELESS = ("_name_or_path", "architectures", "torch_dtype", "dtype", "transformers_version", "use_cache", "prefix")
+def diffusion() -> Iterator[Configuration]:
+    """Parts of Stable Diffusion, as diffusers reads the files that it was trained with."""
+    utilities: Any = importlib.import_module("diffusers.loaders.single_file_utils")
+    clip_text = next(fields["text_config"] for name, _, fields in clip() if name == "openai/clip-vit-large-patch14")
+    for name, file in _DIFFUSION.items():
+        path = folder("invokeai") / "configs" / "stable-diffusion" / f"{file}.yaml"
+        original = yaml.safe_load(path.read_text("utf-8"))
+        yield (
+            f"{name}#unet",
+            "UNet2DConditionModel",
+            _set(utilities.create_unet_diffusers_config_from_ldm(original, {})),
+        )
+        yield f"{name}#vae", "AutoencoderKL", _set(utilities.create_vae_diffusers_config_from_ldm(original, {}))
+        if "FrozenCLIPEmbedder" in path.read_text("utf-8"):
+            yield f"{name}#text_encoder", "clip_text_model", clip_text
 
 
-def hub(root: Path) -> Iterator[Configuration]:
-    """From the ``config.json`` of checkpoints, in a folder for each."""
-    for path in sorted(root.glob("*/*/config.json")):
-        config = json.loads(path.read_text("utf-8"))
-        kind = config.pop("model_type")
-        kept = {key: value for key, value in config.items() if key not in _SIZELESS and value is not None}
-        yield f"{path.parts[-3]}/{path.parts[-2]}", kind, kept
+def _set(config: dict[str, Any]) -> dict[str, Any]:
+    sizeless = ("sample_size", "scaling_factor", "upcast_attention")
+    return {field: value for field, value in config.items() if value is not None and field not in sizeless}

@@ -1,10 +1,10 @@
 """Writes memlint/checkpoints.json: the configurations of checkpoints, as installed libraries state them.
 
-    python bench/checkpoints.py [--hub DIR] [OUT]
+    python bench/checkpoints.py [OUT]
 
-Needs torch and transformers, and the sources of litgpt, keras-nlp 0.6.4 and paddlenlp 2.8.1 (install them with ``pip
-install --no-deps --target FOLDER`` and add FOLDER to PYTHONPATH), and those of ``checkpoint_sources.py``. Nothing is
-downloaded from a hub and no weight is allocated; without ``--hub`` what was read there before is kept.
+Needs torch and transformers, and the sources of litgpt 0.5.13, keras-nlp 0.6.4, paddlenlp 2.8.1 and google-tunix 0.1.7
+(install them with ``pip install --no-deps --target FOLDER`` and add FOLDER to PYTHONPATH), and those of
+``checkpoint_sources.py``. Nothing is downloaded from a hub and no weight is allocated.
 ``architectures.json`` knows the default configuration of each kind of model; these are the others.
 """
 
@@ -18,13 +18,15 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import checkpoint_sources
 import click
-from architectures import claimed, transformers_entry
+import torch
+from architectures import claimed, count, transformers_entry
 from checkpoint_sources import folder
 
 OUT = Path(__file__).parents[1] / "memlint" / "checkpoints.json"
@@ -56,10 +58,10 @@ KERAS = {
 }  # fmt: skip
 """The name on the hub of the checkpoint that each preset of keras-nlp was converted from."""
 KINDS = {"deberta_v3": "deberta-v2", "distil_bert": "distilbert", "xlm_roberta": "xlm-roberta"}
-TIED = re.compile(
-    r"Llama-3\.2-|Qwen2\.5-(Coder-|Math-)?(0\.5B|1\.5B|3B)|Qwen3-(0\.6B|1\.7B|4B)|SmolLM2|Phi-4-mini|OLMo-1B"
-)
-"""Decoders whose output layer is the table of words, as their configurations on the hub say; litgpt does not."""
+_UNSTATED = ("Phi-4-mini", "OLMo-1B")
+"""Their output layer is the table of words or is not: litgpt does not say, nor does another package."""
+_NAMED_EXACTLY = "SmolLM2"
+"""No package says it of these, but their names give the size so well that only one of the two can be meant."""
 
 
 def _module(path: Path, name: str) -> ModuleType:
@@ -108,31 +110,38 @@ def _from_keras(family: str, config: dict[str, Any]) -> dict[str, Any]:
         # Positions are counted from behind the padding token, and there are no segments.
         fields.update(max_position_embeddings=positions + 2, type_vocab_size=1)
     if family == "deberta_v3":
-        fields.update(_DEBERTA_V3)
+        stated = _paddle("deberta_v2")["microsoft/deberta-v3-base"]
+        fields.update({name: stated[name] for name in _DEBERTA_V3})
     return fields
 
 
-_DEBERTA_V3 = {
-    "relative_attention": True, "position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": True,
-    "pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "type_vocab_size": 0, "max_relative_positions": -1,
-}  # fmt: skip
-"""What all of them share, as the paper and ``microsoft/deberta-v3-base`` say."""
+_DEBERTA_V3 = (
+    "relative_attention position_buckets norm_rel_ebd share_att_key pos_att_type position_biased_input type_vocab_size "
+    "max_relative_positions"
+).split()
+"""What keras-nlp, which knows nothing else, does not state; paddlenlp does, for the base model."""
 
 # --------------------------------------------------------------------------------------------------------- paddlenlp
 
 
 def paddle_configurations() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """T5, and what keras-nlp does not have of ELECTRA and XLNet."""
-    root = folder("paddlenlp") / "transformers"
     prefixes = {"t5": "google-t5/", "electra": "google/", "xlnet": "xlnet/"}
     for family, prefix in prefixes.items():
-        tree = ast.parse((root / family / "configuration.py").read_text("utf-8"))
-        for statement in tree.body:
-            if isinstance(statement, ast.Assign) and "INIT_CONFIGURATION" in getattr(statement.targets[0], "id", ""):
-                for name, config in ast.literal_eval(statement.value).items():
-                    if "chinese" not in name and (family != "electra" or name.endswith(("discriminator", "generator"))):
-                        organisation = "google/" if "v1_1" in name else prefix
-                        yield organisation + name, family, _from_paddle(family, config)
+        for name, config in _paddle(family).items():
+            if "chinese" not in name and (family != "electra" or name.endswith(("discriminator", "generator"))):
+                organisation = "google/" if "v1_1" in name else prefix
+                yield organisation + name, family, _from_paddle(family, config)
+
+
+def _paddle(family: str) -> dict[str, dict[str, Any]]:
+    """The configurations of a family, by name."""
+    path = folder("paddlenlp") / "transformers" / family / "configuration.py"
+    found: dict[str, dict[str, Any]] = {}
+    for statement in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(statement, ast.Assign) and "INIT_CONFIGURATION" in getattr(statement.targets[0], "id", ""):
+            found.update(ast.literal_eval(statement.value))
+    return found
 
 
 def _from_paddle(family: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -156,7 +165,7 @@ def litgpt_configurations() -> Iterator[tuple[str, str, dict[str, Any]]]:
         config = module.Config(**given)
         name = f"{config.hf_config['org']}/{config.hf_config['name']}"
         kind = _kind_of(config, name)
-        if kind is not None:
+        if kind is not None and not any(each in name for each in _UNSTATED):
             yield name, kind, _from_litgpt(config, kind, name)
 
 
@@ -196,7 +205,7 @@ def _from_litgpt(config: Any, kind: str, name: str) -> dict[str, Any]:
     if kind.startswith(("gemma", "qwen3")) or (kind == "llama" and differs):
         fields["head_dim"] = config.head_size
     if not kind.startswith("gemma") and kind != "phi":
-        fields["tie_word_embeddings"] = bool(TIED.search(name))
+        fields["tie_word_embeddings"] = _is_tied(name, kind, fields)
     if kind == "phi3":
         fields["pad_token_id"] = 0
     if kind == "mixtral":
@@ -204,33 +213,60 @@ def _from_litgpt(config: Any, kind: str, name: str) -> dict[str, Any]:
     return fields
 
 
+def _is_tied(name: str, kind: str, fields: dict[str, Any]) -> bool:
+    """Whether the output layer is the table of words, as google-tunix says of the model; if it does not, it is not."""
+    size = claimed(name)
+    if _NAMED_EXACTLY in name and size is not None:
+        sizes = {tied: _size(kind, {**fields, "tie_word_embeddings": tied}) for tied in (True, False)}
+        return min(sizes, key=lambda tied: abs(sizes[tied] - size * 1e6))
+    plain = re.sub(r"-(coder|math)\b", "", name.rpartition("/")[2].lower())
+    return any(tied for model, tied in _tunix().items() if re.match(rf"{re.escape(model)}(?![\w.])", plain))
+
+
+def _size(kind: str, fields: dict[str, Any]) -> int:
+    transformers = importlib.import_module("transformers")
+    with torch.device("meta"):
+        return count(transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(kind, **fields)))
+
+
+_TUNIX = {"llama3": "weight_tying", "qwen2": "use_tied_embedding", "qwen3": "use_tied_embedding"}
+"""What each family of google-tunix calls a table of words that is shared."""
+
+
+@cache
+def _tunix() -> dict[str, bool]:
+    """By the beginning of a model's name: whether google-tunix shares its table of words."""
+    found = {}
+    for family, flag in _TUNIX.items():
+        tree = ast.parse((folder("tunix") / "models" / family / "model.py").read_text("utf-8"))
+        for each in ast.walk(tree):
+            if isinstance(each, ast.FunctionDef) and re.fullmatch(r"(llama|qwen)\d(p\d)?_\d+(p\d+)?b", each.name):
+                model = re.sub(r"(?<=\d)p(?=\d)", ".", each.name).replace("llama", "llama-").replace("_", "-")
+                stated = [one.value for one in ast.walk(each) if isinstance(one, ast.keyword) and one.arg == flag]
+                found[model] = any(isinstance(value, ast.Constant) and value.value is True for value in stated)
+    return found
+
+
 # ------------------------------------------------------------------------------------------------------------- table
 
 
-def entries(hub: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def entries() -> Iterator[tuple[str, dict[str, Any]]]:
     """Each checkpoint's entry; prints those whose name claims another size. What stands later counts."""
     more = checkpoint_sources
     transformers = importlib.import_module("transformers")
     seen: dict[str, dict[str, Any]] = {}
     packages = (keras_configurations, paddle_configurations, litgpt_configurations)
-    sources = (more.llm_analysis, more.t5, more.whisper, more.clip, more.vit, *packages)
+    sources = (more.llm_analysis, more.t5, more.whisper, more.clip, more.vit, more.diffusion, *packages)
     configurations = [each for source in sources for each in source()]
-    read = set()
-    if hub is not None:
-        read = {name for name, _, _ in more.hub(hub)}
-        configurations += more.hub(hub)
     for name, kind, fields in configurations:
         key = json.dumps([kind, fields])
         if key not in seen:
             try:
-                config = transformers.AutoConfig.for_model(kind, **fields)
-                seen[key] = transformers_entry(transformers, config)
+                seen[key] = _entry(transformers, kind, fields)
             except Exception as error:  # noqa: BLE001 - another version of transformers may not take these fields
                 print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
                 continue
         entry = {**seen[key], "type": kind, "set": fields}
-        if name in read:
-            entry["hub"] = True
         largest = max([entry["params"], *(head[1] for head in entry.get("heads_of", {}).values())])
         size = claimed(name)
         if size is not None and not 0.85 < largest / 1e6 / size < 1.25 and kind != "mixtral":
@@ -241,15 +277,20 @@ def entries(hub: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, entry
 
 
+def _entry(transformers: Any, kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a model, by its ``model_type`` in transformers or its class in diffusers."""
+    if kind[0].isupper():
+        with torch.device("meta"):
+            return {"params": count(getattr(importlib.import_module("diffusers"), kind).from_config(fields))}
+    return transformers_entry(transformers, transformers.AutoConfig.for_model(kind, **fields))
+
+
 @click.command()
-@click.option("--hub", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A folder of config.json.")
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path), default=OUT)
-def main(hub: Path | None, out: Path) -> None:
+def main(out: Path) -> None:
     """Writes the table, a line for each checkpoint."""
     warnings.simplefilter("ignore")
-    before = json.loads(OUT.read_text("utf-8")) if OUT.is_file() else {}
-    table = {name: entry for name, entry in before.items() if entry.get("hub")} if hub is None else {}
-    table.update(entries(hub))
+    table = dict(entries())
     lines = [f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(table.items())]
     out.write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
     print(f"{len(table)} checkpoints")

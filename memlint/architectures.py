@@ -35,21 +35,34 @@ def checkpoints() -> dict[str, dict[str, Any]]:
     """Entries by the names of checkpoints of the hub, with and without the organisation.
 
     Beside what architectures have they hold the ``model_type`` of transformers (``type``) and what its configuration
-    sets (``set``).
+    sets (``set``); ``name#unet`` is a part of a checkpoint of diffusers, its type the class. Those that the
+    documentation of transformers calls similar to the default configuration of their kind have that one, and say so
+    (``similar``): they may differ in a vocabulary or in the number of positions.
     """
     found = _read("checkpoints.json")
     for name, entry in table().items():
         if "checkpoint" in entry:
-            found.setdefault(entry["checkpoint"], {**entry, "type": name.partition(".")[2], "set": {}})
+            kind = name.partition(".")[2]
+            found.setdefault(entry["checkpoint"], {**entry, "type": kind, "set": {}, "similar": True})
     for name, entry in list(found.items()):
         found.setdefault(name.rpartition("/")[2], entry)
     return found
 
 
-def checkpoint_configuration(name: str) -> dict[str, Any] | None:
+def diffusion_checkpoint(name: str, part: str | None) -> dict[str, Any] | None:
+    """The entry of a part (``unet``, ``vae``) of a checkpoint of diffusers; None if unknown."""
+    return checkpoints().get(f"{name}#{part}")
+
+
+def checkpoint_configuration(name: str, part: str | None = None) -> dict[str, Any] | None:
     """The configuration of a checkpoint for transformers, as far as it is not the default; None if unknown."""
-    entry = checkpoints().get(name)
+    entry = checkpoints().get(name) if part is None else diffusion_checkpoint(name, part)
     return None if entry is None else {"model_type": entry["type"], **entry["set"]}
+
+
+def is_similar(name: str) -> bool:
+    """Whether a checkpoint is only said to be similar to the default configuration of its kind."""
+    return "similar" in checkpoints().get(name, {})
 
 
 def _read(name: str) -> dict[str, dict[str, Any]]:

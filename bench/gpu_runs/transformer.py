@@ -44,6 +44,30 @@ def _cerebras(size: str) -> Any:
     )
 
 
+def _codet5() -> Any:
+    return transformers.T5Config(
+        vocab_size=32100, d_model=768, d_ff=3072, num_layers=12, num_heads=12, decoder_start_token_id=0
+    )
+
+
+SMOLLM = {"135M": (576, 1536, 9, 30, 3), "360M": (960, 2560, 15, 32, 5)}
+"""Width, inner width, heads, layers, key/value heads."""
+
+
+def _smollm(size: str) -> Any:
+    width, inner, heads, layers, key_value_heads = SMOLLM[size]
+    return transformers.LlamaConfig(
+        vocab_size=49152,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_attention_heads=heads,
+        num_hidden_layers=layers,
+        num_key_value_heads=key_value_heads,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+    )
+
+
 def configuration(name: str) -> Any:
     """The published configuration of a checkpoint."""
     make = transformers
@@ -88,6 +112,14 @@ def configuration(name: str) -> Any:
             rms_norm_eps=1e-6,
             tie_word_embeddings=False,
         ),
+        "Salesforce/codet5-small": lambda: make.T5Config(vocab_size=32100, decoder_start_token_id=0),
+        "Salesforce/codet5-base": _codet5,
+        "Salesforce/codet5p-220m": _codet5,
+        **{
+            f"HuggingFaceTB/SmolLM-{size}{kind}": lambda size=size: _smollm(size)
+            for size in SMOLLM
+            for kind in ("", "-Instruct")
+        },
         "meta-llama/Llama-3.2-3B-Instruct": lambda: make.LlamaConfig(
             vocab_size=128256,
             hidden_size=3072,

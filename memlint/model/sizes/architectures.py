@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from memlint.architectures import LOADING_OPTIONS, checkpoints, table
+from memlint.architectures import LOADING_OPTIONS, checkpoints, diffusion_checkpoint, table
 from memlint.model.sizes import layers
 from memlint.model.sizes.hugging_face import DIFFUSERS, module_of_diffusers
 from memlint.model.sizes.objects import (
@@ -58,7 +58,9 @@ def known_model(
 def _diffusers(
     name: str, arguments: list[Any], keywords: dict[str, Any], place: Place, build: Build | None
 ) -> ModuleObject | None:
-    cls = name.rpartition(".")[2]
+    *_, owner, cls = name.split(".")
+    if cls == "from_pretrained":
+        return _from_pretrained_of_diffusers(owner, arguments, keywords, place)
     entry = table().get(f"diffusers.{cls}")
     if entry is None or arguments:
         return None
@@ -71,6 +73,26 @@ def _diffusers(
     return made
 
 
+def _from_pretrained_of_diffusers(
+    cls: str, arguments: list[Any], keywords: dict[str, Any], place: Place
+) -> ModuleObject | None:
+    name = arguments[0] if arguments else keywords.get("pretrained_model_name_or_path")
+    part = keywords.get("subfolder")
+    if f"diffusers.{cls}" not in table():
+        return None
+    entry = diffusion_checkpoint(name, part) if isinstance(name, str) and isinstance(part, str) else None
+    if entry is None or entry["type"] != cls:
+        return ModuleObject(External(f"diffusers.{cls}"), place=place, doubt="a checkpoint of unknown configuration")
+    model = _model(f"diffusers.{cls}", entry, entry["params"], place)
+    others = keywords.keys() - LOADING_OPTIONS - _NO_FIELDS - {"pretrained_model_name_or_path"}
+    if others:
+        model.doubt = f"argument {min(others)}"
+    dtype = keywords.get("torch_dtype", keywords.get("dtype"))
+    if dtype is not None:
+        model.attributes["dtype of parameters"] = dtype if isinstance(dtype, External) else Unknown("dtype", plain=True)
+    return model
+
+
 def _torchvision(name: str, arguments: list[Any], keywords: dict[str, Any], place: Place) -> ModuleObject | None:
     last = name.rpartition(".")[2]
     if last == "get_model" and arguments and isinstance(arguments[0], str):
@@ -78,12 +100,22 @@ def _torchvision(name: str, arguments: list[Any], keywords: dict[str, Any], plac
     entry = table().get(f"torchvision.models.{last}")
     if entry is None:
         return None
-    model = _model(name, entry, entry["params"], place)
-    extra = set(keywords) - {"weights", "pretrained", "progress", "num_classes"}
-    if extra:
-        model.doubt = f"argument {min(extra)}"
+    is_loaded = _is_loaded(arguments[1:] if last == "get_model" else arguments, keywords)
+    count = entry["with_weights"] if is_loaded and "with_weights" in entry else entry["params"]
+    model = _model(name, entry, count, place)
+    extra = set(keywords) - {"weights", "pretrained", "progress", "num_classes", "name"}
+    if extra or (is_loaded is None and "with_weights" in entry):
+        model.doubt = f"argument {min(extra or {'weights'})}"
     _classes_changed(model, entry, keywords)
     return model
+
+
+def _is_loaded(arguments: list[Any], keywords: dict[str, Any]) -> bool | None:
+    """Whether a model of torchvision comes with weights; None if nobody knows."""
+    given = [*arguments[:1], *(keywords[each] for each in ("weights", "pretrained") if each in keywords)]
+    if any(isinstance(each, Unknown) for each in given):
+        return None
+    return any(each not in (None, False) for each in given)
 
 
 def _timm(arguments: list[Any], keywords: dict[str, Any], place: Place) -> ModuleObject | None:
@@ -103,8 +135,8 @@ def _timm(arguments: list[Any], keywords: dict[str, Any], place: Place) -> Modul
 
 
 def _classes_changed(model: ModuleObject, entry: dict[str, Any], keywords: dict[str, Any]) -> None:
-    classes = keywords.get("num_classes", 1000)
-    if classes == 1000:
+    classes = keywords.get("num_classes", entry.get("classes", 1000))
+    if "num_classes" not in keywords or ("head" in entry and classes == entry["head"][2]):
         return
     if isinstance(classes, bool) or not isinstance(classes, int) or "head" not in entry:
         model.doubt = "number of classes"
@@ -173,7 +205,9 @@ def _from_pretrained(cls: str, arguments: list[Any], keywords: dict[str, Any], p
     checkpoint = arguments[0] if arguments else keywords.get("pretrained_model_name_or_path")
     if cls.endswith(("Tokenizer", "TokenizerFast", "Processor", "Config", "FeatureExtractor")):
         return None
-    entry = checkpoints().get(checkpoint) if isinstance(checkpoint, str) else None
+    part = keywords.get("subfolder")
+    is_known_name = isinstance(checkpoint, str) and (part is None or isinstance(part, str))
+    entry = checkpoints().get(f"{checkpoint}#{part}" if part else checkpoint) if is_known_name else None
     if entry is None:
         return None
     config = keywords.get("config")
@@ -209,6 +243,9 @@ def _of_class(cls: str, entry: dict[str, Any], place: Place, changed: dict[str, 
     """The model of a class of transformers, or of ``AutoModelFor...``, with these fields of the configuration set."""
     head = _head(cls, entry)
     model = _model(f"transformers.{cls}", entry, head[1] if head is not None else entry["params"], place)
+    if "similar" in entry:
+        model.doubt = f"a configuration similar to that of {entry['checkpoint']}"
+        return model
     if head is None:
         model.doubt = f"the head of {cls}"
     else:

@@ -11,10 +11,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from memlint.model.sizes import hugging_face, layers, natives
+from memlint.model.sizes import hugging_face, layers, natives, vectors
 from memlint.model.sizes.command_line import PARSER_METHODS, PARSERS, new_parser
 from memlint.model.sizes.natives import Items, Missing
 from memlint.model.sizes.objects import (
+    EITHER,
     PLAIN,
     Bound,
     ClassObject,
@@ -65,6 +66,8 @@ _CONTAINER_METHODS = frozenset(
     "append extend insert add_module register_module register_parameter register_buffer update keys values items pop "
     "clear".split()
 )
+_VIEWS = frozenset("register_buffer keys values items".split())
+_CHANGEABLE = (natives.Items, natives.Table, natives.Pool)
 _MUTATORS = frozenset("append extend insert add remove pop clear update sort reverse setdefault popitem".split())
 _BUILTIN_TYPES = (str, list, tuple, dict, set, frozenset, int, float, range)
 _CONVERTERS = frozenset("numpy tolist item cpu".split())
@@ -75,7 +78,8 @@ class Calls(ABC):
 
     watch: Callable[[str, list[Any], dict[str, Any], Place], Any] | None
     place: Place
-    uncertain: int
+    since: list[int]
+    """When the conditions of unknown outcome began that stand around what is evaluated now."""
     overrides: dict[str, Any]
     """Values of command-line arguments, by destination, that are set by the user."""
     read: Callable[[Path], str | None]
@@ -89,7 +93,7 @@ class Calls(ABC):
         self.absent_is_unknown = False
         self.special: dict[str, Callable[[list[Any], dict[str, Any]], Any]] = {
             "isinstance": self._isinstance,
-            "issubclass": lambda _given, _named: PLAIN,
+            "issubclass": lambda given, _named: _is_subclass(given[0], given[1]),
             "hasattr": self._hasattr,
             "getattr": self._getattr,
             "setattr": self._setattr,
@@ -119,8 +123,11 @@ class Calls(ABC):
         """``del receiver.name``."""
         if not isinstance(receiver, Instance):
             return
-        if isinstance(receiver, ModuleObject) and (self.uncertain or not isinstance(name, str)):
+        if isinstance(receiver, ModuleObject) and (self.is_old(receiver) or not isinstance(name, str)):
             receiver.doubt = "a member is deleted"
+            return
+        if self.is_old(receiver):
+            receiver.attributes[name] = Unknown(EITHER)
             return
         self.replace_head(receiver, name, None)
         receiver.attributes.pop(name, None)
@@ -141,6 +148,14 @@ class Calls(ABC):
     @abstractmethod
     def part(value: Any) -> Any:
         """An element of something unknown."""
+
+    def is_old(self, value: Any) -> bool:
+        """Whether ``value`` is older than a condition of unknown outcome that is open now: a change may not happen."""
+        return bool(self.since) and getattr(value, "born", -1) < self.since[-1]
+
+    @abstractmethod
+    def join(self, values: list[Any]) -> Any:
+        """What is one of ``values``, nobody knows which."""
 
     # ------------------------------------------------------------------------------------------------- calling
 
@@ -342,7 +357,7 @@ class Calls(ABC):
             return value.cls
         if name == "__dict__":
             # What is put there by hand is no parameter and no member.
-            return dict(value.attributes) if isinstance(value, ModuleObject) else value.attributes
+            return natives.Table(value.attributes) if isinstance(value, ModuleObject) else value.attributes
         if isinstance(value.cls, ClassObject):
             found = value.cls.find(name)
             if found is not None:
@@ -401,9 +416,9 @@ class Calls(ABC):
         if isinstance(value, ModuleObject):
             return self._member_of(value, key)
         if isinstance(value, Tensor):
-            return Tensor(None)
-        if isinstance(value, Items) and value.doubt:
-            return Unknown(value.doubt)
+            return vectors.item(value, key)
+        if natives.doubt_of(value):
+            return Unknown(natives.doubt_of(value))
         if isinstance(value, External) and value.name.endswith(".ACT2FN"):
             return hugging_face.activation(key)
         if isinstance(value, External) and value.name.endswith(".__dict__") and isinstance(key, str):
@@ -439,10 +454,13 @@ class Calls(ABC):
 
     # --------------------------------------------------------------------------------------- what others define
 
-    def _external(self, name: str, arguments: list[Any], keywords: dict[str, Any], doubt: str) -> Any:
+    def _external(  # noqa: PLR0911 - one case after the other
+        self, name: str, arguments: list[Any], keywords: dict[str, Any], doubt: str
+    ) -> Any:
         told = self._tell(name, arguments, keywords)
         if told is not NotImplemented:
             return self._doubted(told, doubt)
+        vectors.changed_in_place(name if "out" not in keywords else "_", [*arguments, *keywords.values()])
         short = name.removeprefix("builtins.")
         if name.startswith("builtins."):
             return self._builtin(short, arguments, keywords)
@@ -452,9 +470,11 @@ class Calls(ABC):
             return self._doubted(module, doubt)
         if doubt:
             return Unknown(doubt)
-        known = _KNOWN.get(name)
+        known = None if keywords else vectors.computed(name.removeprefix("torch."), arguments)
+        if known is None and name in _KNOWN:
+            return _KNOWN[name](self, arguments, keywords)
         if known is not None:
-            return known(self, arguments, keywords)
+            return known
         if name in natives.LIBRARY:
             return self._safely(natives.LIBRARY[name], arguments, keywords)
         if name in PARSERS or name.endswith("HfArgumentParser"):
@@ -530,6 +550,8 @@ class Calls(ABC):
             return True  # Whether PyTorch is new enough.
         if not isinstance(value, Instance) or not isinstance(name, str) or value.doubt or value.open:
             return PLAIN
+        if getattr(value.attributes.get(name), "why", "") == EITHER:
+            return PLAIN
         if name in value.attributes or (isinstance(value.cls, ClassObject) and value.cls.find(name) is not None):
             return True
         if isinstance(value, ModuleObject):
@@ -583,20 +605,28 @@ class Calls(ABC):
                 return PARSER_METHODS[name](self, receiver, arguments, keywords)
             return Unknown(f"method {name} of {receiver.class_name}")
         if isinstance(receiver, (Tensor, Parameter)):
-            return _tensor_method(receiver, name, arguments)
+            vectors.changed_in_place(name, [receiver])
+            known = _number_method(receiver, name, arguments) if isinstance(receiver, Tensor) else None
+            return _tensor_method(receiver, name, arguments) if known is None else known
         if isinstance(receiver, _BUILTIN_TYPES):
             return self._of_python(receiver, name, arguments, keywords)
         return Unknown(f"method {name}")
 
-    def _of_python(self, receiver: Any, name: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+    def _of_python(  # noqa: C901 - one case after the other
+        self, receiver: Any, name: str, arguments: list[Any], keywords: dict[str, Any]
+    ) -> Any:
         if name == "append" and isinstance(receiver, list) and arguments:
             receiver.append(arguments[0])
             self._note_mutation(receiver, name)
             return None
-        if name in _MUTATORS and any(isinstance(each, Unknown) for each in arguments):
-            if isinstance(receiver, Items):
+        decisive = arguments[:1] if isinstance(receiver, dict) else arguments
+        if name in _MUTATORS and any(isinstance(each, Unknown) or natives.doubt_of(each) for each in decisive):
+            if isinstance(receiver, _CHANGEABLE):
                 receiver.doubt = "changed in an unknown way"
             return Unknown(f"method {name}")
+        if name not in _MUTATORS and natives.doubt_of(receiver):
+            return Unknown(natives.doubt_of(receiver))
+        before = dict(receiver) if type(receiver) is dict and self.since else None
         try:
             if name == "extend":
                 arguments = [natives.sequence(arguments[0])]
@@ -604,25 +634,26 @@ class Calls(ABC):
                 return PLAIN if isinstance(receiver, (str, int, float)) else Unknown(f"method {name}")
             result = getattr(receiver, name)(*arguments, **keywords)
         except Missing:
-            if isinstance(receiver, Items):
+            if isinstance(receiver, _CHANGEABLE):
                 receiver.doubt = "elements of unknown number"
             return None
         except Exception:  # noqa: BLE001 - whatever is wrong with the program, its value is unknown
             return Unknown(f"method {name}")
         self._note_mutation(receiver, name)
+        _doubt_changes(before, receiver)
         if isinstance(receiver, dict) and name in {"keys", "values", "items"}:
             return Items(result)
-        return Items(result) if type(result) is list else result
+        return _of_program(result)
 
     def _note_mutation(self, receiver: Any, name: str) -> None:
-        if self.uncertain and name in _MUTATORS and isinstance(receiver, Items):
+        if name in _MUTATORS and isinstance(receiver, _CHANGEABLE) and self.is_old(receiver):
             receiver.doubt = "changed under a condition of unknown outcome"
 
     def _module_method(self, module: ModuleObject, name: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
         if name == "requires_grad_":
             wanted = arguments[0] if arguments else keywords.get("requires_grad", True)
             for each in module.parameters():
-                each.attributes["requires_grad"] = wanted if not self.uncertain else PLAIN
+                each.attributes["requires_grad"] = wanted if not self.since else PLAIN
         self._change_members(module, name, arguments)
         hugging_face.change(module, name, arguments, keywords)
         if name in _FLUENT:
@@ -630,7 +661,7 @@ class Calls(ABC):
         if name in _INSPECT:
             return self._inspected(module, name)
         if name in _CONTAINER_METHODS:
-            if self.uncertain and name != "register_buffer":
+            if self.is_old(module) and name not in _VIEWS:
                 module.doubt = module.doubt or "changed under a condition of unknown outcome"
             return self._container_method(module, name, arguments, keywords)
         if name in {"forward", "__call__"}:
@@ -706,6 +737,8 @@ class Calls(ABC):
     @staticmethod
     def _extend(module: ModuleObject, value: Any) -> None:
         try:
+            if natives.doubt_of(value):
+                raise Missing
             if isinstance(value, dict):
                 module.keys.extend(map(str, value))
                 module.items.extend(value.values())
@@ -729,6 +762,19 @@ def named_parameters(module: ModuleObject, prefix: str = "", seen: set[int] | No
             seen.add(id(child))
             found.extend(named_parameters(child, f"{prefix}{name}.", seen))
     return found
+
+
+def _doubt_changes(before: dict[Any, Any] | None, after: Any) -> None:
+    """Of a table that a library keeps (a configuration, ``__dict__``) what has changed since ``before`` is unknown."""
+    if before is not None:
+        changed = [key for key in {**before, **after} if before.get(key) is not after.get(key)]
+        after.update(dict.fromkeys(changed, Unknown(EITHER)))
+
+
+def _of_program(value: Any) -> Any:
+    """A list, a dict or a set as those of the program are."""
+    kinds: dict[type, type] = {list: Items, dict: natives.Table, set: natives.Pool}
+    return kinds[type(value)](value) if type(value) in kinds else value
 
 
 def _is_callable(value: Any) -> Any:
@@ -784,6 +830,18 @@ def _is_instance(value: Any, kind: Any) -> bool | None:  # noqa: PLR0911 - one c
     return False if isinstance(value, (int, float, str, list, tuple, dict, type(None))) else None
 
 
+def _is_subclass(value: Any, kinds: Any) -> Any:
+    if not isinstance(value, ClassObject):
+        return PLAIN
+    order = value.mro()
+    wanted = kinds if isinstance(kinds, tuple) else (kinds,)
+    if any(each is kind or (isinstance(kind, External) and each == kind) for each in order for kind in wanted):
+        return True
+    # What a base from outside is derived from is not known, but no class of the project is.
+    inside = all(isinstance(kind, ClassObject) for kind in wanted)
+    return False if inside and not any(isinstance(each, Unknown) for each in order) else PLAIN
+
+
 def _is_module_instance(value: ModuleObject, name: str) -> bool | None:
     last = name.rpartition(".")[2]
     if last == "Module":
@@ -833,6 +891,22 @@ def _tensor_method(  # noqa: PLR0911 - one case after the other
     return Tensor(None)
 
 
+def _number_method(receiver: Tensor, name: str, arguments: list[Any]) -> Any:
+    """What a method makes of known numbers; None if that is not known."""
+    numbers = receiver.numbers
+    if numbers is None:
+        return None
+    if name == "tolist":
+        return Items(numbers) if receiver.shape else numbers[0]
+    if name == "item" and len(numbers) == 1:
+        return numbers[0]
+    if name == "split" and arguments:
+        return vectors.split(receiver, arguments[0])
+    if name in {"float", "double", "clone", "detach", "cpu", "numpy"}:
+        return receiver
+    return vectors.computed(name, [receiver, *arguments])
+
+
 def _parameter(_calls: Calls, arguments: list[Any], keywords: dict[str, Any]) -> Any:
     data = arguments[0] if arguments else keywords.get("data")
     shape = data.shape if isinstance(data, (Tensor, Parameter)) else None
@@ -847,13 +921,17 @@ def _scalar_tensor(_calls: Calls, arguments: list[Any], _keywords: dict[str, Any
         shape.append(len(value))
         value = value[0] if value else None
     known = isinstance(value, (int, float, Unknown)) and getattr(value, "plain", True)
+    given = arguments[0] if arguments else None
+    numbers = given if isinstance(given, (list, tuple)) else [given]
+    if len(shape) < 2 and all(isinstance(each, (int, float)) for each in numbers) and not getattr(given, "doubt", ""):
+        return vectors.vector(numbers, scalar=not shape)
     return Tensor(tuple(shape)) if known else Tensor(None)
 
 
 def _arange(_calls: Calls, arguments: list[Any], _keywords: dict[str, Any]) -> Any:
     if not arguments or not all(isinstance(each, int) for each in arguments) or len(arguments) > 3:
         return Tensor(None)
-    return Tensor((len(range(*arguments)),))
+    return vectors.vector(range(*arguments))
 
 
 def _partial(_calls: Calls, arguments: list[Any], keywords: dict[str, Any]) -> Any:
@@ -871,7 +949,9 @@ def _copy(_calls: Calls, arguments: list[Any], _keywords: dict[str, Any]) -> Any
     if type(value) is Instance:
         return Instance(value.cls, dict(value.attributes), value.doubt, value.open)
     if isinstance(value, (list, dict)):
-        return Items(value) if isinstance(value, list) else dict(value)
+        result = Items(value) if isinstance(value, list) else natives.Table(value)
+        result.doubt = natives.doubt_of(value)
+        return result
     return Unknown("a copy") if isinstance(value, ModuleObject) else value
 
 

@@ -7,18 +7,20 @@ what they leave different is unknown afterwards; a loop over something unknown r
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from memlint.model.sizes import natives
+from memlint.model.sizes import layers, natives
 from memlint.model.sizes.calls import Calls
 from memlint.model.sizes.hugging_face import field_name, registers_arguments
 from memlint.model.sizes.marks import marked
-from memlint.model.sizes.natives import Items, Missing
+from memlint.model.sizes.natives import Items, Missing, Pool, Table
 from memlint.model.sizes.objects import (
+    EITHER,
     PLAIN,
     Absent,
     ClassObject,
@@ -35,7 +37,9 @@ from memlint.model.sizes.objects import (
     SuperObject,
     Tensor,
     Unknown,
+    is_known,
     may_hold_module,
+    now,
 )
 
 _MAX_STEPS = 400_000
@@ -91,8 +95,9 @@ class Evaluator(Calls):
         self.watch = watch
         self.steps_left = steps
         self.depth = 0
-        self.uncertain = 0
-        """How many conditions of unknown outcome stand around what is evaluated now."""
+        self.since = []
+        self.jumps: list[dict[str, Any]] = []
+        """Variables where a round of the loop around may end early."""
         self.files: dict[Path, Namespace | None] = {}
         self.place = Place(Path(), 0)
         self.applied: set[int] = set()
@@ -138,12 +143,23 @@ class Evaluator(Calls):
     @contextmanager
     def _certain(self) -> Iterator[None]:
         """What an import defines does not depend on the conditions around the import."""
-        before, place = self.uncertain, self.place
-        self.uncertain = 0
+        before, place = self.since, self.place
+        self.since = []
         try:
             yield
         finally:
-            self.uncertain, self.place = before, place
+            self.since, self.place = before, place
+
+    @contextmanager
+    def _perhaps(self, unsure: bool = True) -> Iterator[None]:
+        """What is evaluated meanwhile may not happen, if ``unsure``; also what follows a jump that may happen."""
+        depth = len(self.since)
+        if unsure:
+            self.since.append(now())
+        try:
+            yield
+        finally:
+            del self.since[depth:]
 
     @contextmanager
     def within(self, source: Callable[[str], Path | None]) -> Iterator[None]:
@@ -217,15 +233,28 @@ class Evaluator(Calls):
     def _augmented(self, node: ast.AugAssign, scope: Scope) -> None:
         old = self.value(node.target, scope)
         added = self.value(node.value, scope)
-        if isinstance(old, ModuleObject) and isinstance(node.op, ast.Add):
+        if isinstance(old, Tensor):
+            result = natives.binary(type(node.op).__name__, old, added)
+            old.numbers = None  # Other names for it see the change.
+            self.store(node.target, result, scope)
+            return
+        if isinstance(node.op, ast.Add) and isinstance(old, (ModuleObject, Items)):
             self.call(Method(old, "extend"), [added], {})
+            return
+        if isinstance(old, Items):
+            old.doubt = "changed in place"
+        elif isinstance(old, (Table, Pool)):
+            self.call(Method(old, "update"), [added], {})
             return
         self.store(node.target, natives.binary(type(node.op).__name__, old, added), scope)
 
     def store(self, target: ast.expr, value: Any, scope: Scope) -> None:
         """Binds ``target``."""
         if isinstance(target, ast.Name):
-            self._bind(scope.home(target.id).variables, target.id, value)
+            home = scope.home(target.id)
+            if home is not scope and self.since:
+                value = self.join([home.variables.get(target.id), value])
+            home.variables[target.id] = value
         elif isinstance(target, ast.Attribute):
             receiver = self.value(target.value, scope)
             if isinstance(receiver, (Unknown, Method)) and may_hold_module(value):
@@ -267,10 +296,6 @@ class Evaluator(Calls):
         owner = self.value(node.value, scope)
         return owner if isinstance(owner, ModuleObject) else None
 
-    @staticmethod
-    def _bind(variables: dict[str, Any], name: str, value: Any) -> None:
-        variables[name] = value
-
     def _unpack(self, targets: list[ast.expr], value: Any, scope: Scope) -> None:
         try:
             values: list[Any] = natives.sequence(value)
@@ -299,47 +324,48 @@ class Evaluator(Calls):
     def set_attribute(self, receiver: Any, name: str, value: Any) -> None:
         """``receiver.name = value``."""
         if isinstance(receiver, (ClassObject, Parameter)):
-            receiver.attributes[name] = value
+            receiver.attributes[name] = self._if_certain(receiver, receiver.attributes.get(name), value)
         elif isinstance(receiver, Namespace):
-            receiver.scope.variables[name] = value
+            variables = receiver.scope.variables
+            variables[name] = self._if_certain(receiver, variables.get(name), value)
         elif isinstance(receiver, Instance):
             name = field_name(receiver, name)
             setter = receiver.cls.find(name) if isinstance(receiver.cls, ClassObject) else None
             if isinstance(setter, FunctionObject) and setter.kind == "property":
                 return
-            before = receiver.attributes.get(name)
-            if self.uncertain and before is not value and isinstance(receiver, ModuleObject):
-                value = self._either(before, value)
+            inherited = receiver.cls.find(name) if isinstance(receiver.cls, ClassObject) else None
+            value = self._if_certain(receiver, receiver.attributes.get(name, inherited), value)
             self.replace_head(receiver, name, value)
             receiver.attributes[name] = value
 
-    @staticmethod
-    def _either(before: Any, value: Any) -> Any:
-        if before == value and not isinstance(value, (ModuleObject, Parameter)):
-            return value
-        doubtful = may_hold_module(before) or may_hold_module(value)
-        return Unknown("depends on a condition of unknown outcome", plain=not doubtful)
+    def _if_certain(self, receiver: Any, before: Any, value: Any) -> Any:
+        """What a part of ``receiver`` is, that was ``before`` and is replaced by ``value``, if this happens at all."""
+        return self.join([before, value]) if self.is_old(receiver) and before is not value else value
 
     def _set_item(self, receiver: Any, key: Any, value: Any) -> None:
-        if (isinstance(receiver, dict) and not isinstance(key, Unknown) and _is_hashable(key)) or (
-            isinstance(receiver, list) and isinstance(key, int) and -len(receiver) <= key < len(receiver)
-        ):
-            receiver[key] = value
-        elif isinstance(receiver, ModuleObject):
+        if isinstance(receiver, ModuleObject):
             self._set_member(receiver, key, value)
-        elif isinstance(receiver, Items):
+        elif isinstance(receiver, dict) and not isinstance(key, Unknown) and _is_hashable(key):
+            if self.is_old(receiver) and key not in receiver and isinstance(receiver, Table):
+                receiver.doubt = "a key is added under a condition of unknown outcome"
+            receiver[key] = self._if_certain(receiver, receiver.get(key), value)
+        elif isinstance(receiver, list) and isinstance(key, int) and -len(receiver) <= key < len(receiver):
+            receiver[key] = self._if_certain(receiver, receiver[key], value)
+        elif isinstance(receiver, (Items, Table)):
             receiver.doubt = "an item of unknown position was replaced"
+        elif isinstance(receiver, Tensor):
+            receiver.numbers = None
 
-    @staticmethod
-    def _set_member(receiver: ModuleObject, key: Any, value: Any) -> None:
+    def _set_member(self, receiver: ModuleObject, key: Any, value: Any) -> None:
         if isinstance(key, str):
             if key in receiver.keys:
-                receiver.items[receiver.keys.index(key)] = value
+                place = receiver.keys.index(key)
+                receiver.items[place] = self._if_certain(receiver, receiver.items[place], value)
             else:
                 receiver.keys.append(key)
-                receiver.items.append(value)
+                receiver.items.append(self._if_certain(receiver, None, value))
         elif isinstance(key, int) and -len(receiver.items) <= key < len(receiver.items):
-            receiver.items[key] = value
+            receiver.items[key] = self._if_certain(receiver, receiver.items[key], value)
         else:
             receiver.doubt = "a member of unknown position was replaced"
 
@@ -360,29 +386,41 @@ class Evaluator(Calls):
         branches = [branch for branch in (node.body, node.orelse) if not _only_complains(branch)]
         if len(branches) == 1 and not node.orelse and branches[0] is node.orelse:
             return
+        self._alternatives([(lambda each=each: self.body(each, scope)) for each in branches], scope)
+
+    def _alternatives(self, runs: Sequence[Callable[[], None]], scope: Scope) -> None:
+        """Runs all of ``runs``, of which one happens, nobody knows which."""
         before = dict(scope.variables)
-        results, returned = [], []
-        self.uncertain += 1
-        try:
-            for branch in branches:
-                scope.variables.clear()
-                scope.variables.update(before)
-                try:
-                    self.body(branch, scope)
-                except _Return as end:
-                    returned.append(end.value)
-                    continue
-                except (Stopped, Missing):
-                    pass
-                results.append(dict(scope.variables))
-        finally:
-            self.uncertain -= 1
+        results, returned, jumps = [], [], []
+        jump: Stopped | None = None
+        for run in runs:
+            scope.variables.clear()
+            scope.variables.update(before)
+            try:
+                with self._perhaps():
+                    run()
+            except _Return as end:
+                returned.append(end.value)
+                continue
+            except (_Break, _Continue) as end:
+                jump = end
+                jumps.append(dict(scope.variables))
+                continue
+            except (Stopped, Missing):
+                pass
+            results.append(dict(scope.variables))
         scope.variables.clear()
-        scope.variables.update(self._joined(results) if results else before)
+        scope.variables.update(self._joined(results or jumps) if results or jumps else before)
         if returned:
             self.returned.append((id(scope), returned))
-            if not results:
+            if not results and not jumps:
                 raise _Return(self.join(returned))
+        if jump is not None and not results:
+            raise jump
+        self.jumps += jumps
+        if jumps or returned:
+            # What follows may not happen. The loop or the function around forgets that at its end.
+            self.since.append(now())
 
     def _joined(self, results: list[dict[str, Any]]) -> dict[str, Any]:
         names = dict.fromkeys(name for each in results for name in each)
@@ -398,10 +436,11 @@ class Evaluator(Calls):
         if all(_is_same(first, each) for each in values[1:]):
             return first
         if all(_has_no_parameters(each) for each in values):
-            return next((each for each in values if isinstance(each, ModuleObject)), PLAIN)
+            unknown = Unknown(EITHER, plain=True)
+            return next((each for each in values if isinstance(each, ModuleObject)), unknown)
         doubtful = any(may_hold_module(each) or isinstance(each, (list, tuple, dict, Instance)) for each in values)
         callables = any(not isinstance(each, (int, float, str, Unknown, Tensor, type(None))) for each in values)
-        return Unknown("depends on a condition of unknown outcome", plain=not doubtful and not callables)
+        return Unknown(EITHER, plain=not doubtful and not callables)
 
     def assume(self, value: Absent) -> None:
         """The program is read as if a file did not exist; who reads the result has to know."""
@@ -409,9 +448,11 @@ class Evaluator(Calls):
 
     def truth(self, value: Any) -> bool | None:
         """Whether ``value`` counts as true; None if that is not known."""
-        if isinstance(value, (Unknown, Tensor, External)):
+        if isinstance(value, External):
+            return True if layers.layer_name(value.name) else None
+        if isinstance(value, (Unknown, Tensor)):
             return None
-        if isinstance(value, Items) and value.doubt:
+        if natives.doubt_of(value):
             return None
         if isinstance(value, ModuleObject) and isinstance(value.cls, External):
             return bool(value.items) if value.cls.name.endswith(("List", "Dict", "Sequential")) else True
@@ -428,16 +469,26 @@ class Evaluator(Calls):
         except Missing:
             values = None
         if values is not None and len(values) <= _MAX_ROUNDS and not self._is_training(node, values):
-            self._rounds(node, values, scope)
+            with self._loop(scope):
+                self._rounds(node, values, scope)
             return
         uncertain = values is None and not self._only_trains(node)
         before = dict(scope.variables)
-        self.uncertain += uncertain
-        try:
+        with self._loop(scope, uncertain):
             self._rounds(node, [self.part(iterated) if values is None else values[0]], scope)
-        finally:
-            self.uncertain -= uncertain
         self._forget_rounds(before, scope)
+
+    @contextmanager
+    def _loop(self, scope: Scope, unsure: bool = False) -> Iterator[None]:
+        """After a loop that may have been left early, variables are what they were there or are at its end."""
+        outer, self.jumps = self.jumps, []
+        try:
+            with self._perhaps(unsure):
+                yield
+            if self.jumps:
+                scope.variables.update(self._joined([dict(scope.variables), *self.jumps]))
+        finally:
+            self.jumps = outer
 
     def _forget_rounds(self, before: dict[str, Any], scope: Scope) -> None:
         """What a loop changes that has not run to its end is unknown after it."""
@@ -465,6 +516,10 @@ class Evaluator(Calls):
         self.body(node.orelse, scope)
 
     def _while(self, node: ast.While, scope: Scope) -> None:
+        with self._loop(scope):
+            self._while_rounds(node, scope)
+
+    def _while_rounds(self, node: ast.While, scope: Scope) -> None:
         before = dict(scope.variables)
         for _ in range(_MAX_ROUNDS):
             condition = self.truth(self.value(node.test, scope))
@@ -472,18 +527,18 @@ class Evaluator(Calls):
                 self.body(node.orelse, scope)
                 return
             endless = condition is None or isinstance(node.test, ast.Constant)
-            self.uncertain += condition is None
             try:
-                self.body(node.body, scope)
+                with self._perhaps(condition is None):
+                    self.body(node.body, scope)
             except _Break:
+                if condition is None:
+                    break
                 return
             except _Continue:
                 pass
-            finally:
-                self.uncertain -= condition is None
             if endless and (condition is None or self._only_trains(node)):
-                self._forget_rounds(before, scope)
-                return
+                break
+        self._forget_rounds(before, scope)
 
     def _with(self, node: ast.With, scope: Scope) -> None:
         count = len(self.entered)
@@ -498,6 +553,11 @@ class Evaluator(Calls):
             del self.entered[count:]
 
     def _try(self, node: ast.Try, scope: Scope) -> None:
+        if self._imports_others(node, scope):
+            bodies = [[*node.body, *node.orelse], *(each.body for each in node.handlers)]
+            self._alternatives([(lambda each=each: self.body(each, scope)) for each in bodies], scope)
+            self.body(node.finalbody, scope)
+            return
         try:
             self.body(node.body, scope)
             self.body(node.orelse, scope)
@@ -506,6 +566,28 @@ class Evaluator(Calls):
                 self.body(node.handlers[0].body, scope)
         finally:
             self.body(node.finalbody, scope)
+
+    def _imports_others(self, node: ast.Try, scope: Scope) -> bool:
+        """Whether a statement imports a package that may be missing where the program runs, and has a way without."""
+        names = []
+        for each in node.body if any(map(_catches_missing, node.handlers)) else ():
+            if isinstance(each, ast.Import):
+                names += [alias.name for alias in each.names]
+            elif isinstance(each, ast.ImportFrom) and not each.level:
+                names.append(each.module or "")
+        return any(name.partition(".")[0] not in _INSTALLED and self.locate(scope.path, name) is None for name in names)
+
+    def _match(self, node: ast.Match, scope: Scope) -> None:
+        self.value(node.subject, scope)
+        bodies = [(case.pattern, case.body) for case in node.cases]
+        self._alternatives([lambda: None, *((lambda each=each: self._case(*each, scope)) for each in bodies)], scope)
+
+    def _case(self, pattern: ast.pattern, body: list[ast.stmt], scope: Scope) -> None:
+        for each in ast.walk(pattern):
+            name = getattr(each, "name", None) or getattr(each, "rest", None)
+            if isinstance(name, str):
+                scope.variables[name] = Unknown(f"name {name}")
+        self.body(body, scope)
 
     def _return(self, node: ast.Return, scope: Scope) -> None:
         raise _Return(self.value(node.value, scope) if node.value is not None else None)
@@ -527,10 +609,16 @@ class Evaluator(Calls):
                 self.delete_attribute(self.value(target.value, scope), target.attr)
             elif isinstance(target, ast.Subscript):
                 receiver = self._table_of(target.value, scope) or self.value(target.value, scope)
-                if isinstance(receiver, ModuleObject):
-                    receiver.doubt = "a member is deleted"
-                elif isinstance(receiver, Items):
-                    receiver.doubt = "an item is deleted"
+                self._delete_item(receiver, self.value(target.slice, scope))
+
+    def _delete_item(self, receiver: Any, key: Any) -> None:
+        if isinstance(receiver, ModuleObject):
+            receiver.doubt = "a member is deleted"
+        elif isinstance(receiver, (dict, list)) and not isinstance(key, Unknown) and not self.is_old(receiver):
+            with suppress(LookupError, TypeError):
+                del receiver[key]
+        elif isinstance(receiver, (Items, Table)):
+            receiver.doubt = "an item is deleted"
 
     def _outward(self, node: ast.Global | ast.Nonlocal, scope: Scope) -> None:
         scope.outward.update(node.names)
@@ -675,14 +763,16 @@ class Evaluator(Calls):
 
     def _set(self, node: ast.Set, scope: Scope) -> Any:
         items = self._elements(node.elts, scope)
-        return {each for each in items if _is_hashable(each)}
+        result = Pool(each for each in items if _is_hashable(each))
+        result.doubt = items.doubt or ("" if is_known(items) else "unknown elements")
+        return result
 
     def _dict(self, node: ast.Dict, scope: Scope) -> Any:
-        result: dict[Any, Any] = {}
+        result = Table()
         for key, item in zip(node.keys, node.values, strict=False):
             value = self.value(item, scope)
             if key is None:
-                if not isinstance(value, dict):
+                if not isinstance(value, dict) or natives.doubt_of(value):
                     return Unknown("a dict that is partly unknown")
                 result.update(value)
                 continue
@@ -722,20 +812,19 @@ class Evaluator(Calls):
 
     def _boolean(self, node: ast.BoolOp, scope: Scope) -> Any:
         is_or = isinstance(node.op, ast.Or)
-        value: Any = None
-        unknown = False
-        seen = []
-        for each in node.values:
+        candidates = []
+        for each in node.values[:-1]:
             value = self.value(each, scope)
-            seen.append(value)
             truth = self.truth(value)
             if truth is None:
-                unknown = True
+                candidates.append(value)
             elif truth == is_or:
-                break
-        else:
-            return self.join(seen) if unknown else value
-        return self.join(seen) if unknown and is_or else value
+                # Of `unknown and False` nobody asks more than whether it is true.
+                return self.join([*candidates, value]) if is_or else value
+        last = self.value(node.values[-1], scope)
+        if not is_or and candidates and self.truth(last) is False:
+            return last
+        return self.join([*candidates, last])
 
     def _conditional(self, node: ast.IfExp, scope: Scope) -> Any:
         value = self.value(node.test, scope)
@@ -744,11 +833,8 @@ class Evaluator(Calls):
             self.assume(value)
             condition = False
         if condition is None:
-            self.uncertain += 1
-            try:
+            with self._perhaps():
                 return self.join([self.value(node.body, scope), self.value(node.orelse, scope)])
-            finally:
-                self.uncertain -= 1
         return self.value(node.body if condition else node.orelse, scope)
 
     def _subscript(self, node: ast.Subscript, scope: Scope) -> Any:
@@ -780,7 +866,7 @@ class Evaluator(Calls):
         return result
 
     def _dict_comprehension(self, node: ast.DictComp, scope: Scope) -> Any:
-        result: dict[Any, Any] = {}
+        result = Table()
         doubts = Items()
         inner = Scope({}, scope, scope.path, scope.owner, scope.receiver)
 
@@ -845,6 +931,7 @@ class Evaluator(Calls):
                 keywords[keyword.arg] = value
             elif isinstance(value, dict):
                 keywords.update({str(name): each for name, each in value.items()})
+                doubt = doubt or natives.doubt_of(value)
             elif isinstance(value, Instance):
                 doubt = "arguments of unknown value"
             else:
@@ -872,7 +959,7 @@ class Evaluator(Calls):
         if isinstance(node.func, ast.Name) and node.func.id == "super":
             return Native("super", lambda *given: self._super(list(given), scope))
         if isinstance(node.func, ast.Name) and node.func.id in {"locals", "vars"}:
-            return Native("locals", lambda *_given: Unknown("local variables"))
+            return Native("locals", self._variables)
         if isinstance(node.func, ast.Attribute):
             receiver = self.value(node.func.value, scope)
             if isinstance(receiver, Instance) and receiver.open and isinstance(receiver.cls, External):
@@ -880,6 +967,11 @@ class Evaluator(Calls):
                 return receiver.attributes.get(node.func.attr) or Method(receiver, node.func.attr)
             return self.attribute(receiver, node.func.attr)
         return self.value(node.func, scope)
+
+    def _variables(self, *given: Any) -> Any:
+        """``vars(object)``; those of a function are not known."""
+        is_object = len(given) == 1 and isinstance(given[0], Instance)
+        return self.attribute(given[0], "__dict__") if is_object else Unknown("local variables")
 
     @staticmethod
     def _super(given: list[Any], scope: Scope) -> Any:
@@ -907,9 +999,10 @@ class Evaluator(Calls):
         self.depth += 1
         self.applied.add(id(function))
         mark = len(self.returned)
-        place = self.place
+        place, jumps = self.place, self.jumps
         try:
-            self.body(function.node.body, scope)
+            with self._perhaps(unsure=False):
+                self.body(function.node.body, scope)
             result: Any = None
         except _Return as end:
             result = end.value
@@ -917,7 +1010,7 @@ class Evaluator(Calls):
             result = Unknown("calls nested too deeply")
         finally:
             self.depth -= 1
-            self.place = place
+            self.place, self.jumps = place, jumps
         earlier = [value for owner, values in self.returned[mark:] if owner == id(scope) for value in values]
         del self.returned[mark:]
         return self.join([*earlier, result]) if earlier else result
@@ -946,7 +1039,7 @@ class Evaluator(Calls):
                 variables[parameter.arg] = given.pop(parameter.arg)
             variables.setdefault(parameter.arg, Unknown(f"argument {parameter.arg}"))
         if parameters.kwarg is not None:
-            variables[parameters.kwarg.arg] = given
+            variables[parameters.kwarg.arg] = Table(given)
 
 
 def _no_file(_origin: Path, _name: str) -> None:
@@ -961,6 +1054,14 @@ def _no_text(_path: Path) -> None:
 def _parsed(text: str) -> ast.Module:
     """The tree of a file; several programs import the same ones."""
     return ast.parse(text)
+
+
+def _catches_missing(handler: ast.ExceptHandler) -> bool:
+    """Whether a handler catches that a package is missing."""
+    if handler.type is None:
+        return True
+    names = {each.id for each in ast.walk(handler.type) if isinstance(each, ast.Name)}
+    return bool(names & {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
 
 
 def _is_generator(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
@@ -1026,6 +1127,9 @@ _STATEMENTS: dict[type[ast.stmt], Callable[[Evaluator, Any, Scope], None]] = {
     ast.For: Evaluator._for,
     ast.While: Evaluator._while,
     ast.With: Evaluator._with,
+    ast.AsyncFor: Evaluator._for,
+    ast.AsyncWith: Evaluator._with,
+    ast.Match: Evaluator._match,
     ast.Try: Evaluator._try,
     ast.Return: Evaluator._return,
     ast.Raise: Evaluator._raise,
@@ -1040,6 +1144,7 @@ _STATEMENTS: dict[type[ast.stmt], Callable[[Evaluator, Any, Scope], None]] = {
     ast.AsyncFunctionDef: Evaluator._function,
     ast.ClassDef: Evaluator._class,
 }
+_INSTALLED = sys.stdlib_module_names | {"torch", "numpy"}
 _TABLES = frozenset({"_modules", "_parameters"})
 _CHANGE_TABLES = frozenset("clear pop popitem setdefault update __setitem__ __delitem__".split())
 _BY_HAND = "its tables are changed by hand"

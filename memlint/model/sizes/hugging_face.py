@@ -93,13 +93,18 @@ def module_of_diffusers(cls: str) -> str | None:
     return _modules_of_diffusers(root).get(cls) if root is not None else None
 
 
+_CLASSES = re.compile(r"^class (\w+)\(([^)]*)\):", re.MULTILINE)
+"""Names and bases, which may stand on several lines."""
+
+
 @cache
 def _modules_of_diffusers(root: Path) -> dict[str, str]:
     found = {}
     for path in sorted((root / "models").rglob("*.py")):
         module = ".".join(("diffusers", *path.relative_to(root).with_suffix("").parts))
-        for name in re.findall(r"^class (\w+)\(.*ModelMixin", path.read_text("utf-8"), re.MULTILINE):
-            found[name] = module
+        for name, bases in _CLASSES.findall(path.read_text("utf-8")):
+            if "ModelMixin" in bases:
+                found[name] = module
     return found
 
 

@@ -421,6 +421,7 @@ def _fill(module: ModuleObject, name: str, arguments: list[Any], keywords: Mappi
         members = []
     if isinstance(members, ModuleObject):
         members = list(members.items)
+    module.doubt = module.doubt or getattr(members, "doubt", "")
     if isinstance(members, dict):
         module.keys = [str(key) for key in members]
         members = list(members.values())
@@ -431,8 +432,6 @@ def _fill(module: ModuleObject, name: str, arguments: list[Any], keywords: Mappi
     if name.startswith("Parameter") and not all(isinstance(each, Parameter) for each in module.items):
         # Plain tensors become parameters, too.
         module.doubt = "parameters of unknown size"
-    if getattr(members, "doubt", ""):
-        module.doubt = getattr(members, "doubt", "")
 
 
 def copy_of(value: Any, made: dict[int, Any] | None = None) -> Any:
@@ -450,8 +449,10 @@ def copy_of(value: Any, made: dict[int, Any] | None = None) -> Any:
     elif isinstance(value, (list, tuple)):
         result = type(value)(copy_of(each, made) for each in value)
     elif isinstance(value, dict):
-        result = {key: copy_of(each, made) for key, each in value.items()}
+        result = type(value)({key: copy_of(each, made) for key, each in value.items()})
     else:
         return value
+    if not isinstance(value, Parameter) and getattr(value, "doubt", ""):
+        result.doubt = value.doubt
     made[id(value)] = result
     return result

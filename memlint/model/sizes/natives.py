@@ -6,9 +6,10 @@ import itertools
 import math
 import operator
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from memlint.model.sizes import vectors
 from memlint.model.sizes.objects import (
     PLAIN,
     External,
@@ -18,6 +19,7 @@ from memlint.model.sizes.objects import (
     Tensor,
     Unknown,
     is_known,
+    now,
 )
 
 _LARGEST = 100_000
@@ -28,6 +30,35 @@ class Items(list[Any]):
     """A list of the program. ``doubt`` says why it may hold something else."""
 
     doubt: str = ""
+
+    def __init__(self, values: Iterable[Any] = ()) -> None:
+        super().__init__(values)
+        self.born = now()
+
+
+class Table(dict[Any, Any]):
+    """A dict of the program, likewise."""
+
+    doubt: str = ""
+
+    def __init__(self, values: Any = ()) -> None:
+        super().__init__(values)
+        self.born = now()
+
+
+class Pool(set[Any]):
+    """A set of the program, likewise."""
+
+    doubt: str = ""
+
+    def __init__(self, values: Iterable[Any] = ()) -> None:
+        super().__init__(values)
+        self.born = now()
+
+
+def doubt_of(value: Any) -> str:
+    """Why a list, a dict or a set of the program may hold something else; empty if it does not."""
+    return value.doubt if isinstance(value, (Items, Table, Pool)) else ""
 
 
 class Missing(Exception):
@@ -63,10 +94,12 @@ def sequence(value: Any) -> list[Any]:
         if value.doubt:
             raise Missing
         return list(value.keys) if _named(value) else list(value.items)
-    if isinstance(value, Items) and value.doubt:
+    if doubt_of(value):
         raise Missing
     if isinstance(value, (list, tuple, set, frozenset, dict, range, str)):
         return list(value)
+    if isinstance(value, Tensor) and value.numbers is not None and value.shape:
+        return [vectors.vector([each], scalar=True) for each in value.numbers]
     if isinstance(value, Tensor) and value.shape and value.shape[0] <= 1024:
         return [Tensor(value.shape[1:])] * value.shape[0]
     raise Missing
@@ -110,16 +143,17 @@ def _tuple(value: Any = ()) -> Any:
 
 
 def _set(value: Any = ()) -> Any:
-    return set(sequence(value))
+    return Pool(sequence(value))
 
 
 def _dict(*arguments: Any, **keywords: Any) -> Any:
     if not arguments:
-        return dict(keywords)
+        return Table(keywords)
     first = arguments[0]
-    if isinstance(first, dict):
-        return {**first, **keywords}
-    return {**dict(tuple(each) for each in sequence(first)), **keywords}
+    if doubt_of(first):
+        raise Missing
+    pairs = first if isinstance(first, dict) else dict(tuple(each) for each in sequence(first))
+    return Table({**pairs, **keywords})
 
 
 def _sum(value: Any, start: Any = 0) -> Any:
@@ -154,6 +188,11 @@ def _repeat(value: Any, times: Any = None) -> Items:
     if not isinstance(times, int) or times > _LARGEST:
         raise Missing
     return Items([value] * times)
+
+
+def _vector(start: Any, end: Any, steps: Any = 100, **_: Any) -> Tensor:
+    values = _linspace(start, end, steps)
+    return vectors.vector(values) if is_known(values) else Tensor((steps,))
 
 
 def _linspace(start: Any, end: Any, steps: Any = 100, **_: Any) -> Items:
@@ -210,7 +249,7 @@ LIBRARY: dict[str, Callable[..., Any]] = {
     "numpy.floor": _pure(math.floor),
     "numpy.sqrt": _pure(math.sqrt),
     "numpy.log2": _pure(math.log2),
-    "torch.linspace": _linspace,
+    "torch.linspace": _vector,
     "numpy.linspace": _linspace,
     "itertools.chain": _chain,
     "itertools.repeat": _repeat,
@@ -259,15 +298,14 @@ _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
 
 def binary(name: str, left: Any, right: Any) -> Any:
     """The value of an operator of :mod:`ast`."""
-    for each, other in ((left, right), (right, left)):
-        if isinstance(each, Tensor):
-            return Tensor(each.shape if isinstance(other, (int, float, Unknown)) else None)
-        if isinstance(each, Parameter):
-            return Tensor(None)
+    if isinstance(left, (Tensor, Parameter)) or isinstance(right, (Tensor, Parameter)):
+        return vectors.combined(name, left, right) or _of_tensors(left, right)
     if isinstance(left, Unknown) or isinstance(right, Unknown):
         return Unknown(getattr(left, "why", "") or getattr(right, "why", ""), plain=not _holds_objects(left, right))
     if _is_too_long(name, left, right):
         return PLAIN
+    if any(doubt_of(each) for each in (left, right) if not isinstance(each, list)):
+        return Unknown(doubt_of(left) or doubt_of(right))
     try:
         result = _OPERATORS[name](left, right)
     except Exception:  # noqa: BLE001 - whatever is wrong with the program, its value is unknown
@@ -276,6 +314,13 @@ def binary(name: str, left: Any, right: Any) -> Any:
         result = Items(result)
         result.doubt = getattr(left, "doubt", "") or getattr(right, "doubt", "")
     return result
+
+
+def _of_tensors(left: Any, right: Any) -> Tensor:
+    """What an operator makes of tensors whose numbers are not known."""
+    first, other = (left, right) if isinstance(left, (Tensor, Parameter)) else (right, left)
+    keeps = isinstance(first, Tensor) and isinstance(other, (int, float, Unknown))
+    return Tensor(first.shape if keeps else None)
 
 
 def _holds_objects(*values: Any) -> bool:
@@ -299,7 +344,7 @@ def comparison(name: str, left: Any, right: Any) -> Any:
         return PLAIN
     if name in {"In", "NotIn"} and isinstance(right, ModuleObject):
         return (left in right.keys) == (name == "In")
-    if name in {"In", "NotIn"} and not is_known(right):
+    if name in {"In", "NotIn"} and (doubt_of(right) or not is_known(list(right) if isinstance(right, dict) else right)):
         return PLAIN
     if isinstance(left, (Tensor, Parameter)) or isinstance(right, (Tensor, Parameter)):
         return PLAIN

@@ -8,8 +8,17 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+_CLOCK = count()
+EITHER = "depends on a condition of unknown outcome"
+
+
+def now() -> int:
+    """A number larger than all that it gave before: when an object was made, when a condition began."""
+    return next(_CLOCK)
 
 
 @dataclass(frozen=True)
@@ -47,9 +56,10 @@ class External:
 
 @dataclass(eq=False)
 class Tensor:
-    """A tensor that is no parameter. ``shape`` is None if it is not known."""
+    """A tensor that is no parameter. ``shape`` is None if it is not known, and so is ``numbers``, its elements."""
 
     shape: tuple[int, ...] | None = None
+    numbers: tuple[float, ...] | None = None
 
 
 @dataclass(eq=False)
@@ -76,6 +86,7 @@ class Instance:
     """Why it may hold other things than ``attributes``; empty if it holds just those."""
     open: bool = False
     """Whether it may have further attributes, of unknown value."""
+    born: int = field(default_factory=now, kw_only=True)
 
     @property
     def class_name(self) -> str:

@@ -250,7 +250,7 @@ class Reader:
         if last == "RMSprop" and keywords.get("centered") is True:
             state += 4
         before = self.reading.facts.get("optimizer")
-        if self.evaluator.uncertain and before is not None and before.value != last:
+        if self.evaluator.since and before is not None and before.value != last:
             # One of several, and the program does not say which.
             for fact in ("optimizer", "optimizer state", "foreach"):
                 self.reading.facts[fact] = Fact(None, before.place)

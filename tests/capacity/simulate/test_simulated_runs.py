@@ -116,6 +116,12 @@ with torch.autocast("cuda", dtype=torch.bfloat16):
 held_after = torch.cuda.memory_allocated()
 del y
 assert grown <= 1024 * 1024, grown
+before = torch.cuda.memory_allocated()
+with torch.autocast("cuda", dtype=torch.bfloat16):
+    loss = model(x).sum()
+loss.backward()
+# Gradients are converted to the type of the weights, and stay on the device.
+assert torch.cuda.memory_allocated() - before >= 2 * 1024 * 1024 * 4, torch.cuda.memory_allocated() - before
 half = torch.randn(4, 8, 128, 64, device="cuda", dtype=torch.float16, requires_grad=True)
 before = torch.cuda.memory_allocated()
 out = torch.nn.functional.scaled_dot_product_attention(half, half, half)

@@ -50,6 +50,46 @@ if os.path.exists(os.path.join("data", "nothing", "meta.pkl")):
     words = open("data/nothing/meta.pkl").read()
 model = nn.Embedding(words if words is not None else 50304, 4)
 """,
+    "widths computed with tensors": """
+widths = torch.arange(4, device="cpu") * 8.5 + 16
+widths = (torch.round(torch.divide(widths, 8)) * 8).int().tolist()
+rates = [each.item() for each in torch.linspace(0, 0.1, 4, device="cpu")]
+depths = torch.diff(torch.tensor([0, 1, 4], device="cpu")).tolist()
+model = nn.Sequential(*[nn.Linear(w, d) if r >= 0 else None for w, d, r in zip(widths, depths, rates)])
+""",
+    "a default behind a value that is missing": """
+def layer(kind=None):
+    return kind
+model = nn.Sequential((layer() or nn.PReLU)(), (layer(nn.Tanh) or nn.PReLU)())
+""",
+    "a list that is extended under another name": """
+widths = [3, 4]
+names = widths
+names += [5, 6]
+del names[0]
+model = nn.Linear(len(widths), 2)
+""",
+    "layers without parameters": """
+import random
+class Block(nn.Module):
+    def __init__(self, rate):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.drop = nn.Dropout(rate) if rate > 0 else nn.Identity()
+model = Block(random.random())
+""",
+    "an object that is made under a condition": """
+import random
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.sizes = {"width": 3}
+        self.sizes["width"] = 4
+        self.layer = nn.Linear(self.sizes["width"], 3)
+model = nn.Sequential(Block())
+if random.random() > 0.5:
+    print(Block())
+""",
     "embedding": "model = nn.ModuleDict({'a': nn.Embedding(10, 4), 'b': nn.EmbeddingBag(7, 3), 'c': nn.PReLU(5)})",
     "tied": """
 class Model(nn.Module):
@@ -169,7 +209,58 @@ model = Model()
 model.apply(lambda module: module.weight.data.zero_() if isinstance(module, nn.Linear) else None)
 """,
 }
+_CHANGED = {
+    "a key": "sizes['width'] = 4",
+    "a new key": "sizes['other'] = 4; sizes.pop('width')",
+    "an update": "sizes.update(width=4)",
+    "a deletion": "del sizes['width']",
+    "an item": "widths[0] = 4",
+    "a member of a set": "words.add(1)",
+    "an attribute": "settings.width = 4",
+    "an attribute of a class": "Settings.width = 4",
+    "a method": "settings.widen()",
+    "a member": "layers[0] = nn.Identity()",
+    "a round that ends early": "break",
+    "a round that is skipped": "continue",
+    "a pattern": "match len(widths):\n            case 1: width = 4",
+}
+"""Statements that change the size of the model below, if they happen."""
+_CHANGEABLE = """
+import os
+class Settings:
+    width = 3
+    def widen(self):
+        self.width = 4
+settings, sizes, widths, words, width = Settings(), {"width": 3}, [3], set(), 3
+layers, rounds = nn.Sequential(nn.Linear(2, 2)), 0
+for _ in range(2):
+    if os.environ.get("WIDE"):
+        CHANGE
+    rounds += 1
+model = nn.ModuleList([
+    nn.Linear(3, 3 + len(words) + rounds),
+    nn.Linear(sizes.get("width", 5), 3),
+    nn.Linear(widths[0], 3),
+    nn.Linear(settings.width, width),
+    layers,
+])
+"""
 _UNKNOWN = {
+    **{f"{name} under a condition": _CHANGEABLE.replace("CHANGE", each) for name, each in _CHANGED.items()},
+    "a package that may be missing": """
+try:
+    import kernels
+    width = 3
+except ImportError:
+    width = 4
+model = nn.Linear(width, 3)
+""",
+    "tensors that are written into": """
+widths = torch.arange(4)
+others = widths
+others += 3
+model = nn.Linear(widths.tolist()[1], 3)
+""",
     "members that are made at run time": """
 class Model(nn.Module):
     def __init__(self):

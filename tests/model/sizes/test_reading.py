@@ -150,10 +150,29 @@ def test_models_of_other_sizes_are_read_from_the_library_that_is_installed(tmp_p
     assert [path.name for path in reading.texts] == ["train.py"]
 
 
+def test_parts_of_checkpoints_of_diffusers_have_their_own_configuration(tmp_path: Path) -> None:
+    text = """
+from diffusers import AutoencoderKL, UNet2DConditionModel
+name = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+unet = UNet2DConditionModel.from_pretrained(name, subfolder="unet").cuda()
+vae = AutoencoderKL.from_pretrained(name, subfolder="vae").cuda()
+other = UNet2DConditionModel.from_pretrained("somebody/else", subfolder="unet").cuda()
+"""
+    models = _reading(tmp_path, text).models
+    assert [each.count() for each in models if not each.doubts()] == [859_520_964, 83_653_863]
+    assert len(models) == 3
+
+
+def test_a_checkpoint_that_is_only_similar_to_a_default_configuration_has_no_certain_size(tmp_path: Path) -> None:
+    # The default of DeBERTa has 30,522 words, the checkpoint 50,265.
+    text = 'from transformers import AutoModel\nmodel = AutoModel.from_pretrained("microsoft/deberta-base").cuda()\n'
+    assert "similar" in _reading(tmp_path, text).models[0].doubts()[0]
+
+
 def test_a_default_configuration_is_not_taken_for_a_checkpoint_of_another_size() -> None:
     # The documentation of OPT names facebook/opt-350m beside defaults of 125 million parameters.
-    assert checkpoint_configuration("facebook/opt-350m") is not None
-    assert checkpoints()["facebook/opt-350m"]["params"] == 331_196_416
+    assert checkpoint_configuration("facebook/opt-350m") is None
+    assert checkpoints()["facebook/opt-125m"]["params"] == 125_239_296
     assert checkpoint_configuration("Qwen/Qwen3-8B") == {
         "model_type": "qwen3",
         "vocab_size": 151936,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn.modules.module import _IncompatibleKeys
 
-from memlint.architectures import LOADING_OPTIONS, checkpoint_configuration
+from memlint.architectures import LOADING_OPTIONS, checkpoint_configuration, diffusion_checkpoint, is_similar
 from memlint.verify.child.script import after_import
 
 _QUANTIZATION = ("quantization_config", "load_in_8bit", "load_in_4bit")
@@ -37,6 +37,7 @@ class Checkpoints:
         """For libraries that are imported and for those that will be."""
         after_import("transformers.configuration_utils", self._configurations)
         after_import("transformers.modeling_utils", self._models)
+        after_import("diffusers.models.modeling_utils", self._diffusers)
         after_import("timm.models._builder", self._timm)
         after_import("torchvision.models._api", self._torchvision)
         torch.hub.load_state_dict_from_url = lambda *_, **__: NoWeights()
@@ -59,6 +60,51 @@ class Checkpoints:
         api = importlib.import_module("torchvision.models._api")
         api.WeightsEnum.get_state_dict = lambda *_, **__: NoWeights()
 
+    # Diffusers
+
+    def _diffusers(self) -> None:
+        base: Any = importlib.import_module("diffusers.models.modeling_utils").ModelMixin
+
+        def from_pretrained(cls: Any, /, pretrained_model_name_or_path: Any, **options: Any) -> Any:
+            return self._model_of_diffusers(cls, str(pretrained_model_name_or_path), options)
+
+        base.from_pretrained = classmethod(from_pretrained)
+        mixin: Any = importlib.import_module("diffusers.configuration_utils").ConfigMixin
+        read = mixin.load_config.__func__
+
+        def load_config(cls: Any, /, pretrained_model_name_or_path: Any, **options: Any) -> Any:
+            name, part = str(pretrained_model_name_or_path), options.get("subfolder")
+            if _is_on_disk(name, cls.config_name, part):
+                return read(cls, name, **options)
+            wanted = [options.pop(f"return_{each}", False) for each in ("unused_kwargs", "commit_hash")]
+            rest = {key: value for key, value in options.items() if key not in LOADING_OPTIONS}
+            config = self._configuration_of_diffusers(cls, name, part)
+            found = [each for each, is_wanted in zip((rest, None), wanted, strict=True) if is_wanted]
+            return (config, *found) if found else config
+
+        mixin.load_config = classmethod(load_config)
+
+    def _model_of_diffusers(self, cls: Any, name: str, options: dict[str, Any]) -> Any:
+        place, dtype = options.pop("device_map", None), options.pop("torch_dtype", options.pop("dtype", None))
+        part = options.get("subfolder")
+        config = cls.load_config(name, **({} if part is None else {"subfolder": part}))
+        changed = {key: value for key, value in options.items() if key not in LOADING_OPTIONS}
+        model = cls.from_config({**config, **changed})
+        if isinstance(dtype, torch.dtype):
+            model.to(dtype)
+        model.eval()
+        device = _device_of(place)
+        return model if device is None else model.to(device)
+
+    def _configuration_of_diffusers(self, cls: Any, name: str, part: str | None) -> dict[str, Any]:
+        entry = diffusion_checkpoint(name, part)
+        title = name if part is None else f"{name}, {part}"
+        if entry is not None and entry["type"] == cls.__name__:
+            self._note(f"{title} is not on this machine: its configuration is that of memlint's table")
+            return dict(entry["set"])
+        self._note(f"{title} is not on this machine: {cls.__name__} has its default configuration, which may differ")
+        return {}
+
     # Transformers
 
     def _models(self) -> None:
@@ -76,10 +122,12 @@ class Checkpoints:
 
         def get_config_dict(cls: Any, /, pretrained_model_name_or_path: Any, **options: Any) -> Any:
             name = pretrained_model_name_or_path
-            known = None if _is_on_disk(str(name)) else checkpoint_configuration(str(name))
+            part = options.get("subfolder") or None
+            known = None if _is_on_disk(str(name), part=part) else checkpoint_configuration(str(name), part)
             if known is None:
                 return read(cls, name, **options)
-            self._note(f"{name} is not on this machine: it is built from memlint's table of configurations")
+            what = "the default of its kind, which may differ" if is_similar(str(name)) else "memlint's table"
+            self._note(f"{name} is not on this machine: its configuration is that of {what}")
             return known, {key: value for key, value in options.items() if key not in LOADING_OPTIONS}
 
         base.get_config_dict = classmethod(get_config_dict)
@@ -95,7 +143,8 @@ class Checkpoints:
                 self._note(f"{name}: quantized weights are not simulated, they are counted as they were trained")
         config = rest.pop("config", None)
         if config is None or isinstance(config, (str, Path)):
-            config, rest = cls.config_class.from_pretrained(config or name, return_unused_kwargs=True, **rest)
+            part = {key: options[key] for key in ("subfolder",) if key in options}
+            config, rest = cls.config_class.from_pretrained(config or name, return_unused_kwargs=True, **part, **rest)
         if str(made.get("attn_implementation", "")).startswith("flash_attention"):
             made["attn_implementation"] = "sdpa"
         model = cls._from_config(config, **made, **rest)
@@ -119,12 +168,12 @@ class Checkpoints:
         return torch.float32
 
 
-def _is_on_disk(name: str) -> bool:
+def _is_on_disk(name: str, file: str = "config.json", part: str | None = None) -> bool:
     if Path(name).exists():
         return True
     hub = importlib.import_module("huggingface_hub")
     try:
-        return isinstance(hub.try_to_load_from_cache(name, "config.json"), str)
+        return isinstance(hub.try_to_load_from_cache(name, f"{part}/{file}" if part else file), str)
     except ValueError:
         return False
 

@@ -51,6 +51,7 @@ class SimulatedDevice(TorchDispatchMode):  # type: ignore[misc,unused-ignore]
         self.unsupported: set[str] = set()
         self._around = around
         self._inside = 0
+        self._moving = False
         self._implicit: dict[Any, bool] = {}
 
     @classmethod
@@ -74,7 +75,11 @@ class SimulatedDevice(TorchDispatchMode):  # type: ignore[misc,unused-ignore]
 
     def move(self, tensor: torch.Tensor, device: torch.device, dtype: torch.dtype | None, **options: Any) -> Any:
         """A copy of ``tensor`` on another device."""
-        return aten._to_copy(tensor, dtype=dtype, device=device, **options)
+        self._moving = True
+        try:
+            return aten._to_copy(tensor, dtype=dtype, device=device, **options)
+        finally:
+            self._moving = False
 
     def without_data(self, tensor: torch.Tensor) -> torch.Tensor:
         """A fake tensor on the host in place of a real one."""
@@ -133,11 +138,7 @@ class SimulatedDevice(TorchDispatchMode):  # type: ignore[misc,unused-ignore]
     def _run(self, func: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor], device: Any) -> Any:
         if func is aten._local_scalar_dense.default:
             return self.values.scalar(args[0])
-        index = (
-            self.current
-            if self._is_gradient(func, tensors, device)
-            else self._place(tensors, None if _is_its_arguments(func, tensors, device) else device)
-        )
+        index = self._place_of_results(func, args, kwargs, tensors, device)
         plain = _on_host(kwargs)
         dynamic = self.values.shaped_by_data(func, args, plain)
         if dynamic is not None:
@@ -152,6 +153,23 @@ class SimulatedDevice(TorchDispatchMode):  # type: ignore[misc,unused-ignore]
         if index != HOST:
             self._around(func, args, plain, result, index)
         return result
+
+    def _place_of_results(self, func: Any, args: Any, kwargs: Any, tensors: list[torch.Tensor], device: Any) -> int:
+        """The index of the device of what an operator makes, or :data:`HOST`."""
+        if self._is_gradient(func, tensors, device):
+            return self.current
+        if self._is_converted_gradient(func, args, kwargs, device):
+            return self._place(tensors, None)
+        return self._place(tensors, None if _is_its_arguments(func, tensors, device) else device)
+
+    def _is_converted_gradient(self, func: Any, args: Any, kwargs: Any, device: torch.device | None) -> bool:
+        """Whether autograd converts a gradient back to the type of the tensor that was converted (autocast's weights).
+
+        ``ToCopyBackward`` does it with the options of that tensor, whose device the core takes for the host.
+        """
+        if func is not aten._to_copy.default or device is None or device.type != "cpu" or self._moving:
+            return False
+        return self.recorder.phase is Phase.BACKWARD and kwargs.get("dtype") not in (None, args[0].dtype)
 
     def _is_gradient(self, func: Any, tensors: list[torch.Tensor], device: torch.device | None) -> bool:
         """Whether autograd makes a tensor with the options of a gradient, which it takes for the host's."""
