@@ -113,7 +113,7 @@ def torchvision_task_entries() -> Iterator[tuple[str, dict[str, Any]]]:
     api = importlib.import_module("torchvision.models._api")
     classifiers = set(models.list_models(module=models))
     api.WeightsEnum.get_state_dict = lambda *_, **__: {}
-    load, torch.nn.Module.load_state_dict = torch.nn.Module.load_state_dict, lambda *_, **__: None  # type: ignore[assignment]
+    load, torch.nn.Module.load_state_dict = torch.nn.Module.load_state_dict, lambda *_, **__: None
     try:
         for name in sorted(set(models.list_models()) - classifiers):
             if not name.startswith("quantized_"):

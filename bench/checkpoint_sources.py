@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+import yaml  # type: ignore[import-untyped,unused-ignore]
 from architectures import torchvision_models
 
 Configuration = tuple[str, str, dict[str, Any]]

@@ -206,8 +206,9 @@ def _from_pretrained(cls: str, arguments: list[Any], keywords: dict[str, Any], p
     if cls.endswith(("Tokenizer", "TokenizerFast", "Processor", "Config", "FeatureExtractor")):
         return None
     part = keywords.get("subfolder")
-    is_known_name = isinstance(checkpoint, str) and (part is None or isinstance(part, str))
-    entry = checkpoints().get(f"{checkpoint}#{part}" if part else checkpoint) if is_known_name else None
+    if not isinstance(checkpoint, str) or not (part is None or isinstance(part, str)):
+        return None
+    entry = checkpoints().get(f"{checkpoint}#{part}" if part else checkpoint)
     if entry is None:
         return None
     config = keywords.get("config")

@@ -922,8 +922,8 @@ def _scalar_tensor(_calls: Calls, arguments: list[Any], _keywords: dict[str, Any
         value = value[0] if value else None
     known = isinstance(value, (int, float, Unknown)) and getattr(value, "plain", True)
     given = arguments[0] if arguments else None
-    numbers = given if isinstance(given, (list, tuple)) else [given]
-    if len(shape) < 2 and all(isinstance(each, (int, float)) for each in numbers) and not getattr(given, "doubt", ""):
+    numbers: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
+    if len(shape) < 2 and all(isinstance(each, (int, float)) for each in numbers) and not natives.doubt_of(given):
         return vectors.vector(numbers, scalar=not shape)
     return Tensor(tuple(shape)) if known else Tensor(None)
 

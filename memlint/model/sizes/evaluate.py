@@ -10,7 +10,7 @@ import ast
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -386,7 +386,7 @@ class Evaluator(Calls):
         branches = [branch for branch in (node.body, node.orelse) if not _only_complains(branch)]
         if len(branches) == 1 and not node.orelse and branches[0] is node.orelse:
             return
-        self._alternatives([(lambda each=each: self.body(each, scope)) for each in branches], scope)
+        self._alternatives([partial(self.body, each, scope) for each in branches], scope)
 
     def _alternatives(self, runs: Sequence[Callable[[], None]], scope: Scope) -> None:
         """Runs all of ``runs``, of which one happens, nobody knows which."""
@@ -555,7 +555,7 @@ class Evaluator(Calls):
     def _try(self, node: ast.Try, scope: Scope) -> None:
         if self._imports_others(node, scope):
             bodies = [[*node.body, *node.orelse], *(each.body for each in node.handlers)]
-            self._alternatives([(lambda each=each: self.body(each, scope)) for each in bodies], scope)
+            self._alternatives([partial(self.body, each, scope) for each in bodies], scope)
             self.body(node.finalbody, scope)
             return
         try:
@@ -579,8 +579,8 @@ class Evaluator(Calls):
 
     def _match(self, node: ast.Match, scope: Scope) -> None:
         self.value(node.subject, scope)
-        bodies = [(case.pattern, case.body) for case in node.cases]
-        self._alternatives([lambda: None, *((lambda each=each: self._case(*each, scope)) for each in bodies)], scope)
+        cases = [partial(self._case, each.pattern, each.body, scope) for each in node.cases]
+        self._alternatives([lambda: None, *cases], scope)
 
     def _case(self, pattern: ast.pattern, body: list[ast.stmt], scope: Scope) -> None:
         for each in ast.walk(pattern):

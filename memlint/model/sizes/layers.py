@@ -421,7 +421,7 @@ def _fill(module: ModuleObject, name: str, arguments: list[Any], keywords: Mappi
         members = []
     if isinstance(members, ModuleObject):
         members = list(members.items)
-    module.doubt = module.doubt or getattr(members, "doubt", "")
+    module.doubt = module.doubt or str(getattr(members, "doubt", ""))
     if isinstance(members, dict):
         module.keys = [str(key) for key in members]
         members = list(members.values())
@@ -452,7 +452,7 @@ def copy_of(value: Any, made: dict[int, Any] | None = None) -> Any:
         result = type(value)({key: copy_of(each, made) for key, each in value.items()})
     else:
         return value
-    if not isinstance(value, Parameter) and getattr(value, "doubt", ""):
+    if not isinstance(value, Parameter) and getattr(value, "doubt", None):
         result.doubt = value.doubt
     made[id(value)] = result
     return result

@@ -77,7 +77,7 @@ def split(tensor: Tensor, sizes: Any) -> tuple[Tensor, ...] | None:
     if isinstance(sizes, int) and sizes > 0:
         sizes = [min(sizes, len(numbers) - start) for start in range(0, len(numbers), sizes)]
     is_list = isinstance(sizes, (list, tuple)) and all(isinstance(each, int) for each in sizes)
-    if not is_list or getattr(sizes, "doubt", "") or sum(sizes) != len(numbers):
+    if not is_list or getattr(sizes, "doubt", None) or sum(sizes) != len(numbers):
         return None
     ends = list(accumulate(sizes))
     return tuple(vector(numbers[end - size : end]) for end, size in zip(ends, sizes, strict=True))
