@@ -18,7 +18,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -190,6 +190,7 @@ def library_cases() -> Iterator[tuple[str, str, Any]]:
         yield f"diffusers {cls}", source, getattr(diffusers, cls)
 
 
+_READ_FROM = re.compile(r"(?:from|import) (\w+)")
 _READ = frozenset({"torchvision", "timm", *(module for _, _, module in _DEFINED)})
 
 
@@ -208,6 +209,12 @@ def _nowhere(_origin: Path, _name: str) -> Path | None:
     return None
 
 
+@cache
+def _evaluator(_library: str) -> Evaluator:
+    """One for all models of a library, which is read once."""
+    return Evaluator(locate, lambda each: each.read_text("utf-8"))
+
+
 def evaluated(source: str) -> ModuleObject | None:
     """The model that ``source`` makes, read without importing."""
     with tempfile.TemporaryDirectory() as folder:
@@ -218,7 +225,10 @@ def evaluated(source: str) -> ModuleObject | None:
                 reader = Reader(_nowhere, lambda each: each.read_text("utf-8"))
                 namespace = reader.evaluator.file(path)
             else:
-                namespace = Evaluator(locate, lambda each: each.read_text("utf-8"), steps=_STEPS).file(path)
+                found = _READ_FROM.match(source)
+                evaluator = _evaluator(found[1] if found is not None else "")
+                evaluator.steps_left = _STEPS
+                namespace = evaluator.file(path)
             model = namespace.scope.variables.get("model") if namespace is not None else None
             return model if isinstance(model, ModuleObject) else None
     return None

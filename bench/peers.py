@@ -2,11 +2,13 @@
 
     PYTHONPATH=... python bench/peers.py gpu_truth/runs.jsonl
 
-Needs torchvision and transformers as ``predict.py``, accelerate, torchinfo 1.8.0 and torch-preflight 0.5.0, in an
-environment of their own. accelerate's figure is the largest of those that ``accelerate estimate-memory`` prints for
-training with Adam, which knows no batch; torchinfo's is the sum that its summary prints, for images, which knows no
-gradients and no optimizer; torch-preflight is given the model as an entry point, the batch, the length or the size of
-the image, and the optimizer. DeepSpeed is not among them.
+Needs torchvision and transformers as ``predict.py``, accelerate, DeepSpeed (``DS_BUILD_OPS=0 pip install deepspeed``
+builds without CUDA), torchinfo 1.8.0 and torch-preflight 0.5.0, in an environment of their own. accelerate's figure is
+the largest of those that ``accelerate estimate-memory`` prints for training with Adam, which knows no batch;
+DeepSpeed's is what its estimators of ZeRO 2 and ZeRO 3 say of model states on one GPU without offloading, which know
+neither batch nor optimizer; torchinfo's is the sum that its summary prints, for images, which knows no gradients and
+no optimizer; torch-preflight is given the model as an entry point, the batch, the length or the size of the image, and
+the optimizer.
 """
 
 from __future__ import annotations
@@ -63,6 +65,25 @@ def accelerate(_run: dict[str, Any], model: Any) -> float | None:
     return float(max(peer.estimate_training_usage(size, "float32").values()))
 
 
+def zero2(_run: dict[str, Any], model: Any) -> float | None:
+    """Bytes on the GPU that DeepSpeed estimates for ZeRO 2 on one GPU."""
+    peer: Any = importlib.import_module("deepspeed.runtime.zero.stage_1_and_2")
+    total = sum(each.numel() for each in model.parameters())
+    _, on_gpu = peer.estimate_zero2_model_states_mem_needs(total, cpu_offload=False)
+    return float(on_gpu)
+
+
+def zero3(_run: dict[str, Any], model: Any) -> float | None:
+    """The same for ZeRO 3."""
+    peer: Any = importlib.import_module("deepspeed.runtime.zero.stage3")
+    total = sum(each.numel() for each in model.parameters())
+    largest = max(sum(each.numel() for each in module.parameters(recurse=False)) for module in model.modules())
+    _, on_gpu, _ = peer.estimate_zero3_model_states_mem_needs(
+        total, largest, cpu_offload=False, cpu_offload_params=False
+    )
+    return float(on_gpu)
+
+
 def torchinfo(run: dict[str, Any], model: Any) -> float | None:
     """Input, outputs and parameters; None for models that take no images."""
     peer: Any = importlib.import_module("torchinfo")
@@ -91,6 +112,8 @@ def preflight(run: dict[str, Any], _model: Any) -> float | None:
 
 PEERS: dict[str, Callable[[dict[str, Any], Any], float | None]] = {
     "accelerate": accelerate,
+    "DeepSpeed ZeRO 2": zero2,
+    "DeepSpeed ZeRO 3": zero3,
     "torchinfo": torchinfo,
     "torch-preflight": preflight,
 }
