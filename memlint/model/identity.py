@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import libcst as cst
 
-from memlint.model.aliases import aliases, instance_class, mro, qualified_names, sources
+from memlint.model.aliases import aliases, instance_class, mro, qualified_names, sources, zipped
 from memlint.model.calls import bound_arguments, passed_arguments
 from memlint.model.containers import elements
 from memlint.model.kinds import Role, class_of, role
@@ -191,6 +191,9 @@ def _declares(value: Value, name: str) -> bool:
 
 
 def _component(value: Item | Part) -> Iterator[Object]:
+    paired = zipped(value)
+    if paired is not None:
+        yield from _elements_of(paired)
     index = _index(value)
     for source in sources(value.base):
         given = _prepared_argument(source, index) if isinstance(source, Call) and isinstance(index, int) else None
@@ -220,9 +223,13 @@ def _index(value: Item | Part) -> Hashable | None:
 
 
 def _element(value: Element) -> Iterator[Object]:
-    whole = objects(value.iterable)
     if role(value.iterable, Role.PARAMETERS):
-        yield from whole
-    yield from (each.part(ANY) for each in whole)
-    for element in elements(value.iterable):
+        yield from objects(value.iterable)
+    yield from _elements_of(value.iterable)
+
+
+def _elements_of(iterable: Value) -> Iterator[Object]:
+    """What an iteration over ``iterable`` may yield, whichever element it is."""
+    yield from (each.part(ANY) for each in objects(iterable))
+    for element in elements(iterable):
         yield from objects(element)

@@ -14,7 +14,7 @@ from memlint.model.saved_tensors import holders, producers
 from memlint.model.scopes import Function
 from memlint.model.upstream import differentiable_operands, local_ancestors
 from memlint.model.values import Attribute, Binary, Call, Item, Part, Phi, Store, Unary, Value
-from memlint.model.vocabulary import predicts_next_word, scores_vocabulary
+from memlint.model.vocabulary import gives_perplexity, predicts_next_word, scores_vocabulary
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,8 @@ def _held(output: Value, forward: Call, run: _Pass) -> StaleOutput | None:
     sizes = [scores_vocabulary(store.value) for store in alive]
     if alive and any(value is output for value in run.graph):
         sizes.append(predicts_next_word(forward, run.root, found.uses))
+        if gives_perplexity(value for value in run.graph if id(value) in run.losses):
+            sizes.append(Confidence.LIKELY)
     confidence = max((size for size in sizes if size is not None), key=lambda size: size.rank, default=None)
     if confidence is None:
         return None

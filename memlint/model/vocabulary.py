@@ -19,7 +19,19 @@ from memlint.model.saved_tensors import holders, is_saved_result, producers
 from memlint.model.scopes import Module
 from memlint.model.training import inside
 from memlint.model.upstream import component_index, local_ancestors
-from memlint.model.values import Attribute, Call, Constant, Display, Item, Parameter, Part, Value
+from memlint.model.values import (
+    Attribute,
+    Binary,
+    Call,
+    Choice,
+    Constant,
+    Display,
+    Item,
+    Parameter,
+    Part,
+    Phi,
+    Value,
+)
 
 _HEADS = re.compile(
     r"(ForCausalLM|LMHeadModel|WithLMHead|ForMaskedLM|ForConditionalGeneration|Seq2SeqLM|DoubleHeadsModel|WithValueHead"
@@ -252,6 +264,40 @@ def predicts_next_word(forward: Call, loss: Value, uses: Iterable[object]) -> Co
         return None
     compared = (value for value in local_ancestors(loss) if isinstance(value, Item))
     return Confidence.POSSIBLE if any(_leaves_out(value.node, None, "1") for value in compared) else None
+
+
+_AVERAGED = frozenset(
+    {"detach", "item", "float", "mean", "sum", "cpu", "clone", "double", "tensor", "gather", "div", "data"}
+)
+_EXPONENTIALS = frozenset({"torch.exp", "math.exp", "numpy.exp"})
+
+
+def gives_perplexity(losses: Iterable[Value]) -> bool:
+    """Whether a function takes the exponential of what it sums up of ``losses``, which is a model's perplexity."""
+    seen: set[int] = set()
+    pending = list(losses)
+    while pending and len(seen) < _MAX_USES:
+        value = pending.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        for use in value.uses:
+            match use:
+                case Call() if qualified_names(use.callee) & _EXPONENTIALS:
+                    return True
+                case Attribute(name="exp"):
+                    return True
+                case Attribute(name=name) if name in _AVERAGED:
+                    pending.extend(each for each in use.uses if isinstance(each, Call) and each.callee is use)
+                case Call(name=name) if name in _AVERAGED:
+                    pending.append(use)
+                case Phi() | Binary() | Choice():
+                    pending.append(use)
+    return False
+
+
+_MAX_USES = 60
+"""Uses of a loss that are followed, one after the other."""
 
 
 def leaves_out_last(item: Item) -> bool:

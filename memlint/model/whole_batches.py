@@ -1,4 +1,4 @@
-"""Training that checkpoints its activations, since memory is short, and still takes each batch as a whole."""
+"""Training whose memory is short, since it checkpoints or runs out, and that still takes each batch as a whole."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from memlint.model.devices import files_involved
 from memlint.model.effects import Effect, calls_in, effects, region_effects
-from memlint.model.full_precision import backward_in, training_loops
+from memlint.model.full_precision import backward_in, runs_out_of_memory, training_loops
 from memlint.model.identifiers import imports_any
 from memlint.model.memo import query
 from memlint.model.scopes import Module
@@ -32,6 +32,20 @@ def whole_batches_under_checkpointing(module: Module) -> Call | None:
         if Effect.STEP in region_effects(loop) and not any(map(_needs_no_parts, files_involved(loop.function))):
             call = next((call for call in calls_in(loop) if Effect.BACKWARD in effects(call)), None)
             return backward_in(call) if call is not None else None
+    return None
+
+
+def whole_batches_out_of_memory(module: Module) -> Call | None:
+    """The backward of the first loop over data of a file that leaves out batches for which memory runs out.
+
+    None under the same conditions.
+    """
+    if "except" not in module.text or _needs_no_parts(module):
+        return None
+    for loop in training_loops(module):
+        call = runs_out_of_memory(loop) if Effect.STEP in region_effects(loop) else None
+        if call is not None and not any(map(_needs_no_parts, files_involved(loop.function))):
+            return backward_in(call)
     return None
 
 

@@ -23,7 +23,7 @@ from memlint.model.sizes.reading import Reading
 from memlint.model.source_text import laid_out, written
 from memlint.model.techniques import Technique
 from memlint.model.values import Call
-from memlint.model.whole_batches import whole_batches_under_checkpointing
+from memlint.model.whole_batches import whole_batches_out_of_memory, whole_batches_under_checkpointing
 from memlint.rule import Rule
 
 
@@ -34,8 +34,8 @@ class OversizedBatchWithoutAccumulation(Rule):
     Estimates the peak of a step of known architecture, batch and input size, and looks for the largest half, quarter,
     and so on of the batch that fits the GPU of the configuration (without one: 16 GB).
 
-    Where the sizes are not known, it finds loops that step on each batch in programs that checkpoint activations, since
-    memory is short, and have no way to accumulate gradients.
+    Where the sizes are not known, it finds loops that step on each batch in programs that checkpoint activations, or
+    catch running out of memory to go on with the next batch, and have no way to accumulate gradients.
 
     Programs that accumulate gradients in any form, look for a batch that fits, shard or adapt the model, or have a loss
     over all pairs of a batch (contrastive losses), are left alone.
@@ -109,6 +109,18 @@ def train(args, loader: DataLoader):
         loss.backward()  # MEM311: 9
         optimizer.step()
 """,
+        """
+import torch
+from torch.utils.data import DataLoader
+def train(model, optimizer, loader: DataLoader):
+    for batch in loader:
+        try:
+            model(batch.cuda()).mean().backward()  # MEM311: 13
+            optimizer.step()
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        optimizer.zero_grad()
+""",
     )
     negative = (
         """
@@ -124,6 +136,28 @@ def train(args, loader: DataLoader):
         if (i + 1) % args.accum_steps == 0:
             optimizer.step()
             optimizer.zero_grad()
+""",
+        """
+import torch
+from torch.utils.data import DataLoader
+def step(model, batch):
+    try:
+        model(batch).mean().backward()
+    except torch.cuda.OutOfMemoryError:
+        first, second = batch.chunk(2)
+        step(model, first)
+        step(model, second)
+def train(model, optimizer, loader: DataLoader):
+    for batch in loader:
+        step(model, batch)
+        optimizer.step()
+        optimizer.zero_grad()
+def evaluate(model, loader: DataLoader):
+    for batch in loader:
+        try:
+            model(batch)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
 """,
         """
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, Trainer, TrainingArguments
@@ -180,6 +214,10 @@ def train(dataset, model):
         if whole is not None:
             yield self._under_checkpointing(whole)
             return
+        left_out = whole_batches_out_of_memory(program.module)
+        if left_out is not None:
+            yield self._leaving_out(left_out)
+            return
         reading = training_of(program)
         if reading is None or _accumulates(reading) or uses(reading, *_HINDRANCES):
             return
@@ -203,10 +241,23 @@ def train(dataset, model):
         )
 
     def _under_checkpointing(self, backward: Call) -> Finding:
-        return self.finding(
-            backward.node,
+        return self._whole(
+            backward,
             "activations are checkpointed, since memory is short, and each batch is taken as a whole: gradients could "
             "be accumulated over smaller ones",
+        )
+
+    def _leaving_out(self, backward: Call) -> Finding:
+        return self._whole(
+            backward,
+            "batches for which memory runs out are left out, and each is taken as a whole: gradients could be "
+            "accumulated over smaller ones",
+        )
+
+    def _whole(self, backward: Call, message: str) -> Finding:
+        return self.finding(
+            backward.node,
+            message,
             holds="what autograd saves for the whole batch, at the peak",
             confidence=Confidence.LIKELY,
             severity=Severity.NOTE,

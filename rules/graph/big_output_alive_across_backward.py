@@ -89,6 +89,19 @@ def train(loader):
 """,
         """
 import torch
+def epoch(model: torch.nn.Module, optimizer, loader):
+    total = 0.0
+    for batch in loader:
+        outputs = model(**batch)  # MEM110: 9
+        loss = outputs.loss
+        total += loss.detach().float()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return torch.exp(total / len(loader))
+""",
+        """
+import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from transformers import LlamaForCausalLM
@@ -210,6 +223,19 @@ class Mine(Seq2SeqTrainer):
 """,
     )
     negative = (
+        """
+import torch
+def epoch(model: torch.nn.Module, optimizer, loader):
+    total = 0.0
+    for batch in loader:
+        outputs = model(**batch)
+        loss = outputs.loss * torch.exp(-model.scale)
+        total += loss.detach().float()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return total / len(loader)
+""",
         """
 import torch
 from transformers import AutoModelForCausalLM
