@@ -10,7 +10,7 @@ import libcst as cst
 
 from memlint.bare_trees.layout import spelling
 from memlint.findings import Confidence
-from memlint.model.aliases import instance_class, qualified_names, sources
+from memlint.model.aliases import attribute_values, find_method, instance_class, qualified_names, sources
 from memlint.model.components import readers
 from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.kinds import kinds
@@ -187,10 +187,20 @@ def _is_passed_through(call: Call, weights: Value) -> bool:
         names = qualified_names(call.callee)
         if any(name.startswith("torch.nn.functional.dropout") or name == "torch.dropout" for name in names):
             return True
+        if len(call.arguments) == 1 and _is_inherited(call.callee):
+            return True
         return any(
             k.name.startswith("torch.nn.") and k.name.endswith(("Dropout", "Identity")) for k in kinds(call.callee)
         )
     return False
+
+
+def _is_inherited(callee: Value) -> bool:
+    """Whether a module comes from a base class out of sight: what it does to weights alone is dropout."""
+    owner = instance_class(callee.base) if isinstance(callee, Attribute) else None
+    if owner is None or not isinstance(callee, Attribute):
+        return False
+    return find_method(owner, callee.name) is None and not attribute_values(owner, callee.name)
 
 
 # ------------------------------------------------------------------------- the scores
