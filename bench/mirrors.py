@@ -25,6 +25,7 @@ METADATA = (
     "setup.cfg",
     "setup.py",
     "environment.yml",
+    "environment.yaml",
 )
 """Files in which a project says which versions it runs with."""
 
