@@ -146,9 +146,10 @@ class CpuRecorder:
 
     def _allocate(self, storage: torch.UntypedStorage, operator: object, *, records_graph: bool | None) -> None:
         size = storage.nbytes()
-        if size == 0:
+        address = _address_of(storage) if size else None
+        if address is None:
             return
-        event = self._event(Action.ALLOCATE, storage.data_ptr(), size, _device_of(storage))
+        event = self._event(Action.ALLOCATE, address, size, _device_of(storage))
         event.stack = self._stacks.current()
         event.records_graph = records_graph
         event.operator = self._name(operator) if operator is not None else None
@@ -225,6 +226,16 @@ def _tensors(values: Iterable[object]) -> Iterator[torch.Tensor]:
             yield value
         elif isinstance(value, (list, tuple)):
             yield from _tensors(value)
+
+
+def _address_of(storage: torch.UntypedStorage) -> int | None:
+    """Where a storage lies; None for fake tensors and DTensors, which say that they are on the host, and are not."""
+    if storage.device.type == "meta":
+        return None
+    try:
+        return int(storage.data_ptr())
+    except RuntimeError:
+        return None
 
 
 def _device_of(storage: torch.UntypedStorage) -> str:

@@ -237,6 +237,34 @@ def _evaluation_loop(evidence: Evidence) -> Ruling:
     )
 
 
+def _unsharded(evidence: Evidence) -> Ruling:
+    seen = evidence.seen.amounts
+    if not seen:
+        return inconclusive(f"{evidence.ran}, but no parameter of `fully_shard` was seen to be gathered")
+    largest = max(seen, key=lambda each: each.size)
+    if largest.size < _ONE_SEGMENT * largest.whole:
+        return refuted(f"at most {in_bytes(largest.size)} of {in_bytes(largest.whole)} are gathered at the same time")
+    return confirmed(
+        f"{in_bytes(largest.size)} of parameters are gathered at the same time, of {in_bytes(largest.whole)} in all",
+        "device",
+        bytes_at_peak=largest.size,
+    )
+
+
+def _quantised_layers(evidence: Evidence) -> Ruling:
+    seen = evidence.seen.amounts
+    if not seen:
+        return inconclusive(f"{evidence.ran}, but no forward pass of training was seen after it")
+    layers = max(each.size for each in seen)
+    if not layers:
+        return refuted(f"no layer was quantised in {counted(len(seen), 'forward pass')} of training")
+    return confirmed(
+        f"{counted(layers, 'layer')} of the model that is trained are quantised and have no parameters",
+        "device",
+        bytes_at_peak=0,
+    )
+
+
 def _cache_emptied(evidence: Evidence) -> Ruling:
     steps, run = len(evidence.seen.steps), max(1, evidence.run.steps)
     freed = max((each.size for each in evidence.seen.amounts), default=0)
@@ -286,6 +314,8 @@ DECISIONS: dict[Watch, Callable[[Evidence], Ruling]] = {
     Watch.FULL_PRECISION: _full_precision,
     Watch.PADDING: _padding,
     Watch.EVALUATION_LOOP: _evaluation_loop,
+    Watch.UNSHARDED: _unsharded,
+    Watch.QUANTISED_LAYERS: _quantised_layers,
     Watch.CACHE_EMPTIED: _cache_emptied,
     Watch.SAMPLE_OBJECTS: _sample_objects,
 }

@@ -134,6 +134,8 @@ def _roots(diagnostic: Diagnostic, claim: LocatedClaim, place: Place, statements
         candidates = [holder, place.taker]
     elif watch in {Watch.FILLED, Watch.SAMPLE_OBJECTS}:
         candidates = [claim.holder]
+    elif watch is Watch.UNSHARDED:
+        candidates = [*place.arguments]
     elif watch is Watch.REGROWN:
         candidates = [holder, *place.targets]
     elif watch is Watch.STRAY_GRADIENTS:

@@ -32,7 +32,8 @@ class AllocConfTooLateOrRenamed(Rule):
 
     ## What it does
     Finds `PYTORCH_ALLOC_CONF` (`PYTORCH_CUDA_ALLOC_CONF`, `PYTORCH_HIP_ALLOC_CONF`) in the environment that is set
-    after the same function has used the GPU, and options in it that no release of PyTorch knows.
+    after the same function has used the GPU, or below an import of a package that uses it (unsloth), and options in it
+    that no release of PyTorch knows.
 
     ## Why is this bad?
     The allocator reads the variable once, when it is first used. A setting against fragmentation, such as
@@ -99,8 +100,19 @@ import torch
 os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"  # MEM804?
 model = torch.nn.Linear(4, 4).cuda()
 """,
+        """
+import os
+from unsloth import FastLanguageModel
+os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"  # MEM804
+""",
     )
     negative = (
+        """
+import os
+os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+import torch
+from unsloth import FastLanguageModel
+""",
         """
 import os
 os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True,max_split_size_mb:64"
@@ -130,7 +142,10 @@ def launch(command):
             elif any(_uses_gpu(call) for call in setting.region.function.calls if call.order < setting.order):
                 message = f"`{setting.variable}` is set after the GPU has been used, when nobody reads it any more"
                 yield self._finding(setting, message, Confidence.LIKELY)
-            elif first_import and not _is_before_import(program.tree, setting.node):
+            elif not _is_before_import(program.tree, setting.node, _USE_GPU):
+                message = f"`{setting.variable}` is set after an import that has used the GPU, and nobody reads it"
+                yield self._finding(setting, message, Confidence.LIKELY)
+            elif first_import and not _is_before_import(program.tree, setting.node, _BRING_TORCH):
                 message = f"`{setting.variable}` is set after torch has been imported"
                 yield self._finding(setting, message, Confidence.POSSIBLE)
 
@@ -169,24 +184,24 @@ def _uses_gpu(call: Call) -> bool:
 
 
 def _imports_torch(tree: cst.Module) -> bool:
-    return any(_is_torch_import(statement) for statement in tree.body)
+    return any(_imports_from(statement, _BRING_TORCH) for statement in tree.body)
 
 
-def _is_before_import(tree: cst.Module, node: cst.CSTNode) -> bool:
-    """Whether ``node`` stands on the top level, above the first import of torch."""
+def _is_before_import(tree: cst.Module, node: cst.CSTNode, packages: frozenset[str]) -> bool:
+    """Whether ``node`` stands on the top level, above the first import of one of ``packages``, if there is any."""
+    imported = False
     for statement in tree.body:
-        if _is_torch_import(statement):
-            return False
+        imported = imported or _imports_from(statement, packages)
         if isinstance(statement, cst.SimpleStatementLine) and any(_holds(part, node) for part in statement.body):
-            return True
-    return False
+            return not imported
+    return not imported
 
 
 def _holds(statement: cst.CSTNode, node: cst.CSTNode) -> bool:
     return statement is node or any(_holds(child, node) for child in statement.children)
 
 
-def _is_torch_import(statement: cst.CSTNode) -> bool:
+def _imports_from(statement: cst.CSTNode, packages: frozenset[str]) -> bool:
     parts = statement.body if isinstance(statement, cst.SimpleStatementLine) else ()
     for part in parts:
         if isinstance(part, cst.Import):
@@ -198,7 +213,7 @@ def _is_torch_import(statement: cst.CSTNode) -> bool:
             roots = [module.value] if isinstance(module, cst.Name) else []
         else:
             continue
-        if _BRING_TORCH.intersection(roots):
+        if packages.intersection(roots):
             return True
     return False
 
@@ -207,3 +222,5 @@ _BRING_TORCH = frozenset(
     "torch torchvision torchaudio transformers lightning pytorch_lightning accelerate timm".split()
 )
 """Packages that import torch."""
+_USE_GPU = frozenset({"unsloth", "unsloth_zoo"})
+"""Packages whose import asks the GPU what it is, which starts the allocator."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity
+from memlint.findings import Claim, ClaimShape, Confidence, Finding, Severity, Watch
 from memlint.model.aliases import qualified_names
 from memlint.model.calls import proven_call_sites
 from memlint.model.configurations import Configuration, Framework, configurations
@@ -187,9 +187,13 @@ def wrap(model):
                 "device",
                 "P",
                 held=call.node,
-                unobservable="with one process its shard is the whole, and nothing is gathered",
+                watch=Watch.UNSHARDED,
+                unobservable="" if qualified_names(call.callee) & FULLY_SHARD else _UNOBSERVABLE,
             ),
         )
+
+
+_UNOBSERVABLE = "only `fully_shard` shows on its parameters which of them are gathered; this wraps the model otherwise"
 
 
 def _confidence(call: Call, module: Module) -> Confidence | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Claim, ClaimShape, Confidence, Finding, Related, Severity
+from memlint.findings import Claim, ClaimShape, Confidence, Finding, Related, Severity, Watch
 from memlint.model.aliases import qualified_names
 from memlint.model.grad_switches import is_ever_switched_off
 from memlint.model.identity import objects
@@ -150,12 +150,7 @@ def train(model):
                     "the model is quantised for inference: its quantised layers have no parameters that can be trained",
                     holds="nothing more; it is the model that does not learn",
                     confidence=confidence,
-                    claim=Claim(
-                        ClaimShape.PRESENT,
-                        "device",
-                        "0",
-                        unobservable="parameters are missing, and memory is not: count those that require gradients",
-                    ),
+                    claim=Claim(ClaimShape.PRESENT, "device", "0", watch=Watch.QUANTISED_LAYERS),
                     related=(Related(call.node, "quantised here"),),
                 )
                 break

@@ -10,7 +10,8 @@ def extract(encoder: nn.Module, loader: DataLoader):
     features = torch.empty(0, 1024)
     for (x,) in loader:
         batch = encoder(x)
-        features = torch.cat([features, batch])  # CONFIRMED MEM812 device (5+6)*32*1024*4 at peak
+        # CONFIRMED MEM812 device (5+6)*32*1024*4 at peak; CONFIRMED MEM604 device 32*1024*4 per execution
+        features = torch.cat([features, batch])
     return features
 
 

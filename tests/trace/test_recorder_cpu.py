@@ -257,3 +257,26 @@ def test_pytorchs_own_tools_read_a_recording(tmp_path: Path) -> None:
     assert f"total_allocated: {viewer.Bytes(measure(recording, HOST).allocated.current)}" in summary
     assert f"{len(snapshot['device_traces'][0])} entries" in viewer.trace(snapshot)
     assert measure(read_trace(path), HOST).blocks[kept.data_ptr()].size == kept.nbytes
+
+
+def test_fake_tensors_have_no_memory() -> None:
+    fake_tensor = pytest.importorskip("torch._subclasses.fake_tensor")
+    mode = fake_tensor.FakeTensorMode()
+    fake = mode.from_tensor(torch.zeros(64))
+    with CpuRecorder() as recorder:
+        real = torch.zeros(32)
+        with mode:
+            _ = fake + 1
+    assert [event.size for event in allocations(recorder.recording())] == [128]
+    assert len(real) == 32
+
+
+def test_what_was_allocated_and_freed_since_a_moment() -> None:
+    with CpuRecorder() as recorder:
+        kept = torch.zeros(1024)
+        moment = recorder.mark()
+        temporary = torch.ones(256)
+        del temporary
+        small = torch.ones(16)
+    assert (recorder.most_since(moment), recorder.freed_since(moment)) == (1024, 1024)
+    assert len(kept) > len(small)

@@ -6,7 +6,14 @@ from memlint.findings import Watch
 from memlint.verify.child.file_followers import Loaded, Serialised
 from memlint.verify.child.following import Follower
 from memlint.verify.child.host_followers import CacheEmptied, SampleObjects
-from memlint.verify.child.model_followers import BlockActivations, EvaluationLoop, FullPrecision, Padding
+from memlint.verify.child.model_followers import (
+    BlockActivations,
+    EvaluationLoop,
+    FullPrecision,
+    Padding,
+    QuantisedLayers,
+    Unsharded,
+)
 from memlint.verify.child.optimizer_followers import DoubleParameter, ForeachStep, OptimizerState
 
 FOLLOWERS: dict[Watch, type[Follower]] = {
@@ -20,6 +27,8 @@ FOLLOWERS: dict[Watch, type[Follower]] = {
     Watch.FULL_PRECISION: FullPrecision,
     Watch.PADDING: Padding,
     Watch.EVALUATION_LOOP: EvaluationLoop,
+    Watch.UNSHARDED: Unsharded,
+    Watch.QUANTISED_LAYERS: QuantisedLayers,
     Watch.CACHE_EMPTIED: CacheEmptied,
     Watch.SAMPLE_OBJECTS: SampleObjects,
 }
