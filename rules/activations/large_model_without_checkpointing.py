@@ -139,6 +139,8 @@ class Net(nn.Module):
     def forward(self, x):
         for i in range(self.depth):
             x = self.layers[i](x)  # MEM511
+        for layer in self.layers:
+            x = layer(x)
         return x
 """,
         """
@@ -271,11 +273,11 @@ def generate(path):
     )
 
     def check(self, program: Program) -> Iterator[Finding]:
-        found = False
+        found: set[int] = set()
         for each in block_loops(program):
-            size = parameters_by_default(each.owner)
+            size = parameters_by_default(each.owner) if id(each.owner) not in found else None
             if size is not None and size >= _LARGE:
-                found = True
+                found.add(id(each.owner))  # Once for each model, whichever loops it has.
                 yield self._blocks(each, size)
         if not found:
             says_so = any(word in program.module.text for word in TRAINING_WORDS)
