@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -75,18 +76,31 @@ def known_device(name: str | None) -> Device | None:
         raise UserError(str(error)) from error
 
 
-def estimate_script(script: Path, device_name: str | None, overrides: Mapping[str, Any]) -> Estimate:
-    """Reads ``script`` and estimates its peak. Raises UserError for an unknown device."""
+def estimate_script(
+    script: Path, device_name: str | None, settings: Mapping[str, Any], arguments: Mapping[str, Any] | None = None
+) -> Estimate:
+    """Reads ``script`` and estimates its peak.
+
+    ``settings`` are facts or values of its command line, ``arguments`` what else its command line says. Raises
+    UserError for an unknown device, and for a setting that is no fact and that the program has no argument for.
+    """
     card = known_device(device_name)
     path = absolute(script)
-    reading = _read(path, overrides)
+    values = {**(arguments or {}), **settings}
+    reader = _reader(path, values)
+    reading = reader.read(path)
     if not reading.models:
         # Many scripts do not go far without arguments that have no default.
-        again = _read(path, overrides, absent_is_unknown=True)
+        reader = _reader(path, values)
+        reader.evaluator.absent_is_unknown = True
+        again = reader.read(path)
         reading = again if again.models else reading
+    for name in settings:
+        if name not in FACTS and name not in reader.evaluator.overridden:
+            raise UserError(f"--set {name}: not one of {', '.join(FACTS)}, nor an argument that {script} declares")
     for name in FACTS:
-        if name in overrides:
-            reading.facts[name] = Fact(overrides[name], Place(Path("--set"), 0))
+        if name in settings:
+            reading.facts[name] = Fact(settings[name], Place(Path("--set"), 0))
             reading.unknown = [each for each in reading.unknown if each != name]
     result = Estimate(script, reading, estimate(reading), card)
     if result.fits is not True and result.peak is not None and result.peak.activations is not None:
@@ -94,7 +108,7 @@ def estimate_script(script: Path, device_name: str | None, overrides: Mapping[st
     return result
 
 
-def _read(path: Path, overrides: Mapping[str, Any], *, absent_is_unknown: bool = False) -> Reading:
+def _reader(path: Path, overrides: Mapping[str, Any]) -> Reader:
     root = project_root([path])
 
     def locate(origin: Path, name: str) -> Path | None:
@@ -102,9 +116,7 @@ def _read(path: Path, overrides: Mapping[str, Any], *, absent_is_unknown: bool =
         # A framework's own examples mean what the framework is known to make, not its source.
         return found if found is not None or name.partition(".")[0] in FRAMEWORKS else find_module(origin, root, name)
 
-    reader = Reader(locate, _text, overrides, 3_000_000)
-    reader.evaluator.absent_is_unknown = absent_is_unknown
-    return reader.read(path)
+    return Reader(locate, _text, overrides, 3_000_000)
 
 
 def _text(path: Path) -> str | None:
@@ -114,27 +126,42 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _remedies(result: Estimate) -> list[Remedy]:
-    """Changes that lower the peak, and the smallest combination of them that fits."""
-    reading, card = result.reading, result.device
-    usable = float("inf") if card is None else card.usable
-    found: list[Remedy] = []
-    variants: list[tuple[str, dict[str, Any]]] = []
-    if not str(reading.value("precision", "")).startswith("autocast"):
-        variants.append(("autocast to bfloat16", {"autocast": True}))
-    if not reading.value("checkpointing"):
-        variants.append(("activation checkpointing of every block", {"checkpointing": True}))
+def _changes(result: Estimate) -> list[tuple[str, dict[str, Any]]]:
+    """What may lower the peak, and how the estimate is told so."""
+    reading, found = result.reading, []
     batch = reading.value("batch")
     if isinstance(batch, int) and batch > 1:
-        smaller = smaller_batch(reading, usable)
-        if smaller is not None and smaller < batch:
-            text = f"micro-batch {smaller}, {-(-batch // smaller)} of them accumulated"
-            variants.insert(0, (text, {"batch": smaller}))
-    if len(variants) > 1:
-        variants.append(("all of these", {key: value for _, change in variants for key, value in change.items()}))
-    before = result.peak.total.likely if result.peak is not None else 0
-    for change, options in variants:
-        peak = estimate(reading, **options)
-        if peak is not None and peak.activations is not None and peak.total.likely < before:
-            found.append(Remedy(change, peak.total.likely, peak.total.likely * RESERVED <= usable))
+        smaller = smaller_batch(reading, _usable(result)) or 1
+        if smaller < batch:
+            found.append((f"micro-batch {smaller}, {-(-batch // smaller)} of them accumulated", {"batch": smaller}))
+    if not str(reading.value("precision", "")).startswith("autocast"):
+        found.append(("autocast to bfloat16", {"autocast": True}))
+    if not reading.value("checkpointing"):
+        found.append(("activation checkpointing of every block", {"checkpointing": True}))
     return found
+
+
+def _usable(result: Estimate) -> float:
+    return float("inf") if result.device is None else result.device.usable
+
+
+def _remedies(result: Estimate) -> list[Remedy]:
+    """Every single change that lowers the peak; if none of them fits, the smallest combination that does, or all."""
+    changes = _changes(result)
+    found = [each for change in changes if (each := _remedy(result, [change])) is not None]
+    if any(each.fits for each in found):
+        return found
+    several = [_remedy(result, each) for count in range(2, len(changes) + 1) for each in combinations(changes, count)]
+    useful = [each for each in several if each is not None]
+    fitting = [each for each in useful if each.fits]
+    return [*found, *(fitting[:1] or useful[-1:])]
+
+
+def _remedy(result: Estimate, changes: Sequence[tuple[str, dict[str, Any]]]) -> Remedy | None:
+    """These changes together; None if they do not lower the peak."""
+    peak = estimate(result.reading, **{key: value for _, change in changes for key, value in change.items()})
+    before = result.peak.total.likely if result.peak is not None else 0
+    if peak is None or peak.activations is None or peak.total.likely >= before:
+        return None
+    likely = peak.total.likely
+    return Remedy(" and ".join(name for name, _ in changes), likely, likely * RESERVED <= _usable(result))

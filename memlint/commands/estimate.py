@@ -60,7 +60,7 @@ def estimate(words: Sequence[str], arguments: Arguments) -> int:
     if arguments.what_if:
         raise click.UsageError("--what-if runs the script again: use it with --run")
     with deep_recursion():
-        result = estimate_script(script, arguments.device, overrides(arguments.settings, words[1:]))
+        result = estimate_script(script, arguments.device, overrides(arguments.settings), overrides((), words[1:]))
     _print(result, arguments)
     return _exit_code(result)
 

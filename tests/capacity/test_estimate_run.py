@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from memlint.capacity.estimate import Estimate, estimate_script
+from memlint.messages import UserError
+
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
 
 SCRIPT = """\
@@ -78,3 +81,40 @@ def test_options_that_contradict_each_other_are_refused(script: Path) -> None:
         in memlint("train.py", "--run", "--set", "batch=1", cwd=script).stderr
     )
     assert "use it with --run" in memlint("train.py", "--what-if", cwd=script).stderr
+
+
+TRAINING = """\
+import argparse
+import torch
+from torchvision.models import resnet50
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--batch-size", type=int, default=64)
+args = parser.parse_args()
+model = resnet50().cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for images, labels in torch.utils.data.DataLoader(data, batch_size=args.batch_size):
+    torch.nn.functional.cross_entropy(model(images.cuda()), labels.cuda()).backward()
+    optimizer.step()
+"""
+
+
+def _estimated(folder: Path, device: str | None = None, **settings: object) -> Estimate:
+    path = folder / "training.py"
+    path.write_text(TRAINING, "utf-8")
+    return estimate_script(path, device, settings)
+
+
+def test_a_setting_that_the_program_does_not_know_is_an_error(tmp_path: Path) -> None:
+    assert _estimated(tmp_path, batch_size=16).reading.value("batch") == 16
+    with pytest.raises(UserError, match="bacth"):
+        _estimated(tmp_path, bacth=16)
+
+
+def test_what_would_fit_is_the_smallest_combination(tmp_path: Path) -> None:
+    single = [each for each in _estimated(tmp_path, "6GB", batch=1024, image=224).remedies if each.fits]
+    assert [" and " in each.change for each in single] == [False]
+    # One image of four needs more than the device has, and so do four under autocast.
+    both = _estimated(tmp_path, "4GB", batch=4, image=1536).remedies
+    assert [each.fits for each in both] == [False] * (len(both) - 1) + [True]
+    assert both[-1].change.count(" and ") == 1

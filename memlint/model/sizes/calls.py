@@ -90,6 +90,8 @@ class Calls(ABC):
         self.returned: list[tuple[int, list[Any]]] = []
         """What functions may have returned under conditions of unknown outcome, by the scope."""
         self.overrides = {}
+        self.overridden: set[str] = set()
+        """The names among ``overrides`` that the program has an argument for."""
         self.absent_is_unknown = False
         self.special: dict[str, Callable[[list[Any], dict[str, Any]], Any]] = {
             "isinstance": self._isinstance,

@@ -41,6 +41,7 @@ def _add_argument(calls: Calls, parser: Instance, names: list[Any], given: dict[
     if value is None and calls.absent_is_unknown:
         value = PLAIN
     value = calls.overrides.get(destination, _typed(value, given.get("type")))
+    calls.overridden.update(calls.overrides.keys() & {destination})
     arguments[destination] = marked(value, calls.place, by_command_line=True)
     return PLAIN
 
@@ -76,12 +77,14 @@ def _parse_known(calls: Calls, parser: Instance, arguments: list[Any], given: di
     return (_parse(calls, parser, arguments, given), PLAIN)
 
 
-def _into_dataclasses(calls: Calls, parser: Instance, _arguments: list[Any], _given: dict[str, Any]) -> Any:
+def _into_dataclasses(calls: Calls, parser: Instance, _arguments: list[Any], _named: dict[str, Any]) -> Any:
     made = []
     for each in parser.attributes.get(_CLASSES, []):
         value = calls.call(each, [], {}) if isinstance(each, (ClassObject, External)) else PLAIN
         if isinstance(value, Instance):
-            value.attributes.update({k: v for k, v in calls.overrides.items() if k in value.attributes or value.open})
+            given = {k: v for k, v in calls.overrides.items() if k in value.attributes or value.open}
+            value.attributes.update(given)
+            calls.overridden.update(given)
             value.attributes = {k: marked(v, calls.place, by_command_line=True) for k, v in value.attributes.items()}
         made.append(value)
     return tuple(made)
