@@ -223,6 +223,8 @@ def _containers(value: Value, owner: Class, name: str) -> Iterator[tuple[Value, 
                 entries = _made_by_call(source)
                 if entries is not None:
                     yield source, entries
+            case Item() if any(map(_is_parsed, sources(source.base))):
+                yield source, Entries.PLAIN
             case Display(kind="list" | "dict" | "set") if not source.elements:
                 yield from _filled(source, source, owner, name)
 
@@ -314,6 +316,14 @@ _PARSERS = frozenset(
         "orjson.loads",
     }
 )
+
+
+def _is_parsed(value: Value) -> bool:
+    """Whether a value is what a text held, ``json.load(file)``: lists, where a pickle may have arrays."""
+    return isinstance(value, Call) and bool(qualified_names(value.callee) & _TEXT_PARSERS)
+
+
+_TEXT_PARSERS = frozenset(name for name in _PARSERS if not name.startswith("pickle."))
 _LISTING = frozenset({"builtins.list", "builtins.sorted", "builtins.dict", "builtins.tuple"})
 
 
@@ -328,6 +338,9 @@ def _made_by_call(call: Call) -> Entries | None:
         return Entries.PLAIN
     if _is_listing(call):
         return Entries.FILES
+    if "builtins.sum" in names and len(call.positional()) > 1:
+        lists = (source for source in sources(call.positional()[0]) if isinstance(source, Comprehension))
+        return next((_entries_of(each.element) for each in lists), None)
     if names & _LISTING and call.positional():
         return _listed(call.positional()[0])
     return None

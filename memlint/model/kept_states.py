@@ -8,6 +8,7 @@ from enum import Enum, auto
 
 from memlint.model.aliases import instance_class, qualified_names, sources
 from memlint.model.calls import proven_call_sites
+from memlint.model.containers import container_origins
 from memlint.model.destinations import destinations
 from memlint.model.effects import Effect, region_effects
 from memlint.model.values import (
@@ -60,6 +61,28 @@ def kept_states(state: Call) -> Iterator[KeptState]:
                 loop = _improving_loop(use)
                 if loop is not None or _is_kept_by_object(use):
                     yield KeptState(state, form, value, use, loop)
+
+
+def states_in_lists(state: Call) -> Iterator[tuple[Value, Form]]:
+    """What a loop that trains puts of ``state`` into a list that was there before it, after each of its iterations.
+
+    A model that the loop makes anew has a state of its own each time.
+    """
+    loops = list(state.region.loops())
+    trains = any(region_effects(loop) & Effect.STEP for loop in loops)
+    if not trains or state.receiver is None or any(s.region.within(loops[-1]) for s in sources(state.receiver)):
+        return
+    for value, form in _carriers(state):
+        if value.function is state.function and any(is_put_into_list(use, value, loops[-1]) for use in value.uses):
+            yield value, form
+
+
+def is_put_into_list(use: object, value: Value, loop: Loop) -> bool:
+    """Whether ``use`` appends ``value`` to a list that was there before ``loop``."""
+    if not isinstance(use, Call) or use.method != "append" or use.receiver is None or use.callee is value:
+        return False
+    made = container_origins(use.receiver)
+    return bool(made) and not any(origin.region.within(loop) for origin in made)
 
 
 _MAX_STEPS = 20

@@ -217,8 +217,37 @@ class Lines(Dataset):
 def loaders(paths):
     return DataLoader(Shards(paths), num_workers=4), DataLoader(Lines(paths), num_workers=4)
 """,
+        """
+import json
+from torch.utils.data import DataLoader, Dataset
+class Pairs(Dataset):
+    def __init__(self, path, others):
+        with open(path) as file:
+            data = json.load(file)
+        self.texts = data["texts"]  # MEM901: 22
+        self.more = sum([json.load(open(other)) for other in others], [])  # MEM901: 21
+    def __len__(self):
+        return len(self.texts)
+    def __getitem__(self, index):
+        return self.texts[index], self.more[index]
+loader = DataLoader(Pairs("pairs.json", ["more.json"]), num_workers=4)
+""",
     )
     negative = (
+        """
+import pickle
+from torch.utils.data import DataLoader, Dataset
+class Images(Dataset):
+    def __init__(self, path):
+        with open(path, "rb") as file:
+            batch = pickle.load(file)
+        self.images = batch["data"]
+    def __len__(self):
+        return len(self.images)
+    def __getitem__(self, index):
+        return self.images[index]
+loader = DataLoader(Images("data_batch_1"), num_workers=4)
+""",
         """
 import numpy as np
 from torch.utils.data import DataLoader, Dataset

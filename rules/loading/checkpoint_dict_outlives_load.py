@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
-from memlint.model.aliases import qualified_names
+from memlint.model.aliases import instance_class, qualified_names
 from memlint.model.destinations import destinations
 from memlint.model.devices import may_use_accelerator
 from memlint.model.effects import Effect, effects
 from memlint.model.footprint import is_host_device
 from memlint.model.kinds import Role, role
 from memlint.model.program import Program
+from memlint.model.source_text import code
 from memlint.model.statements import held_in, statements_over
 from memlint.model.states_left_behind import LeftBehind, states_left_behind
 from memlint.model.values import Call, Exit, Item, Store, Value
@@ -25,8 +26,9 @@ class CheckpointDictOutlivesLoad(Rule):
 
     ## What it does
     Finds the result of `torch.load` (or of safetensors' `load_file`) that goes into `load_state_dict` and is still
-    bound to a local name when the same function goes on to train. So is the result of `state_dict()` of a module that
-    is moved to the device afterwards: it holds the memory that the parameters had before.
+    bound to a local name when the same function goes on to train, or to an attribute that nothing else reads, of an
+    object that trains. So is the result of `state_dict()` of a module that is moved to the device afterwards: it holds
+    the memory that the parameters had before.
 
     ## Why is this bad?
     `load_state_dict` copies the weights into the model's own parameters. What was loaded stays as long as the name
@@ -133,8 +135,43 @@ def main(model, optimizer, loader, path):
         optimizer.step()
     print(len(weights))
 """,
+        """
+import torch
+from torch import nn
+class Runner:
+    def __init__(self, model: nn.Module, path):
+        self.model, self.checkpoint = model.cuda(), None
+        if path:
+            self.checkpoint = torch.load(path, map_location="cuda")  # MEM802: 31
+            self.model.load_state_dict(self.checkpoint["model"])
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+    def fit(self, loader: torch.utils.data.DataLoader):
+        for x in loader:
+            self.model(x).mean().backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+""",
     )
     negative = (
+        """
+import torch
+from torch import nn
+class Runner:
+    def __init__(self, model: nn.Module, path):
+        self.model = model.cuda()
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+        self.checkpoint = torch.load(path, map_location="cuda")
+        self.other = torch.load(path, map_location="cuda")
+        self.model.load_state_dict(self.checkpoint["model"])
+        self.model.load_state_dict(self.other["model"])
+        self.other = None
+    def fit(self, loader: torch.utils.data.DataLoader):
+        self.optimizer.load_state_dict(self.checkpoint.pop("optimizer"))
+        for x in loader:
+            self.model(x).mean().backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+""",
         """
 import torch
 from torch import nn
@@ -214,7 +251,7 @@ def main(model, optimizer, path, loader):
         for call in program.calls("load", "load_file"):
             if not qualified_names(call.callee) & _LOADERS or call.region.loop is not None:
                 continue
-            store = next((use for use in _bound(call) if isinstance(use, Store) and use.base is None), None)
+            store = _binding(call)
             if store is None or call.function.module.is_test or call.argument("mmap") is not None:
                 continue
             begin = _training_after(store)
@@ -238,11 +275,12 @@ def main(model, optimizer, path, loader):
     def _finding(self, call: Call, store: Store, begin: Call) -> Finding:
         on_host = _is_on_host(call)
         where = "host memory" if on_host else "the device that they were loaded to"
-        fix = _deletion(store, begin)
+        fix = _deletion(store, begin) if store.base is None else None
+        until = "the function returns" if store.base is None else "the object is gone"
         return self.finding(
             call.node,
-            f"`{store.key}` is still bound while the model trains: its weights are in memory twice",
-            holds=f"the weights of the file, in {where}, until the function returns",
+            f"`{code(store.target)}` is still bound while the model trains: its weights are in memory twice",
+            holds=f"the weights of the file, in {where}, until {until}",
             severity=Severity.NOTE if on_host else Severity.WARNING,
             confidence=Confidence.LIKELY,
             fixes=(fix,) if fix is not None else (),
@@ -262,6 +300,13 @@ def _is_on_host(call: Call) -> bool:
     return is_host_device(device) if device is not None else not may_use_accelerator(call.function)
 
 
+def _binding(call: Call) -> Store | None:
+    """What binds the result: a local name, or else an attribute."""
+    stores = [use for use in _bound(call) if isinstance(use, Store)]
+    local = next((store for store in stores if store.base is None), None)
+    return local or next((store for store in stores if store.attribute is not None), None)
+
+
 def _bound(call: Call) -> Iterator[Value | Store | Exit]:
     """What uses the result, or an entry of it that is picked at once: ``torch.load(path)["model"]``."""
     for use in call.uses:
@@ -271,7 +316,11 @@ def _bound(call: Call) -> Iterator[Value | Store | Exit]:
 
 
 def _training_after(store: Store) -> Call | None:
-    """The first call after ``store`` in its function that trains."""
+    """The first call after ``store`` that trains: in its function, or of an attribute, in any method of the object."""
+    if store.base is not None:
+        owner = instance_class(store.base) if store.attribute is not None else None
+        methods = owner.methods.values() if owner is not None else ()
+        return next((call for method in methods for call in method.lower().calls if effects(call) & Effect.STEP), None)
     return next(
         (call for call in store.function.calls if call.order > store.order and effects(call) & Effect.STEP), None
     )
@@ -293,6 +342,8 @@ def _is_copied(loaded: Call) -> bool:
 def _is_released(store: Store, begin: Call) -> bool:
     """Whether the name is deleted or bound to something else before training begins, or goes out of sight."""
     function = store.function
+    if store.base is not None:
+        return _is_used_elsewhere(store)
     if any(deletion.key == store.key and store.order < deletion.order for deletion in function.deletions):
         return True
     return any(
@@ -300,6 +351,21 @@ def _is_released(store: Store, begin: Call) -> bool:
         and store.order < other.order < begin.order
         and (other.region.within(store.region) or store.region.within(other.region))
         for other in function.stores
+    )
+
+
+def _is_used_elsewhere(store: Store) -> bool:
+    """Whether another method reads, replaces or deletes the attribute, or this one does so later."""
+    owner, name = instance_class(store.base) if store.base is not None else None, store.attribute or ""
+    if owner is None or any(load.function is not store.function for load in owner.module.loads.get(name, ())):
+        return True
+    later = (other for other in owner.instance_stores.get(name, ()) if other.function is store.function)
+    others = (other for other in owner.instance_stores.get(name, ()) if other.function is not store.function)
+    deleted = (deletion for method in owner.methods.values() for deletion in method.lower().deletions)
+    return (
+        any(other.order > store.order for other in later)
+        or any(other.function.name != "__init__" for other in others)
+        or any(deletion.key.endswith(f".{name}") for deletion in deleted)
     )
 
 

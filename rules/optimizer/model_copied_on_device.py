@@ -7,11 +7,11 @@ from enum import Enum
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Related, Severity
 from memlint.model.aliases import qualified_names, sources
-from memlint.model.containers import container_origins, names_of
+from memlint.model.containers import names_of
 from memlint.model.copies import repeated_copies
 from memlint.model.devices import may_use_accelerator
 from memlint.model.effects import Effect, region_effects
-from memlint.model.kept_states import Form, is_loaded_after, kept_states
+from memlint.model.kept_states import Form, is_loaded_after, is_put_into_list, kept_states, states_in_lists
 from memlint.model.kinds import Role, role
 from memlint.model.program import Program
 from memlint.model.source_text import code
@@ -194,8 +194,41 @@ class Trainer:
         self.model.load_state_dict(other)
         self.model.load_state_dict(record["model"])
 """,
+        """
+import torch
+from torch import nn
+def snapshots(model, loader: torch.utils.data.DataLoader, epochs):
+    optimizer = torch.optim.SGD(model.cuda().parameters(), lr=0.1)
+    history, copies = [], []
+    for epoch in range(epochs):
+        for x in loader:
+            optimizer.zero_grad()
+            model(x).mean().backward()
+            optimizer.step()
+        history.append(model.state_dict())  # MEM704: 24
+        copies.append({k: v.clone() for k, v in model.state_dict().items()})  # MEM704: 23
+    return history, copies
+""",
     )
     negative = (
+        """
+import copy
+import torch
+from torch import nn
+def federated(server: nn.Module, clients, rounds):
+    for turn in range(rounds):
+        weights, hosts = [], []
+        for client in clients:
+            model = copy.deepcopy(server).cuda()
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            for x in client:
+                optimizer.zero_grad()
+                model(x).mean().backward()
+                optimizer.step()
+            weights.append(model.state_dict())
+            hosts.append({k: v.cpu() for k, v in server.state_dict().items()})
+        server.load_state_dict(average(weights))
+""",
         """
 import copy
 import torch
@@ -339,6 +372,7 @@ def rounds(model: torch.nn.Module, clients, average):
                 continue
             kept = None if call.function.module.is_test else next(kept_states(call), None)
             if kept is None:
+                yield from self._listed(call)
                 continue
             if kept.form is Form.ITSELF and is_loaded_after(kept):
                 yield self._alias(call)
@@ -346,6 +380,15 @@ def rounds(model: torch.nn.Module, clients, average):
                 yield self._copy(call, kept.made)
         if not program.module.is_test:
             yield from self._kept_copies(program)
+
+    def _listed(self, state: Call) -> Iterator[Finding]:
+        for value, form in () if state.function.module.is_test else states_in_lists(state):
+            if form is Form.ITSELF:
+                yield self._alias(state)
+            elif not isinstance(value, Call) and may_use_accelerator(state.function):
+                # What ``deepcopy`` returns is looked at with the other copies.
+                yield self._kept(value, _Kept.EACH)
+            return
 
     def _kept_copies(self, program: Program) -> Iterator[Finding]:
         for call in program.calls("deepcopy"):
@@ -357,7 +400,7 @@ def rounds(model: torch.nn.Module, clients, average):
                 if may_use_accelerator(function):
                     yield self._second_copy(first, second)
 
-    def _kept(self, copied: Call, kept: _Kept) -> Finding:
+    def _kept(self, copied: Value, kept: _Kept) -> Finding:
         grows = kept is _Kept.EACH
         stays = "with those of all iterations before" if grows else "until a better one is found"
         return self.finding(
@@ -448,7 +491,7 @@ def _kept_beside(copied: Call) -> _Kept | None:
     if not state and _stored_on_improvement(copied) is not None and not _is_run_in(copied, loops[-1]):
         return _Kept.BEST
     trains = any(region_effects(loop) & Effect.STEP for loop in loops)
-    return _Kept.EACH if trains and any(_appends(use, copied, loops[-1]) for use in copied.uses) else None
+    return _Kept.EACH if trains and any(is_put_into_list(use, copied, loops[-1]) for use in copied.uses) else None
 
 
 def _is_run_in(copied: Call, loop: Loop) -> bool:
@@ -458,14 +501,6 @@ def _is_run_in(copied: Call, loop: Loop) -> bool:
         for use in name.uses
         if isinstance(use, Call)
     )
-
-
-def _appends(use: object, copied: Call, loop: Loop) -> bool:
-    """Whether ``use`` puts the copy into a list that was there before ``loop``."""
-    if not isinstance(use, Call) or use.method != "append" or use.receiver is None or use.callee is copied:
-        return False
-    made = container_origins(use.receiver)
-    return bool(made) and not any(origin.region.within(loop) for origin in made)
 
 
 def _stored_on_improvement(kept: Call) -> Loop | None:
