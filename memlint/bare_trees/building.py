@@ -67,7 +67,7 @@ class _Builder:
 
     # Statements
 
-    def _statements(self, statements: Iterable[ast.stmt]) -> list[Any]:
+    def _statements(self, statements: Iterable[ast.stmt]) -> tuple[Any, ...]:
         made: list[Any] = []
         last: ast.stmt | None = None
         for statement in statements:
@@ -81,11 +81,11 @@ class _Builder:
                 continue
             node = small(self, statement)
             if last is not None and self._has_semicolons and self._share_a_line(last, statement):
-                made[-1].body.append(node)
+                made[-1] = make.line((*made[-1].body, node))
             else:
-                made.append(make.line([node]))
+                made.append(make.line((node,)))
             last = statement
-        return made
+        return tuple(made)
 
     def _share_a_line(self, first: ast.stmt, second: ast.stmt) -> bool:
         """Whether a semicolon joins two small statements that follow each other."""
@@ -168,7 +168,7 @@ class _Builder:
             make.name(node.name),
             self._parameters(node.args),
             self._body(node.body),
-            [make.decorator(self.expression(each)) for each in node.decorator_list],
+            tuple([make.decorator(self.expression(each)) for each in node.decorator_list]),
             make.annotation(self.expression(node.returns)) if node.returns else None,
             make.ASYNCHRONOUS if isinstance(node, ast.AsyncFunctionDef) else None,
         )
@@ -177,7 +177,7 @@ class _Builder:
         positional = [*node.posonlyargs, *node.args]
         defaults: list[ast.expr | None] = [None] * (len(positional) - len(node.defaults))
         defaults.extend(node.defaults)
-        made = [self._parameter(each, default) for each, default in zip(positional, defaults, strict=True)]
+        made = tuple([self._parameter(each, default) for each, default in zip(positional, defaults, strict=True)])
         star: Any = make.NO_PARAMETER
         if node.vararg is not None:
             star = self._parameter(node.vararg, None, "*")
@@ -187,7 +187,12 @@ class _Builder:
         return make.parameters(
             made[split:],
             star,
-            [self._parameter(each, default) for each, default in zip(node.kwonlyargs, node.kw_defaults, strict=True)],
+            tuple(
+                [
+                    self._parameter(each, default)
+                    for each, default in zip(node.kwonlyargs, node.kw_defaults, strict=True)
+                ]
+            ),
             self._parameter(node.kwarg, None, "**") if node.kwarg is not None else None,
             made[:split],
             make.SLASH if split else make.NO_PARAMETER,
@@ -207,7 +212,7 @@ class _Builder:
             self._body(node.body),
             arguments[:first],
             arguments[first:],
-            [make.decorator(self.expression(each)) for each in node.decorator_list],
+            tuple([make.decorator(self.expression(each)) for each in node.decorator_list]),
         )
 
     def _expr(self, node: ast.Expr) -> Any:
@@ -215,7 +220,9 @@ class _Builder:
 
     def _assign(self, node: ast.Assign) -> Any:
         expression = self.expression
-        return make.assign([make.assign_target(expression(each)) for each in node.targets], expression(node.value))
+        return make.assign(
+            tuple([make.assign_target(expression(each)) for each in node.targets]), expression(node.value)
+        )
 
     def _ann_assign(self, node: ast.AnnAssign) -> Any:
         annotation = make.annotation(self.expression(node.annotation))
@@ -293,7 +300,7 @@ class _Builder:
     def _call(self, node: ast.Call) -> Any:
         return make.call(self.expression(node.func), self._arguments(node.args, node.keywords))
 
-    def _arguments(self, positional: list[ast.expr], keywords: list[ast.keyword]) -> list[Any]:
+    def _arguments(self, positional: list[ast.expr], keywords: list[ast.keyword]) -> tuple[Any, ...]:
         expression = self.expression
         has_stars = False
         made = []
@@ -311,14 +318,15 @@ class _Builder:
             nodes: list[ast.expr | ast.keyword] = [*positional, *keywords]
             places = [(each.lineno, each.col_offset) for each in nodes]
             made = [each for _, each in sorted(zip(places, made, strict=True), key=lambda pair: pair[0])]
-        return made
+        return tuple(made)
 
     def _subscript(self, node: ast.Subscript) -> Any:
         inner = node.slice
         if isinstance(inner, ast.Tuple) and not self._is_parenthesised(inner):
-            elements = [make.subscript_element(self._slice(each)) for each in inner.elts]
+            parts = inner.elts
         else:
-            elements = [make.subscript_element(self._slice(inner))]
+            parts = [inner]
+        elements = tuple([make.subscript_element(self._slice(each)) for each in parts])
         return make.subscript(self.expression(node.value), elements)
 
     def _is_parenthesised(self, node: ast.Tuple) -> bool:
@@ -335,13 +343,15 @@ class _Builder:
             return make.index(self.expression(node.value), "*")
         return make.index(self.expression(node), None)
 
-    def _elements(self, nodes: list[ast.expr]) -> list[Any]:
-        return [
-            make.starred_element(self.expression(each.value))
-            if isinstance(each, ast.Starred)
-            else make.element(self.expression(each))
-            for each in nodes
-        ]
+    def _elements(self, nodes: list[ast.expr]) -> tuple[Any, ...]:
+        return tuple(
+            [
+                make.starred_element(self.expression(each.value))
+                if isinstance(each, ast.Starred)
+                else make.element(self.expression(each))
+                for each in nodes
+            ]
+        )
 
     def _tuple(self, node: ast.Tuple) -> Any:
         return make.tuple_(self._elements(node.elts))
@@ -355,12 +365,14 @@ class _Builder:
     def _dict(self, node: ast.Dict) -> Any:
         expression = self.expression
         return make.dict_(
-            [
-                make.starred_dict_element(expression(value))
-                if key is None
-                else make.dict_element(expression(key), expression(value))
-                for key, value in zip(node.keys, node.values, strict=True)
-            ]
+            tuple(
+                [
+                    make.starred_dict_element(expression(value))
+                    if key is None
+                    else make.dict_element(expression(key), expression(value))
+                    for key, value in zip(node.keys, node.values, strict=True)
+                ]
+            )
         )
 
     def _binary(self, node: ast.BinOp) -> Any:
@@ -416,7 +428,7 @@ class _Builder:
     def _generators(self, nodes: Sequence[ast.comprehension]) -> Any:
         made: Any = None
         for node in reversed(nodes):
-            conditions = [make.comp_if(self.expression(each)) for each in node.ifs]
+            conditions = tuple([make.comp_if(self.expression(each)) for each in node.ifs])
             asynchronous = make.ASYNCHRONOUS if node.is_async else None
             made = make.comp_for(
                 self.expression(node.target), self.expression(node.iter), conditions, made, asynchronous
