@@ -322,10 +322,7 @@ class _Builder:
 
     def _subscript(self, node: ast.Subscript) -> Any:
         inner = node.slice
-        if isinstance(inner, ast.Tuple) and not self._is_parenthesised(inner):
-            parts = inner.elts
-        else:
-            parts = [inner]
+        parts = inner.elts if isinstance(inner, ast.Tuple) and not self._is_parenthesised(inner) else [inner]
         elements = tuple([make.subscript_element(self._slice(each)) for each in parts])
         return make.subscript(self.expression(node.value), elements)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from memlint.findings import Confidence
-from memlint.model.aliases import base_names, instance_class, mro, qualified_names
+from memlint.model.aliases import base_names, instance_class, mro
 from memlint.model.attachment import Attachment, attachment, certainty
 from memlint.model.calls import call_sites, callees, runs_forward
 from memlint.model.downstream import Reach, gradient_flow
@@ -17,27 +17,20 @@ from memlint.model.gradmode import GradMode, context_mode, grad_mode, is_lightni
 from memlint.model.identity import Objects, holds, objects, seen_from
 from memlint.model.instances import instance_kind
 from memlint.model.kinds import Role, kinds, role
-from memlint.model.knowledge import frameworks, torch
+from memlint.model.knowledge import frameworks
 from memlint.model.memo import query
+from memlint.model.numpy_reads import is_read_by_numpy
 from memlint.model.runners import runs_for_each_batch
 from memlint.model.scopes import Class, Function
-from memlint.model.upstream import is_index_component
 from memlint.model.values import (
     Attribute,
-    Binary,
     Branch,
     Call,
-    Choice,
     Comparison,
     Constant,
-    Display,
-    Exit,
     Item,
-    Part,
-    Phi,
     Region,
     Store,
-    Unary,
     Value,
     With,
 )
@@ -322,7 +315,7 @@ def wasted(call: Call) -> Confidence | None:
         return None if function_effects(call.function) & Effect.BACKWARD else Confidence.POSSIBLE
     if flow.reach is Reach.UNKNOWN or flow.handed_over or call.function.module.is_test:
         return Confidence.POSSIBLE
-    unsure = _is_foreign_callback(call.function) or _may_be_no_module(call) or _is_read_by_numpy(call)
+    unsure = _is_foreign_callback(call.function) or _may_be_no_module(call) or is_read_by_numpy(call)
     unsure = unsure or _is_told_to_record(call.region)
     return Confidence.POSSIBLE if unsure else certainty(call)
 
@@ -337,46 +330,6 @@ def _may_be_no_module(call: Call) -> bool:
     """Whether what is called is a module in some cases, and another known object in others."""
     module = called_module(call)
     return module is not None and any(kind.role in {Role.OBJECT, Role.FUNCTION, Role.CLASS} for kind in kinds(module))
-
-
-def _is_read_by_numpy(call: Call) -> bool:
-    """Whether NumPy reads what ``call`` returns as it is, which would raise if gradients were enabled."""
-    seen: set[int] = set()
-    pending: list[Value] = [call]
-    while pending:
-        value = pending.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        for use in value.uses:
-            if isinstance(use, Attribute) and use.name == "numpy":
-                return True
-            if isinstance(use, Call) and use.callee is not value and _is_of_numpy(use):
-                return True
-            pending.extend(_same_graph(value, use))
-    return False
-
-
-def _is_of_numpy(call: Call) -> bool:
-    return any(name.startswith("numpy.") for name in qualified_names(call.callee))
-
-
-def _same_graph(value: Value, use: Value | Store | Exit) -> Iterator[Value]:
-    """What ``use`` makes of ``value`` in the same function without leaving its graph."""
-    match use:
-        case Attribute() if use.name not in torch.DETACHING_ATTRIBUTES:
-            called = [user for user in use.uses if isinstance(user, Call) and user.callee is use]
-            yield from (user for user in called if user.method not in torch.DETACHING_METHODS)
-            if not called:
-                yield use
-        case Item() | Part() if not is_index_component(use):
-            yield use
-        case Phi() | Choice() | Binary() | Unary() | Display():
-            yield use
-        case Call() if use.callee is not value:
-            names = qualified_names(use.callee)
-            if any(name.startswith("torch.") for name in names) and not names & torch.DETACHING_FUNCTIONS:
-                yield use
 
 
 def _is_foreign_callback(function: Function) -> bool:

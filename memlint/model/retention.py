@@ -17,6 +17,7 @@ from memlint.model.forwards import runs_module
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
 from memlint.model.loops import iterates_over_parts
+from memlint.model.numpy_reads import is_read_by_numpy
 from memlint.model.scopes import Function
 from memlint.model.spans import Span, is_deleted_after_use, loops_outlived
 from memlint.model.stashes import insertions_in
@@ -134,9 +135,9 @@ def retention_confidence(kept: Value, added: Value, span: Span, loop: Loop | Non
     """How sure it is that keeping ``added`` in ``kept`` is a hazard; None if it is differentiated later or bounded.
 
     What a freeing backward inside the loop has run over cannot be differentiated again, wherever it goes. A test is
-    over before what it keeps counts.
+    over before what it keeps counts, and what NumPy reads has no graph when the code runs.
     """
-    if added.function.module.is_test or (span is Span.CALL and is_deleted_after_use(kept)):
+    if added.function.module.is_test or is_read_by_numpy(kept) or (span is Span.CALL and is_deleted_after_use(kept)):
         return Confidence.POSSIBLE
     if any(drained_within(added, each) and not _feeds_backward_in(kept, each) for each in _lived_through(kept, loop)):
         return certainty(added)
