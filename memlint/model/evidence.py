@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from memlint.findings import Confidence
 from memlint.model.aliases import instance_class, instance_loads, sources
 from memlint.model.calls import argument_parameters, passed_arguments
+from memlint.model.identifiers import is_of_another_library
 from memlint.model.kinds import Kind, Role
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.values import Attribute, Awaited, Call, Choice, Element, External, Parameter, Phi, Store, Value
@@ -43,6 +44,8 @@ class _Uses:
 def evidence(value: Value) -> Iterator[Kind]:
     """What the uses of a value say about it when its origin says nothing."""
     if isinstance(value, External) and value.qualified_name.partition(".")[0] in _KNOWN_LIBRARIES:
+        return
+    if is_of_another_library(value.module):
         return
     uses = _Uses()
     for alias in known_names(value):

@@ -159,6 +159,8 @@ def _passed_for(value: Value, call: Call) -> Iterator[Parameter]:
 def _switches(call: Call) -> bool | None:
     if call.method == "requires_grad_":
         return turns_off_grad(call)
+    if call.method in torch.SELF_RETURNING:
+        return _freezing(call)
     return _switches_each(call) if call.method == "parameters" else None
 
 

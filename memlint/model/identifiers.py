@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from memlint.model.aliases import sources
+from memlint.model.knowledge import frameworks
 from memlint.model.memo import query
 from memlint.model.scopes import Function, Module
 from memlint.model.values import External, Value
@@ -40,3 +41,13 @@ def imported_packages(module: Module) -> frozenset[str]:
 def imports_any(module: Module, packages: Collection[str]) -> bool:
     """Whether a file imports something from one of ``packages``."""
     return not imported_packages(module).isdisjoint(packages)
+
+
+@query(on_cycle=False)
+def is_of_another_library(module: Module) -> bool:
+    """Whether a file imports a library of tensors that is not PyTorch, and nothing of PyTorch."""
+    if not any(name in module.text for name in frameworks.OTHER_TENSOR_LIBRARIES):
+        return False  # Imports are known when the whole file is lowered.
+    return imports_any(module, frameworks.OTHER_TENSOR_LIBRARIES) and not imports_any(
+        module, frameworks.TORCH_LIBRARIES
+    )

@@ -72,6 +72,7 @@ _KNOWN_LIBRARIES = (
     "dataclasses.",
     "torch.",
     *frameworks.METRIC_ROOTS,
+    *(f"{library}." for library in sorted(frameworks.OTHER_TENSOR_LIBRARIES)),
 )
 """Libraries whose modules are known by name; other bases are taken from the project, or from a library of models."""
 

@@ -44,8 +44,10 @@ def iterates_over_data(loop: Loop) -> Confidence | None:
     """
     if loop.iterable is None:
         return None
-    if loop.element is not None and role(loop.element, Role.BATCH):
-        return role(loop.element, Role.BATCH)
+    batch = role(loop.element, Role.BATCH) if loop.element is not None else None
+    if batch is not None:
+        # The parts of a batch, and of what is computed of it, count as batches, too.
+        return batch if role(loop.iterable, Role.BATCH, Role.OUTPUT) is None else None
     return _is_data(loop.iterable) or (Confidence.LIKELY if _moves_elements(loop) else None)
 
 

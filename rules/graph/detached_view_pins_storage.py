@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import libcst as cst
 
@@ -16,7 +17,19 @@ from memlint.model.program import Program
 from memlint.model.scopes import Function
 from memlint.model.source_text import code
 from memlint.model.stashes import Stash, stashes
-from memlint.model.values import Attribute, Binary, Call, Element, Item, Occurrence, Part, Region, Store, Value
+from memlint.model.values import (
+    Attribute,
+    Binary,
+    Call,
+    Constant,
+    Element,
+    Item,
+    Occurrence,
+    Part,
+    Region,
+    Store,
+    Value,
+)
 from memlint.model.views import View, view_of
 from memlint.rule import Rule
 
@@ -226,6 +239,8 @@ def watch(model: nn.Module, loader):
                 continue
             if any(_keeps_whole(other, view.base) for other in others):
                 continue
+            if _may_be_whole(member.value, view.base, others):
+                view = replace(view, confidence=Confidence.POSSIBLE)
             limit = length_limit(insertion.container)
             most = "" if limit is None else f", for the last {limit} of them"
             yield self._finding(member, insertion.holder, view, f"every iteration{most}", grows=True)
@@ -278,3 +293,24 @@ def _is_made_in(base: Value, region: Region) -> bool:
 def _keeps_whole(stash: Stash, base: Value) -> bool:
     """Whether the whole tensor is kept as well."""
     return any(same_object(member.value, base) for member in written_members(stash.occurrence))
+
+
+def _may_be_whole(part: Value, base: Value, stashes: list[Stash]) -> bool:
+    """Whether the places that are kept along a dimension may be all that there are: ``xy[..., 0]``, ``xy[..., 1]``."""
+    place = _place(part, base)
+    if place is None:
+        return False
+    members = (member.value for stash in stashes for member in written_members(stash.occurrence))
+    kept = {found[1] for value in members if (found := _place(value, base)) is not None and found[0] == place[0]}
+    return len(kept) > 1 and kept == set(range(len(kept)))
+
+
+def _place(part: Value, base: Value) -> tuple[int, int] | None:
+    """The dimension along which ``part`` is one place of the tensor, and which; None if it is another part, or none."""
+    if not isinstance(part, Item) or not same_object(part.base, base):
+        return None
+    chosen = [(at, index) for at, index in enumerate(part.index) if index is not None]
+    if len(chosen) != 1 or not isinstance(chosen[0][1], Constant):
+        return None
+    index = chosen[0][1].constant
+    return (chosen[0][0], index) if isinstance(index, int) else None

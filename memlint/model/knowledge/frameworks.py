@@ -267,3 +267,15 @@ RANK_FUNCTIONS = frozenset({"get_rank", "get_local_rank", "get_node_local_rank",
 
 LAYER_FIELDS = frozenset({"hidden_states", "attentions", "cross_attentions", "past_key_values"})
 """Fields of what models of transformers return that hold an element for each layer."""
+
+OTHER_TENSOR_LIBRARIES = frozenset(
+    {"chainer", "jax", "keras", "megengine", "mindspore", "mxnet", "oneflow", "paddle", "tensorflow", "tinygrad"}
+)
+"""Libraries whose models and optimizers have methods of the same names, and other memory."""
+TORCH_LIBRARIES = frozenset(
+    """
+    accelerate catalyst deepspeed diffusers fairseq fastai ignite lightning mmcv mmengine peft pytorch_lightning timm
+    torch torchaudio torchmetrics torchvision transformers trl
+    """.split()
+)
+"""Libraries that are, or are built on, PyTorch."""
