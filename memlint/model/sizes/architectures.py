@@ -250,7 +250,7 @@ def _of_class(cls: str, entry: dict[str, Any], place: Place, changed: dict[str, 
     if head is None:
         model.doubt = f"the head of {cls}"
     else:
-        _set_labels(model, head, changed)
+        _set_labels(model, head, changed, is_published="type" in entry)
     others = changed.keys() - _SIZELESS - LOADING_OPTIONS - {_ENTRY, "config", *_LABELS, *_QUANTIZED}
     odd = min((key for key in others if changed[key] != entry.get("set", {}).get(key, changed)), default=None)
     if odd is not None:
@@ -290,7 +290,7 @@ def _head(cls: str, entry: dict[str, Any]) -> list[Any] | None:
     return next((head for head in heads.values() if head[0] == cls), None)
 
 
-def _set_labels(model: ModuleObject, head: list[Any], changed: dict[str, Any]) -> None:
+def _set_labels(model: ModuleObject, head: list[Any], changed: dict[str, Any], *, is_published: bool) -> None:
     """Make the last layer as wide as the labels that the program asks for."""
     given = [changed[name] for name in _LABELS if name in changed]
     if len(head) < 4:
@@ -298,7 +298,7 @@ def _set_labels(model: ModuleObject, head: list[Any], changed: dict[str, Any]) -
             model.doubt = "number of labels"
         return
     if not given:
-        if "ImageClassification" in head[0]:
+        if is_published and "ImageClassification" in head[0]:
             # Image models were mostly published with the classes that they were trained on.
             model.doubt = "number of labels"
         return

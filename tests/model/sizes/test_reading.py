@@ -150,6 +150,18 @@ def test_models_of_other_sizes_are_read_from_the_library_that_is_installed(tmp_p
     assert [path.name for path in reading.texts] == ["train.py"]
 
 
+def test_labels_of_a_model_that_is_made_anew_are_those_of_its_configuration(tmp_path: Path) -> None:
+    text = """
+from transformers import ViTConfig, ViTForImageClassification
+made = ViTForImageClassification(ViTConfig()).cuda()
+loaded = ViTForImageClassification.from_pretrained("google/vit-base-patch16-224").cuda()
+"""
+    assert [each.doubts()[:1] for each in _reading(tmp_path, text).models] == [
+        [],
+        ["ViTForImageClassification: number of labels"],
+    ]
+
+
 def test_parts_of_checkpoints_of_diffusers_have_their_own_configuration(tmp_path: Path) -> None:
     text = """
 from diffusers import AutoencoderKL, UNet2DConditionModel
