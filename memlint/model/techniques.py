@@ -100,7 +100,7 @@ _SIGNS = {
         ),
         settings=re.compile(
             r"(grad|gradient|activations?|use|with)_(checkpoint|ckpt)|^use_reentrant|^checkpoint_(activations|policy)|"
-            r"^checkpointing$|recompute|(^|_)(remat|offload)|activation_memory_budget|(^|_)ac_(mode|config)"
+            r"^checkpointing$|recompute|(^|_)remat|activations?_offload|offload(ing)?_activations?|activation_memory_budget|(^|_)ac_(mode|config)"
         ),
         imported=re.compile(
             r"checkpoint_?(sequential|wrapper)|(activation|gradient)_?checkpoint|^prepare_model_for_(kbit|int8)_training$",
@@ -249,6 +249,8 @@ class _Uses:
     def _call(self, node: ast.Call) -> None:
         if isinstance(node.func, ast.Attribute) and self._qualified(node.func) is None:
             self.methods.add(node.func.attr)
+            key = _text_of(node.args[0]) if node.func.attr in {"get", "pop", "setdefault"} and node.args else None
+            self.settings |= {key.lower()} if key is not None else set()
         for keyword in node.keywords:
             if keyword.arg is not None:
                 self.settings.add(keyword.arg.lower())

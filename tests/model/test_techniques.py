@@ -30,11 +30,13 @@ _USES = {
         "import torch.utils.checkpoint as cp",
         "model.gradient_checkpointing_enable()",
         "block(x, use_reentrant=False)",
+        "GRPOConfig(activation_offloading=True)",
     ),
     Technique.ACCUMULATION: (
         "if (i + 1) % n == 0:\n    optimizer.step()\n    optimizer.zero_grad()",
         "with model.no_sync():\n    pass",
         "run(gradient_accumulation_steps=4)",
+        "steps = self.config['runner'].get('gradient_accumulate_steps')",
     ),
     Technique.AUTOMATIC_BATCH: ("from accelerate.utils import find_executable_batch_size",),
     Technique.COUPLED_BATCH: (
