@@ -128,6 +128,12 @@ def _modes_on_the_way(function: Function, seen: set[Function]) -> Iterator[GradM
         yield GradMode.DISABLED if _only_called_without_gradients(function) else GradMode.ENABLED
 
 
+@query(on_cycle=False)
+def is_part_of_forward(function: Function) -> bool:
+    """Whether all calls of ``function`` come from the ``forward`` of a module, whose callers decide on the mode."""
+    return function.name != "forward" and set(_modes_on_the_way(function, set())) == {None}
+
+
 def _is_run_with_gradients(function: Function) -> bool:
     """Whether code out of sight runs the method in training, whoever in sight calls it without gradients.
 

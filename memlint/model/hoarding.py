@@ -20,6 +20,7 @@ from memlint.model.kinds import Role, class_of, kinds, role
 from memlint.model.knowledge import frameworks
 from memlint.model.loops import iterates_over_data, iterates_over_loader
 from memlint.model.memo import query
+from memlint.model.numpy_reads import is_array
 from memlint.model.regrowth import concatenation
 from memlint.model.scopes import Function
 from memlint.model.spans import Span
@@ -72,6 +73,8 @@ def _stashed(stash: Stash) -> Iterator[Hoard]:
             if any(passed_arguments(parameter) for parameter in _unchanged(member.value)):
                 continue
             for kept in _put_in_beforehand(member) or (member,):
+                if is_array(kept.value):
+                    continue
                 yield Hoard(kept, insertion.container, insertion.holder, region, over_data, from_loader)
 
 

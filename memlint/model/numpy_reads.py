@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.model.aliases import qualified_names
+from memlint.model.calls import argument_parameters
 from memlint.model.containers import names_of
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
@@ -19,6 +20,7 @@ from memlint.model.values import (
     Display,
     Exit,
     Item,
+    Parameter,
     Part,
     Phi,
     Store,
@@ -43,14 +45,32 @@ def is_read_by_numpy(tensor: Value) -> bool:
         for use in value.uses:
             if isinstance(use, Attribute) and use.name == "numpy":
                 return True
-            if isinstance(use, Call) and use.callee is not value and _is_of_numpy(use):
+            if isinstance(use, Call) and _is_given_to_numpy(value, use):
                 return True
             pending.extend(_same_graph(value, use))
     return False
 
 
-def _is_of_numpy(call: Call) -> bool:
-    return any(name.startswith("numpy.") for name in qualified_names(call.callee))
+def is_array(value: Value) -> bool:
+    """Whether NumPy is given ``value`` itself: it is no tensor on a device, which NumPy could not read."""
+    return any(isinstance(use, Call) and _is_given_to_numpy(name, use) for name in names_of(value) for use in name.uses)
+
+
+def _is_given_to_numpy(value: Value, call: Call) -> bool:
+    """Whether ``call`` is one of NumPy, or of a function of the project that passes ``value`` to one."""
+    if call.callee is value:
+        return False
+    if any(name.startswith("numpy.") for name in qualified_names(call.callee)):
+        return True
+    given = (argument for argument in call.arguments if argument.value is value)
+    return any(
+        _is_passed_to_numpy(parameter) for argument in given for parameter in argument_parameters(call, argument)
+    )
+
+
+@query(on_cycle=False)
+def _is_passed_to_numpy(parameter: Parameter) -> bool:
+    return is_array(parameter)
 
 
 def _is_one_member(use: Item | Part) -> bool:

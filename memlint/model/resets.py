@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.model.aliases import instance_class, mro, sources
+from memlint.model.aliases import instance_class, mro
+from memlint.model.attachment import Attachment, attachment
 from memlint.model.calls import call_sites
 from memlint.model.effects import Effect, region_effects
 from memlint.model.kinds import class_of
 from memlint.model.memo import query
 from memlint.model.scopes import Class, Function
-from memlint.model.values import Constant, Region, Store
+from memlint.model.values import Region, Store
 
 _MAX_CALLERS = 3
 """Calls that lie between the code that runs a model and the method that drops its state."""
@@ -32,15 +33,16 @@ def is_dropped_for_each_pass(updating: Function, attribute: str) -> bool:
 
 
 def _dropping(updating: Function, owner: Class, attribute: str) -> Iterator[Store]:
-    """The assignments of a constant to ``attribute`` outside of ``updating`` and of constructors."""
+    """The assignments to ``attribute`` of what has no graph, outside of ``updating`` and of constructors."""
     for function in owner.module.functions:
         for store in function.lower().stores if function is not updating and function.name != "__init__" else ():
-            if store.attribute == attribute and _may_be_of(store, owner) and _is_constant(store):
+            if store.attribute == attribute and _may_be_of(store, owner) and _has_no_graph(store):
                 yield store
 
 
-def _is_constant(store: Store) -> bool:
-    return all(isinstance(source, Constant) for source in sources(store.value))
+def _has_no_graph(store: Store) -> bool:
+    """Whether a constant is stored, or a tensor without a graph: ``torch.zeros(size)``, ``state.detach()``."""
+    return attachment(store.value) is Attachment.DETACHED
 
 
 def _is_from_outside(store: Store) -> bool:

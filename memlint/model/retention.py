@@ -14,6 +14,7 @@ from memlint.model.downstream import Reach, reaches_gradient
 from memlint.model.drain import Drain, drain, drained_on_some_paths, drained_outside, drained_within
 from memlint.model.effects import started_roots
 from memlint.model.forwards import runs_module
+from memlint.model.gradmode import is_part_of_forward
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
 from memlint.model.loops import iterates_over_parts
@@ -145,6 +146,8 @@ def retention_confidence(kept: Value, added: Value, span: Span, loop: Loop | Non
     if reach is Reach.YES:
         return None
     if loop is not None and (_is_alive_anyway(added, loop) or _is_bounded(kept, added, loop)):
+        return Confidence.POSSIBLE
+    if span is Span.ITERATION and is_part_of_forward(added.function):
         return Confidence.POSSIBLE
     drained = drain(added) is Drain.DRAINED
     if span is Span.ITERATION and loop is not None and drained and drained_outside(added, loop):

@@ -62,7 +62,7 @@ DETACHING_METHODS = frozenset(
     eq ne lt le gt ge equal isnan isinf isfinite isclose allclose any all is_contiguous data_ptr stride get_device
     nonzero count_nonzero bincount ndimension storage untyped_storage sign
     logical_and logical_or logical_not logical_xor searchsorted bucketize histc unique unique_consecutive
-    new_zeros new_ones new_full new_empty new_tensor record_stream __len__ __bool__ __float__ __int__
+    new new_zeros new_ones new_full new_empty new_tensor record_stream __len__ __bool__ __float__ __int__
     clip_grad_norm_ clip_gradients get_global_grad_norm
     """.split()
 )
@@ -406,7 +406,7 @@ TENSOR_EVIDENCE = frozenset(
     """
     backward detach item requires_grad_ unsqueeze squeeze view reshape permute transpose contiguous expand masked_fill
     argmax softmax log_softmax sigmoid tanh mean sum clone numel dim size cpu cuda float half long flatten chunk norm
-    clamp gather scatter index_select masked_select
+    clamp gather scatter index_select masked_select zero_ fill_ normal_ uniform_ masked_fill_ clamp_
     """.split()
 )
 
