@@ -182,5 +182,5 @@ def test_places_are_those_of_the_text() -> None:
     source = Source(text)
     source.attach(read(text))
     inner = source.tree.body[0].body.body[0].body[0]  # type: ignore[union-attr]
-    assert source.code(inner.value) == "(c\n         + d)"  # type: ignore[union-attr]
+    assert source.code(inner.value) == "(c\n         + d)"
     assert source.location(inner) == source.place(text.index("b ="))
