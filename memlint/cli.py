@@ -115,6 +115,7 @@ def _list_option(name: str, metavar: str, help_text: str) -> Callable[[_Function
 @_list_option("--extend-exclude", "PATTERNS", "Files and directories to leave out besides.")
 @click.option("--force-exclude/--no-force-exclude", default=None, help="Leave out excluded files even if named.")
 @click.option("--respect-gitignore/--no-respect-gitignore", default=None, help="Leave out what git ignores.")
+@click.option("--device", metavar="NAME", help="The GPU that the code is to run on, such as t4, a100-80gb or 24GB.")
 @click.option("--output-format", metavar="FORMAT", help="full, concise, json, github or sarif.")
 @click.option("-o", "--output-file", type=click.Path(path_type=Path), help="Print findings to this file.")
 @click.option("--statistics", is_flag=True, help="Print how many findings each rule has instead of the findings.")

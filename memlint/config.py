@@ -260,7 +260,8 @@ def _value(key: str, value: Any, where: str, root: Path, codes: Collection[str])
         return value
     if not isinstance(value, str):
         raise ConfigError(f'{where}: "{key}" must be a string, not {_toml_type(value)}')
-    return checked_format(value, f'{where}: "{key}"') if key == "output-format" else value
+    checked = {"output-format": checked_format, "device": checked_device}[key]
+    return checked(value, f'{where}: "{key}"')
 
 
 def _strings(key: str, value: Any, where: str) -> tuple[str, ...]:
@@ -307,6 +308,17 @@ def checked_format(output_format: str, where: str) -> str:
         meant = did_you_mean(output_format, OUTPUT_FORMATS)
         raise ConfigError(f'{where}: must be one of {", ".join(OUTPUT_FORMATS)}, not "{output_format}"{meant}')
     return output_format
+
+
+def checked_device(name: str, where: str) -> str:
+    """``name`` if it is a device that memlint knows, or a size; else raises ConfigError."""
+    from memlint.devices import UnknownDevice, device
+
+    try:
+        device(name)
+    except UnknownDevice as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return name
 
 
 def checked_patterns(patterns: Iterable[str], where: str) -> tuple[str, ...]:

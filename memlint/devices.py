@@ -57,12 +57,21 @@ def device(name: str) -> Device:
     for each in devices():
         if {wanted, family} & {_plain(other) for other in (each.key, each.name, *each.aliases)}:
             return each
+    without_size = [each for each in devices() if wanted in _shortened(each.key)]
+    if len(without_size) == 1:
+        return without_size[0]
     size = _size(name)
     if size is not None:
         return Device(name, name, size, size, (8, 0), 108, "as given")
     near = [each.key for each in devices() if wanted and wanted in _plain(each.key)]
     known = ", ".join(near or [each.key for each in devices()])
     raise UnknownDevice(f"no device is called {name!r}; known are {known}")
+
+
+def _shortened(key: str) -> set[str]:
+    """``A100-40`` and ``A100`` for ``A100-40GB``, as :func:`_plain` writes them."""
+    model, _, size = key.rpartition("-")
+    return {_plain(key.removesuffix("GB")), _plain(model)} if _size(size) is not None else set()
 
 
 def _plain(name: str) -> str:

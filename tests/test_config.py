@@ -133,7 +133,7 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
         output-format = "sarif"
         fix = true
         unsafe-fixes = true
-        device = "cuda"
+        device = "t4"
         """
     )
     settings = settings_of(tmp_path)
@@ -149,7 +149,7 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
         "sarif",
         True,
         True,
-        "cuda",
+        "t4",
     )
 
 
@@ -165,6 +165,7 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
         ("ignore = ['']", '"ignore": unknown rule ""'),
         ("fix = 'yes'", '"fix" must be true or false, not a string'),
         ("fix = 1", '"fix" must be true or false, not an integer'),
+        ("device = 'cuda'", "\"device\": no device is called 'cuda'"),
         ("device = 1.5", '"device" must be a string, not a float'),
         ("device = 2020-01-01", '"device" must be a string, not a date or time'),
         ("output-format = 'text'", '"output-format": must be one of full, concise, json, github, sarif, not "text"'),

@@ -11,6 +11,8 @@ def test_a_device_is_found_by_any_of_its_names() -> None:
     assert device("rtx 3060") is device("RTX-3060") is device("NVIDIA GeForce RTX 3060")
     assert device("g5.12xlarge") is device("A10G")
     assert device("24GB").usable == 24 << 30
+    assert device("a100-40") is device("A100-40GB")
+    assert device("h100") is device("H100-80GB")
     assert len(devices()) >= 25
     assert all(each.source for each in devices())
 

@@ -28,6 +28,7 @@ from memlint.config import (
     Patterns,
     PerFileIgnore,
     Settings,
+    checked_device,
     checked_format,
     checked_patterns,
     checked_selectors,
@@ -66,6 +67,7 @@ class Arguments:
     extend_exclude: tuple[str, ...]
     force_exclude: bool | None
     respect_gitignore: bool | None
+    device: str | None
     output_format: str | None
     output_file: Path | None
     statistics: bool
@@ -96,6 +98,7 @@ class Arguments:
             force_exclude=self.force_exclude,
             respect_gitignore=self.respect_gitignore,
             output_format=checked_format(self.output_format, "--output-format") if self.output_format else None,
+            device=checked_device(self.device, "--device") if self.device else None,
             fix=self.fix,
             unsafe_fixes=self.unsafe_fixes,
         )

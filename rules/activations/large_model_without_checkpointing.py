@@ -14,6 +14,7 @@ from memlint.model.sizes.capacity import (
     capacity_severity,
     card_of,
     confidence_of,
+    confidence_of_estimate,
     size_of_models,
     training_of,
     training_site,
@@ -322,12 +323,14 @@ def generate(path):
             return
         node, fixes = training_site(program, reading, _ARGUMENTS)
         if node is not None:
+            models = reading.trained
+            is_large = size >= _LARGE  # Whatever the batch.
             much = f", autograd saves about {shown_bytes(saved)}" if saved is not None else ""
             yield self.finding(
                 node,
                 f"{size / 1e6:,.0f} million parameters are trained without activation checkpointing{much}",
                 holds="what autograd saves in every block",
-                confidence=confidence_of(reading.facts.get("batch"), models=reading.trained),
+                confidence=confidence_of(models=models) if is_large else confidence_of_estimate(reading),
                 severity=capacity_severity(program),
                 fixes=fixes,
                 claim=capacity_claim("A of all blocks but one", Watch.BLOCK_ACTIVATIONS),

@@ -11,7 +11,7 @@ from memlint.model.sizes.capacity import (
     call_at,
     capacity_claim,
     card_of,
-    confidence_of,
+    confidence_of_estimate,
     training_of,
     uses,
 )
@@ -144,6 +144,6 @@ def train(dataset):
                 f"a step is estimated to need {shown_bytes(peak.total.likely)}, {card.name} has "
                 f"{shown_bytes(card.usable)}: {parts}, {states}, {saved}",
                 holds="more than the device has at the peak of a step",
-                confidence=confidence_of(batch, models=reading.trained),
+                confidence=confidence_of_estimate(reading),
                 claim=capacity_claim("the estimate", Watch.PEAK, card.usable),
             )

@@ -14,7 +14,7 @@ from memlint.model.sizes.capacity import (
     capacity_claim,
     capacity_severity,
     card_of,
-    confidence_of,
+    confidence_of_estimate,
     training_of,
     uses,
 )
@@ -234,7 +234,7 @@ def train(dataset, model):
             f"a step with a micro-batch of {batch.value} is estimated to need {shown_bytes(peak.total.likely)}, "
             f"{card.name} has {shown_bytes(card.usable)}; {smaller} would fit, gradients accumulated over {steps}",
             holds="what autograd saves for the whole batch, at the peak",
-            confidence=confidence_of(batch, models=reading.trained),
+            confidence=confidence_of_estimate(reading),
             severity=capacity_severity(program),
             fixes=tuple(_fixes(node, smaller, steps)),
             claim=capacity_claim("A", Watch.PEAK, card.usable),

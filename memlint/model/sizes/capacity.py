@@ -64,6 +64,27 @@ def confidence_of(*facts: Fact | None, models: Sequence[ModuleObject] = ()) -> C
     return Confidence.LIKELY
 
 
+def confidence_of_estimate(reading: Reading) -> Confidence:
+    """How sure a finding can be that rests on the estimate of a step.
+
+    Possible where the program may run in half precision or with checkpointing in a way that the estimate leaves out.
+    """
+    facts = reading.facts
+    is_full = reading.value("precision") is None and reading.value("parameters dtype") is None
+    unread = "precision" in facts or uses(reading, Technique.HALF_PRECISION, Technique.LOSS_SCALING)
+    if (is_full and unread) or _keeps_less(reading):
+        return Confidence.POSSIBLE
+    return confidence_of(facts.get("batch"), facts.get("length"), facts.get("image"), models=reading.trained)
+
+
+def _keeps_less(reading: Reading) -> bool:
+    """Whether autograd may keep less than is estimated: for models of images it is estimated without checkpointing."""
+    is_image_model = any("saved" in (model.entry or {}) for model in reading.trained)
+    if "checkpointing" in reading.facts:
+        return is_image_model
+    return uses(reading, Technique.CHECKPOINTING)
+
+
 def size_of_models(reading: Reading) -> int | None:
     """Elements of the parameters of what is trained; None if that is not known."""
     if not reading.trained or any(model.doubts() for model in reading.trained):

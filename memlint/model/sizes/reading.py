@@ -25,6 +25,7 @@ from memlint.model.sizes.objects import (
     ModuleObject,
     Parameter,
     Place,
+    Tensor,
     Unknown,
 )
 
@@ -210,6 +211,8 @@ class Reader:
         elif name.startswith("torchvision.transforms") and last.endswith(("Crop", "Resize")):
             self._image(last, arguments, keywords, place)
             return PLAIN
+        elif last == "TensorDataset":
+            self._tensors(arguments, place)
         elif last == "from_pretrained" and "Tokenizer" in name:
             return Instance(External("transformers.tokenizer"), {}, open=True)
         elif last == "seed_everything":
@@ -340,6 +343,13 @@ class Reader:
             self.reading.facts.pop("image", None)
             self.reading.facts["crop"] = Fact(last, place)
         self._note("image", size if size is not None else PLAIN, place)
+
+    def _tensors(self, tensors: Sequence[Any], place: Place) -> None:
+        """The size of images that are held in a tensor, of which the first dimension counts them."""
+        for each in tensors:
+            if isinstance(each, Tensor) and each.shape is not None and len(each.shape) == 4:
+                self._note("image", each.shape[-1], place)
+                return
 
     def _adapter(self, arguments: list[Any], place: Place) -> Any:
         self._note("adapter", "LoRA", place)
