@@ -404,9 +404,7 @@ def test_all_rules_are_listed(memlint: Memlint) -> None:
 
 
 def test_the_settings_of_a_path_are_shown_as_toml(memlint: Memlint) -> None:
-    config(
-        'select = ["MEM90"]\nper-file-ignores = { "x*" = ["MEM901"] }\nextend-exclude = ["ä\\"b"]\ndevice = "t4"\n'
-    )
+    config('select = ["MEM90"]\nper-file-ignores = { "x*" = ["MEM901"] }\nextend-exclude = ["ä\\"b"]\ndevice = "t4"\n')
     write(x="hazard(); risk(); waste()\n", y="hazard(); risk(); waste()\n")
     text = memlint("config").out
     assert text.startswith(f"# {Path.cwd()}/memlint.toml\n")

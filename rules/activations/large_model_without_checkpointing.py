@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import libcst as cst
+
 from memlint.findings import Applicability, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.block_loops import BlockLoop, block_loops
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
@@ -21,10 +23,12 @@ from memlint.model.sizes.capacity import (
     uses,
 )
 from memlint.model.sizes.defaults import parameters_by_default
+from memlint.model.sizes.objects import External
 from memlint.model.sizes.peak import estimate, shown_bytes
 from memlint.model.sizes.reading import Reading, has_blocks
 from memlint.model.source_text import text
 from memlint.model.techniques import Technique
+from memlint.model.values import Attribute, Call, Value
 from memlint.rule import Rule
 
 _LARGE = 300_000_000
@@ -61,7 +65,8 @@ class LargeModelWithoutCheckpointing(Rule):
     `checkpoint(block, x, use_reentrant=False)` of `torch.utils.checkpoint`.
 
     ## Fix safety
-    Unsafe: a step takes longer. Arguments of Trainer are set, and a block that is called with positional arguments is
+    Unsafe: a step takes longer. Arguments of Trainer are set, models of transformers are told where they are made, and
+    a block that is called with positional arguments is
     run by `checkpoint`, which keeps the state of the generator of random numbers.
 
     ## When to ignore
@@ -76,7 +81,7 @@ class LargeModelWithoutCheckpointing(Rule):
     name = "large-model-without-checkpointing"
     severity = Severity.NOTE
     gate = TRAINING_WORDS | {"ModuleList", "FullyShardedDataParallel", "fully_shard", "get_peft_model"}
-    fixers = ("add_argument", "replace_expression")
+    fixers = ("add_argument", "insert_statement", "replace_expression")
     positive = (
         """
 from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainingArguments
@@ -332,7 +337,7 @@ def generate(path):
                 holds="what autograd saves in every block",
                 confidence=confidence_of(models=models) if is_large else confidence_of_estimate(reading),
                 severity=capacity_severity(program),
-                fixes=fixes,
+                fixes=fixes or tuple(_enabled(program, reading, node)),
                 claim=capacity_claim("A of all blocks but one", Watch.BLOCK_ACTIVATIONS),
             )
 
@@ -341,6 +346,38 @@ _ARGUMENTS = {
     "TrainingArguments": "gradient_checkpointing=True",
     "Seq2SeqTrainingArguments": "gradient_checkpointing=True",
 }
+
+
+def _enabled(program: Program, reading: Reading, made: cst.Call) -> Iterator[Fix]:
+    """``model.gradient_checkpointing_enable()`` below where the one model, of transformers, is made and named."""
+    library = reading.trained[0].cls
+    if len(reading.trained) != 1 or not isinstance(library, External) or not library.name.startswith("transformers."):
+        return
+    for store in program.stores():
+        target = store.target
+        if _is_made(store.value, made) and isinstance(target, (cst.Name, cst.Attribute)):
+            statement = f"{text(target)}.gradient_checkpointing_enable()"
+            yield Fix(
+                "insert_statement",
+                f"Checkpoint activations with `{statement}`",
+                Applicability.UNSAFE,
+                {"statement": made},
+                {"code": statement},
+            )
+            return
+
+
+def _is_made(value: Value, made: cst.Call) -> bool:
+    """Whether ``value`` is the model itself that is made there: ``made``, or ``made.cuda()``."""
+    while isinstance(value, Call) and value.name in _GIVING_THE_MODEL:
+        if value.node is made:
+            return True
+        value = value.callee.base if isinstance(value.callee, Attribute) else value.callee
+    return False
+
+
+_GIVING_THE_MODEL = frozenset({"from_pretrained", "from_config", "cuda", "to", "train"})
+"""Calls that give a model of transformers itself, not something around it."""
 
 
 def _checkpointed(found: BlockLoop) -> Iterator[Fix]:
