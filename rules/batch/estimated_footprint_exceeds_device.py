@@ -10,6 +10,7 @@ from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
     call_at,
     capacity_claim,
+    capacity_severity,
     card_of,
     confidence_of_estimate,
     training_of,
@@ -28,8 +29,8 @@ class EstimatedFootprintExceedsDevice(Rule):
 
     ## What it does
     Adds up parameters, gradients, the state of the optimizer and what autograd saves for one micro-batch, and compares
-    the sum with the device that is configured (`device = "t4"` in
-        `[tool.memlint]`; without one, 16 GB).
+    the sum with the device that is configured (`device = "t4"` in `[tool.memlint]`, or `--device t4`). Without one it
+    takes 16 GB, and the finding is a note.
 
     It speaks only where the architecture, the batch and the sequence length or image size are known, and only where
     the estimate exceeds the device by 15 %. Sharded, offloaded, quantised and adapted models are left alone, and so
@@ -145,5 +146,6 @@ def train(dataset):
                 f"{shown_bytes(card.usable)}: {parts}, {states}, {saved}",
                 holds="more than the device has at the peak of a step",
                 confidence=confidence_of_estimate(reading),
+                severity=capacity_severity(program),
                 claim=capacity_claim("the estimate", Watch.PEAK, card.usable),
             )
