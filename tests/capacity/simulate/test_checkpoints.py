@@ -33,5 +33,5 @@ def test_a_checkpoint_that_is_not_here_is_built_from_the_table(tmp_path: Path) -
     prediction = simulate(str(script), (), Settings(seconds=240.0))
     assert (prediction.outcome.ending, prediction.outcome.error) == ("finished", "")
     assert prediction.by_category()["parameter"] >= 2 * 14_067_712
-    said = "EleutherAI/pythia-14m is not on this machine: it is built from memlint's table of configurations"
+    said = "EleutherAI/pythia-14m is not on this machine: its configuration is that of memlint's table"
     assert said in prediction.outcome.notes
