@@ -141,6 +141,26 @@ def _is_chosen_device(source: Value) -> bool:
     return True
 
 
+def device_type(module: Module) -> str:
+    """The type of the device on which the file trains: the only one that it names, else ``cuda``."""
+    if "cuda" in module.text:
+        return "cuda"
+    calls = (call for name in ("device", "to") for call in module.calls_by_name.get(name, ()))
+    given = (source for call in calls for argument in call.arguments for source in sources(argument.value))
+    names = (source.constant for source in given if isinstance(source, Constant) and isinstance(source.constant, str))
+    known = {name.partition(":")[0] for name in names} & (_AUTOCAST_DEVICES | {"cpu"})
+    # What is moved to the CPU may come from a device that is chosen elsewhere.
+    if known != {"cpu"}:
+        known.discard("cpu")
+    elif uses_accelerator(module):
+        known.clear()
+    return known.pop() if len(known) == 1 else "cuda"
+
+
+_AUTOCAST_DEVICES = frozenset({"mps", "xpu", "npu", "hpu", "xla"})
+"""Types of devices other than those of CUDA that ``torch.autocast`` knows."""
+
+
 def is_for_tpus(module: Module) -> bool:
     """Whether the file is written for TPUs, which PyTorch runs by ``torch_xla``, and for no GPU."""
     return "torch_xla" in module.text and "cuda" not in module.text

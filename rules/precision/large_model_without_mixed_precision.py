@@ -13,6 +13,7 @@ from memlint.model.full_precision import (
     full_precision_out_of_memory,
 )
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
+from memlint.model.mixed_precision import autocast_fixes
 from memlint.model.program import Program
 from memlint.model.scopes import Module
 from memlint.model.sizes.capacity import (
@@ -62,8 +63,12 @@ class LargeModelWithoutMixedPrecision(Rule):
     `torch.autocast("cuda", dtype=torch.bfloat16)`.
 
     ## Fix safety
-    Unsafe: the numbers change. Only arguments of Trainer, Lightning and Accelerate are set; older GPUs
-    (before Ampere) compute bfloat16 slowly and want float16 with a GradScaler.
+    Unsafe: the numbers change, and outputs of the model are bfloat16 for what reads them later. Trainer, Lightning and
+    Accelerate get their argument. In a loop of your own the statements from the forward to the loss are run under
+    `torch.autocast`, where `loss.backward()` is the only backward of the file and follows them in the same block; not
+    where the forward or the loss stands in the statement of the backward, gradients are cleared in between, NumPy
+    (which has no bfloat16) reads in the loop what is computed, or the loss is `BCELoss`, which raises under autocast.
+    Older GPUs (before Ampere) compute bfloat16 slowly and want float16 with a GradScaler.
 
     ## When to ignore
     When the model is known to need float32, or the GPU has no fast half precision.
@@ -76,7 +81,7 @@ class LargeModelWithoutMixedPrecision(Rule):
     name = "large-model-without-mixed-precision"
     severity = Severity.NOTE
     gate = TRAINING_WORDS
-    fixers = ("add_argument",)
+    fixers = ("add_argument", "wrap_in_with")
     positive = (
         """
 import lightning as L
@@ -311,6 +316,7 @@ def train(loader, width):
                     f"this trains {how} in float32; autocast to bfloat16 halves what autograd saves",
                     Confidence.LIKELY,
                     Severity.NOTE,
+                    *autocast_fixes(program.module),
                 )
                 return
 
@@ -323,7 +329,7 @@ def train(loader, width):
                 "autograd saves",
                 confidence_of(models=reading.trained),
                 capacity_severity(program),
-                *fixes,
+                *(fixes or autocast_fixes(program.module)),
             )
 
     def _finding(
