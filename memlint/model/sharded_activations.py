@@ -34,10 +34,8 @@ def kept_activations(module: Module) -> KeptActivations | None:
 
     None if the code of the file, or of one that calls it, has to do with saving less for the backward.
     """
-    if _saves_less(module):
-        return None
     for found in (*_sharded(module), *_quantised(module)):
-        if not any(map(_saves_less, files_involved(found.call.function))):
+        if not any(map(_saves_less, (module, *files_involved(found.call.function)))):
             return found
     return None
 
