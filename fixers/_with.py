@@ -1,4 +1,4 @@
-"""What the fixers that put statements under ``with`` share."""
+"""What the fixers that put statements under ``with``, or ``if``, share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import libcst
 from memlint.diagnostics import Edit
 from memlint.findings import CannotFix
 from memlint.fixers._expressions import holds_yield
-from memlint.fixers._statements import indent, indent_unit, last_row, siblings
+from memlint.fixers._statements import first_row, indent, indent_unit, indentation_start, last_row, siblings
 from memlint.source import Source, Statement
 
 
@@ -87,3 +87,32 @@ def following(source: Source, statement: Statement) -> tuple[Statement, ...]:
     """The statements behind ``statement`` in its block."""
     _, members = siblings(source, statement)
     return members[members.index(statement) + 1 :]
+
+
+def consecutive(source: Source, wanted: Sequence[Statement]) -> Sequence[Statement]:
+    """The statements in the order of the text. Raises CannotFix if others stand between them."""
+    _, members = siblings(source, wanted[0])
+    indices = [members.index(statement) for statement in wanted if statement in members]
+    statements = members[min(indices) : max(indices) + 1]
+    if len(indices) != len(wanted) or set(statements) != set(wanted):
+        raise CannotFix("the statements do not follow each other in one block")
+    return statements
+
+
+def under_header(source: Source, statements: Sequence[Statement], header: str) -> Iterator[Edit]:
+    """The edits that put ``statements``, which follow each other, under a row such as ``with torch.no_grad():``."""
+    first, last = statements[0], statements[-1]
+    rows = Rows.of(source, first)
+    row = first_row(source, first)
+    gap = gap_before(source, first)
+    yield from free_from_colon(source, first, rows)
+    if gap:
+        yield source.edit(*gap, rows.outer + header + rows.inner)
+    else:
+        start = indentation_start(source, row)
+        yield source.edit(start, start, rows.indentation + header + rows.newline)
+        yield from indent(source, row, row, rows.indentation, rows.unit)
+    yield from indent_below(source, row, statements, rows)
+    _, after = neighbours(source, last)
+    if after is not None:
+        yield source.edit(source.span(last).end, source.span(after).start, rows.outer)

@@ -13,15 +13,13 @@ Options:
 
 from __future__ import annotations
 
-import re
-from itertools import count
-
 import libcst
 
 from memlint.diagnostics import Edit
 from memlint.findings import CannotFix, Fix
 from memlint.fixers._asked import expect, node, option
 from memlint.fixers._expressions import walk
+from memlint.fixers._names import free_name
 from memlint.fixers._statements import (
     first_row,
     indent_unit,
@@ -48,7 +46,7 @@ def edits(fix: Fix, source: Source) -> list[Edit]:
     assert isinstance(attempt, _TRIES)
     moved = _rest(source, first)
     _check(source, attempt, handler, moved)
-    name = _free_name(source, option(fix, "name", "failed"))
+    name = free_name(source, option(fix, "name", "failed"))
     return [
         insertion(source, attempt, f"{name} = False", after=False),
         source.edit(start(source, first), _end(source, moved[-1]), f"{name} = True"),
@@ -115,11 +113,6 @@ def _follows(source: Source, statement: libcst.CSTNode, handler: libcst.CSTNode)
     if not inside or not isinstance(statement, libcst.If) or isinstance(source.parent(statement), libcst.If):
         return False
     return siblings(source, statement)[1][-1] is not statement
-
-
-def _free_name(source: Source, name: str) -> str:
-    names = (name if number == 1 else f"{name}_{number}" for number in count(1))
-    return next(each for each in names if not re.search(rf"\b{each}\b", source.text))
 
 
 def _end(source: Source, statement: Statement) -> int:

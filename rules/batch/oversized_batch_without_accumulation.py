@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Applicability, Confidence, Finding, Fix, Severity, Watch
+from memlint.model.accumulating import accumulation_fixes
 from memlint.model.knowledge.frameworks import TRAINING_WORDS
 from memlint.model.program import Program
 from memlint.model.sizes.capacity import (
@@ -56,7 +57,12 @@ class OversizedBatchWithoutAccumulation(Rule):
 
     ## Fix safety
     Unsafe: batch normalisation and dropout see other batches, and losses that are averaged over tokens weigh them
-    otherwise. A plain loop is left to you: divide the loss, and step and clear the gradients once in so many batches.
+    otherwise. Of a Trainer's configuration both arguments are set. In a loop of your own the number in the call of the
+    `DataLoader` is changed, the loss is divided, and step, clipping and `zero_grad` run once in so many batches. What
+    remains at the end of an epoch, where the number of batches is no multiple of that, waits for the next epoch, or is
+    cleared by it. That is done where a loop over the loader has the only backward of the file and one step and one
+    `zero_grad`, before the backward or right behind the step, each a statement of its own; not where a scheduler steps
+    in the loop, gradients are read or scaled there, a `continue` leaves out the step, or the loss is a sum.
 
     ## When to ignore
     When the script runs on a larger GPU; say which in `[tool.memlint] device`.
@@ -69,7 +75,7 @@ class OversizedBatchWithoutAccumulation(Rule):
     name = "oversized-batch-without-accumulation"
     severity = Severity.NOTE
     gate = TRAINING_WORDS
-    fixers = ("replace_expression",)
+    fixers = ("replace_expression", "accumulate_gradients")
     positive = (
         """
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, Trainer, TrainingArguments
@@ -236,7 +242,10 @@ def train(dataset, model):
             holds="what autograd saves for the whole batch, at the peak",
             confidence=confidence_of_estimate(reading),
             severity=capacity_severity(program),
-            fixes=tuple(_fixes(node, smaller, steps)),
+            fixes=(
+                *_fixes(node, smaller, steps),
+                *accumulation_fixes(program.module, node, batch.value, smaller, steps),
+            ),
             claim=capacity_claim("A", Watch.PEAK, card.usable),
         )
 

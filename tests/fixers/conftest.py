@@ -25,6 +25,10 @@ KINDS: dict[str, tuple[type[libcst.CSTNode], ...]] = {
     "reads": (libcst.Attribute,),
     "unpacking": (libcst.Assign,),
     "attribute": (libcst.Attribute,),
+    "loop": (libcst.For,),
+    "step": (libcst.BaseSmallStatement,),
+    "clear": (libcst.BaseSmallStatement,),
+    "batch": (libcst.Integer,),
 }
 
 

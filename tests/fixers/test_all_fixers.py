@@ -22,6 +22,16 @@ from tests.fixers.conftest import repaired, walk
 EXPRESSION = (libcst.Name, libcst.Attribute, libcst.Call, libcst.BinaryOperation, libcst.Comparison, libcst.IfExp)
 STATEMENT = (libcst.BaseSmallStatement, libcst.For, libcst.While, libcst.If, libcst.With, libcst.FunctionDef)
 REQUESTS: Mapping[str, tuple[Mapping[str, tuple[type[libcst.CSTNode], ...]], Mapping[str, str]]] = {
+    "accumulate_gradients": (
+        {
+            "loop": (libcst.For,),
+            "call": (libcst.Call,),
+            "step": STATEMENT,
+            "clear": STATEMENT,
+            "batch": (libcst.Integer,),
+        },
+        {"steps": "2", "batch": "3"},
+    ),
     "add_argument": ({"call": (libcst.Call,)}, {"code": "new=1"}),
     "add_decorator": ({"function": (libcst.FunctionDef,)}, {"code": "new()"}),
     "backward_in_loop": ({"expression": EXPRESSION, "call": (libcst.Call,)}, {"name": "new", "total": "loss"}),
