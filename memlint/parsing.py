@@ -104,10 +104,16 @@ def complete(tree: libcst.Module) -> None:
 
 
 def complete_around(node: libcst.CSTNode) -> None:
-    """Completes the tree that ``node`` stands in; see :func:`complete`."""
+    """Completes the tree that ``node`` stands in; see :func:`complete`.
+
+    Raises ValueError for a node without layout that is in no tree: a changed copy of one, which would lose the
+    parentheses of its text.
+    """
     if is_bare(node):
-        trees = reversed(list(_bare.values()))
-        complete(next((tree for tree in trees if holds(tree, node)), libcst.Module(())))
+        tree = next((tree for tree in reversed(list(_bare.values())) if holds(tree, node)), None)
+        if tree is None:
+            raise ValueError(f"a {type(node).__name__} without layout is in no tree")
+        complete(tree)
 
 
 def expect_places_in(tree: libcst.Module) -> None:

@@ -171,6 +171,24 @@ def test_a_node_completes_the_tree_that_it_stands_in() -> None:
     assert trees[0].code == "x = (a  + b)\n"
 
 
+def test_a_changed_copy_is_not_shown_without_its_layout() -> None:
+    tree = read("x = f((a + b) * c)\n")
+    call = tree.body[0].body[0].value  # type: ignore[index, union-attr]
+    copy = call.with_changes(func=libcst.Name("g"))
+    with pytest.raises(ValueError, match="in no tree"):
+        complete_around(copy)
+    assert tree.code == "x = f(a + b * c)\n"
+    complete(tree)
+    assert libcst.Module(()).code_for_node(call.with_changes(func=libcst.Name("g"))) == "g((a + b) * c)"
+
+
+def test_a_formatted_string_is_shown_as_it_stands() -> None:
+    tree = read("x = (f'{a}'  f'b')\n")
+    string = tree.body[0].body[0].value  # type: ignore[index, union-attr]
+    complete_around(string)
+    assert tree.code == "x = (f'{a}'  f'b')\n"
+
+
 def test_what_a_node_says_does_not_hang_on_its_layout() -> None:
     text = "f( a,b [ 1 : ],c = - 1 )\n"
     before, after = read(text), completed(text)

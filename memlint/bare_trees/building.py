@@ -62,8 +62,11 @@ class _Builder:
         return self._text[self._offset(node.lineno, node.col_offset) : self._offset(end_row, end_column)]
 
     def _parsed(self, node: ast.expr) -> Any:
-        """``node`` as libcst's parser reads it, with the parentheses that are added around it."""
-        return cst.parse_expression(f"({self._segment(node)}\n)")
+        """``node`` as libcst's parser reads it."""
+        parsed = cst.parse_expression(f"({self._segment(node)}\n)")
+        for parentheses in ("lpar", "rpar"):
+            object.__setattr__(parsed, parentheses, make.NO_LAYOUT)
+        return parsed
 
     # Statements
 

@@ -130,8 +130,8 @@ def _modes_on_the_way(function: Function, seen: set[Function]) -> Iterator[GradM
 
 @query(on_cycle=False)
 def is_part_of_forward(function: Function) -> bool:
-    """Whether all calls of ``function`` come from the ``forward`` of a module, whose callers decide on the mode."""
-    return function.name != "forward" and set(_modes_on_the_way(function, set())) == {None}
+    """Whether ``function`` is the ``forward`` of a module, or all calls of it come from one and none sets the mode."""
+    return function.name == "forward" or set(_modes_on_the_way(function, set())) == {None}
 
 
 def _is_run_with_gradients(function: Function) -> bool:

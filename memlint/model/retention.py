@@ -147,8 +147,8 @@ def retention_confidence(kept: Value, added: Value, span: Span, loop: Loop | Non
         return None
     if loop is not None and (_is_alive_anyway(added, loop) or _is_bounded(kept, added, loop)):
         return Confidence.POSSIBLE
-    if span is Span.ITERATION and is_part_of_forward(added.function):
-        return Confidence.POSSIBLE
+    if span is Span.ITERATION and added.function.name != "forward" and is_part_of_forward(added.function):
+        return Confidence.POSSIBLE  # It is gone with the pass, and whoever runs the module decides on the mode.
     drained = drain(added) is Drain.DRAINED
     if span is Span.ITERATION and loop is not None and drained and drained_outside(added, loop):
         # The one backward that frees it runs after the loop: the graphs are alive together in any case.

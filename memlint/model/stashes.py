@@ -10,7 +10,7 @@ import libcst as cst
 from memlint.model.accumulations import same_object
 from memlint.model.aliases import base_names, qualified_names, sources
 from memlint.model.attachment import hands_on
-from memlint.model.calls import call_sites, callees
+from memlint.model.calls import callees
 from memlint.model.containers import (
     GROWING_METHODS,
     Insertion,
@@ -21,7 +21,7 @@ from memlint.model.containers import (
 from memlint.model.deposits import fillings
 from memlint.model.detaching import attached_members
 from memlint.model.drain import Drain, drain
-from memlint.model.gradmode import GradMode, grad_mode, is_lightning_module
+from memlint.model.gradmode import GradMode, grad_mode, is_lightning_module, is_part_of_forward
 from memlint.model.instances import instance_kind
 from memlint.model.kinds import Role, class_of, is_known_other, kinds
 from memlint.model.loops import iterates_over_parts
@@ -209,7 +209,7 @@ def is_built_for_callers(stash: Stash) -> bool:
     event, container = stash.insertion.event, stash.insertion.container
     if isinstance(event, Comprehension):
         container = event
-    elif not _is_part_of_forward(event.region.function) or belongs_outside(container):
+    elif not _computes_output(event.region.function) or belongs_outside(container):
         return False
     if drain(stash.insertion.value) is Drain.DRAINED:
         return False
@@ -221,14 +221,10 @@ def _is_returned(use: Value | Store | Exit) -> bool:
     return isinstance(use, Exit) or (isinstance(use, Display) and any(isinstance(user, Exit) for user in use.uses))
 
 
-@query(on_cycle=False)
-def _is_part_of_forward(function: Function) -> bool:
-    """Whether ``function`` is the ``forward`` of a module, or another method that only such methods call."""
+def _computes_output(function: Function) -> bool:
+    """Whether ``function`` is a method of a module, and a part of its forward pass."""
     owner = function.owner
-    if owner is None or instance_kind(owner).role is not Role.MODULE:
-        return False
-    sites = call_sites(function) if function.name != "forward" else ()
-    return function.name == "forward" or (bool(sites) and all(_is_part_of_forward(site.function) for site in sites))
+    return owner is not None and instance_kind(owner).role is Role.MODULE and is_part_of_forward(function)
 
 
 def _calls_within(element: Value, loop: Loop) -> list[Call]:

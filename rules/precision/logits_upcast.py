@@ -9,7 +9,7 @@ import libcst as cst
 from memlint.findings import Applicability, Claim, ClaimShape, Finding, Fix, Severity
 from memlint.model.program import Program
 from memlint.model.score_copies import CopyKind, ScoreCopy, score_copies
-from memlint.model.source_text import text
+from memlint.model.source_text import laid_out, text
 from memlint.model.values import Call
 from memlint.rule import Rule
 
@@ -265,6 +265,7 @@ def _fixes(copy: ScoreCopy) -> Iterator[Fix]:
     elif copy.kind is CopyKind.LOGARITHM and isinstance(copy.value, Call):
         inner = _softmax_call(node)
         if inner is not None and isinstance(inner.func, cst.Attribute):
+            inner = laid_out(inner)
             renamed = inner.with_changes(func=inner.func.with_changes(attr=cst.Name("log_softmax")))
             yield _replaced(node, text(renamed), "Use `log_softmax`")
 
