@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 from memlint.verify.memory import run_memory
 from memlint.verify.plan import Budget
 from memlint.verify.verdicts import Judged
-from tests.verify.expectations import Expected, expectations
+from tests.verify.expectations import Expected, expectations, ranks_of
 from tests.verify.scenarios import SCRIPTS, JudgedRun, identity, judged_run, missing_framework, moved
 
 RESULTS = ROOT / "bench" / "results" / "gpu"
@@ -82,6 +82,10 @@ def run(script: Path, device: str, seconds: float, snapshots: Path) -> Scenario:
     missing = missing_framework(script)
     if missing is not None:
         scenario.failure = f"{missing} is not installed"
+        return scenario
+    ranks = ranks_of(script)
+    if ranks > 1 and device != "cpu":
+        scenario.failure = f"it runs in {ranks} processes, for which one GPU is too few"
         return scenario
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

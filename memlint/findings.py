@@ -157,6 +157,8 @@ class Watch(str, Enum):
     """What the evaluation of transformers' `Trainer` gathers, more with each batch."""
     UNSHARDED = "unsharded"
     """Parameters of the model that the line shards that are whole at the same time, while it runs."""
+    GATHERED = "gathered"
+    """Full weights of a sharded model that are gathered by the line, or as it says, and stay on the device."""
     QUANTISED_LAYERS = "quantised-layers"
     """Layers without parameters that a forward pass of training runs, since they were quantised."""
     CACHE_EMPTIED = "cache-emptied"

@@ -9,7 +9,7 @@ from statistics import median
 from memlint.findings import Watch
 from memlint.verify.allocations import is_of_cast
 from memlint.verify.evidence import Evidence, rests_on_recording
-from memlint.verify.observations import HostLoad
+from memlint.verify.observations import ALONE, HostLoad
 from memlint.verify.sizes import counted, in_bytes
 from memlint.verify.verdicts import SMALLEST_GROWTH, Ruling, confirmed, inconclusive, refuted
 
@@ -251,6 +251,24 @@ def _unsharded(evidence: Evidence) -> Ruling:
     )
 
 
+def _gathered(evidence: Evidence) -> Ruling:
+    seen = [each for each in evidence.seen.amounts if each.what != ALONE]
+    if not seen and evidence.seen.amounts:
+        return inconclusive("with one process its shard is the whole, and nothing is gathered; torchrun starts several")
+    if not seen:
+        return inconclusive(f"{evidence.ran}, but no state dict of a sharded model was seen to be gathered")
+    largest = max(seen, key=lambda each: (each.size, each.whole))
+    if not largest.whole:
+        return refuted("the state dicts hold no gathered weights in this process")
+    if largest.size <= SMALLEST_GROWTH:
+        return refuted(f"of {in_bytes(largest.whole)} of gathered weights, {in_bytes(largest.size)} are on the device")
+    return confirmed(
+        f"{in_bytes(largest.size)} of gathered weights are on the device of this process, beside its own shard",
+        "device",
+        bytes_at_peak=largest.size,
+    )
+
+
 def _quantised_layers(evidence: Evidence) -> Ruling:
     seen = evidence.seen.amounts
     if not seen:
@@ -315,6 +333,7 @@ DECISIONS: dict[Watch, Callable[[Evidence], Ruling]] = {
     Watch.PADDING: _padding,
     Watch.EVALUATION_LOOP: _evaluation_loop,
     Watch.UNSHARDED: _unsharded,
+    Watch.GATHERED: _gathered,
     Watch.QUANTISED_LAYERS: _quantised_layers,
     Watch.CACHE_EMPTIED: _cache_emptied,
     Watch.SAMPLE_OBJECTS: _sample_objects,

@@ -93,6 +93,10 @@ class HostLoad(str, Enum):
     """The file says so."""
 
 
+ALONE = "alone"
+"""What an amount is of if no other process has a part of it."""
+
+
 @dataclass
 class Amount:
     """What a follower of a line has measured at one time."""

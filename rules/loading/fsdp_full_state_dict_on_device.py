@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.definitions import definitions
 from memlint.model.effects import calls_in
@@ -26,10 +26,12 @@ class FsdpFullStateDictOnDevice(Rule):
     that saves.
 
     ## Why is this bad?
-    The weights that training keeps sharded are then all on each GPU at once, for the time of the save: `P - P / world`
-    bytes more than before, on top of gradients and optimizer states. With `offload_to_cpu=True` each parameter is
-    moved to the host as soon as it is gathered, and with `rank0_only=True` only one process keeps a copy; without it,
-    a host with 8 GPUs holds 8 copies.
+    The weights that training keeps sharded are then all on each GPU at once, for the time of the save, on top of
+    gradients and optimizer states: the dict is a copy of everything, `P` bytes beside the `P / world` of the shard,
+    which stays (128 KiB for 128 KiB of weights in each of two processes with torch 2.13, by FSDP, by `fully_shard` and
+    its options, and by `full_tensor()` alike). With `offload_to_cpu=True` each parameter is moved to the host as soon
+    as it is gathered, and with `rank0_only=True` only one process keeps a copy; without it, a host with 8 GPUs holds 8
+    copies.
 
     ## Example
     ```python
@@ -221,9 +223,9 @@ def main(model, save):
             claim=Claim(
                 ClaimShape.SPIKE,
                 "device",
-                "P - P / world",
+                "P",
                 held=call.node,
-                unobservable="with one process its shard is the whole, and nothing is gathered",
+                watch=Watch.GATHERED,
             ),
         )
 

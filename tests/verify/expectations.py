@@ -64,6 +64,7 @@ _WATCHES = {
     "MEM812": Watch.REGROWN,
     "MEM803": Watch.CACHE_EMPTIED,
     "MEM809": Watch.UNSHARDED,
+    "MEM810": Watch.GATHERED,
     "MEM805": Watch.GRADIENT_BUCKETS,
     "MEM806": Watch.OUTPUT_COPIES,
     "MEM901": Watch.SAMPLE_OBJECTS,
@@ -120,6 +121,12 @@ def device_of(script: Path) -> str | None:
     """The device that the script's own comment wants to be configured."""
     found = re.search(r"^# device: (\S+)$", script.read_text("utf-8"), re.MULTILINE)
     return found[1] if found else None
+
+
+def ranks_of(script: Path) -> int:
+    """How many processes the script's own comment wants to run it."""
+    found = re.search(r"^# ranks: (\d+)$", script.read_text("utf-8"), re.MULTILINE)
+    return int(found[1]) if found else 1
 
 
 def limit_of(script: Path) -> int:

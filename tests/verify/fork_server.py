@@ -2,17 +2,18 @@
 
 So does what else the scripts import of installed packages: it is imported before the fork, once for all scripts.
 
-As a program (``python -m tests.verify.fork_server``) it reads paths of plans from standard input, one a line, and
-answers on standard output with the exit code of each run.
+As a program (``python -m tests.verify.fork_server``) it reads from standard input lines with the path of a plan and
+variables for the environment, and answers on standard output with the exit code of each run.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 import sys
-import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,27 +26,30 @@ _PACKAGES = {"torch", "transformers", "lightning", "accelerate", "torchmetrics"}
 
 
 class ForkServers:
-    """One for each thread that asks."""
+    """As many as there are runs at the same time."""
 
     def __init__(self) -> None:
-        self._own = threading.local()
         self._all: list[subprocess.Popen[str]] = []
+        self._idle: list[subprocess.Popen[str]] = []
 
-    def run(self, plan: Path) -> int:
+    def run(self, plan: Path, variables: Mapping[str, str]) -> int:
         """The exit code of the plan's run; minus a signal's number if that has ended it."""
-        server: subprocess.Popen[str] | None = getattr(self._own, "server", None)
-        if server is None:
-            command = [sys.executable, "-m", "tests.verify.fork_server"]
-            server = subprocess.Popen(
-                command, cwd=ROOT, text=True, bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
-            self._own.server = server
-            self._all.append(server)
+        server = self._idle.pop() if self._idle else self._new()
         assert server.stdin is not None
         assert server.stdout is not None
-        server.stdin.write(f"{plan}\n")
+        server.stdin.write(f"{json.dumps([str(plan), dict(variables)])}\n")
         server.stdin.flush()
-        return int(server.stdout.readline())
+        code = int(server.stdout.readline())
+        self._idle.append(server)
+        return code
+
+    def _new(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.verify.fork_server"]
+        server = subprocess.Popen(
+            command, cwd=ROOT, text=True, bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self._all.append(server)
+        return server
 
     def close(self) -> None:
         """End them."""
@@ -55,10 +59,12 @@ class ForkServers:
 
 def _serve() -> None:
     for line in sys.stdin:
-        plan = loaded(Plan, Path(line.strip()).read_text("utf-8"))
+        path, variables = json.loads(line)
+        plan = loaded(Plan, Path(path).read_text("utf-8"))
         _import_packages(Path(plan.target))
         process = os.fork()
         if not process:
+            os.environ.update(variables)
             _run(plan)
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         sys.stdout.write(f"{code}\n")

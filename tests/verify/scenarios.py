@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,10 +15,11 @@ from memlint.registry import all_rules
 from memlint.verify.decide import decide
 from memlint.verify.launch import Outcome, Program, run_program
 from memlint.verify.plan import Budget
+from memlint.verify.ranks import RankResult, merged
 from memlint.verify.report import failure_of
 from memlint.verify.static import Static, check_program, watched_lines
 from memlint.verify.verdicts import Judged
-from tests.verify.expectations import SCENARIOS, device_of, expectations, forced
+from tests.verify.expectations import SCENARIOS, device_of, expectations, forced, ranks_of
 
 FRAMEWORKS = ("lightning", "transformers", "accelerate", "peft")
 SCRIPTS = sorted([*SCENARIOS.glob("*.py"), *SCENARIOS.glob("*/train.py")])
@@ -49,9 +53,36 @@ def judged_run(
     lines = watched_lines(static)
     sources = {str(script): str(source)} if source is not None else None
     program = Program(str(script), False, ())
-    outcome = run_program(program, lines, budget or Budget(), sources=sources, keep=keep, silent=True)
-    verdicts = decide(static.diagnostics, lines, outcome.seen, outcome.recording)
-    return JudgedRun(verdicts, outcome, failure_of(script.name, outcome.seen))
+    places = places_of(ranks_of(script))
+
+    def run(place: Mapping[str, str]) -> Outcome:
+        own = keep if place.get("RANK", "0") == "0" else None
+        return run_program(program, lines, budget or Budget(), sources=sources, keep=own, silent=True, variables=place)
+
+    with ThreadPoolExecutor(len(places)) as pool:
+        outcomes = list(pool.map(run, places))
+    verdicts = [decide(static.diagnostics, lines, each.seen, each.recording) for each in outcomes]
+    failures = [failure for each in outcomes if (failure := failure_of(script.name, each.seen)) is not None]
+    return JudgedRun(merged_verdicts(verdicts), outcomes[0], failures[0] if failures else None)
+
+
+def places_of(ranks: int) -> list[dict[str, str]]:
+    """For each process what torchrun would tell it of its place; of a single one, nothing."""
+    if ranks == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [{name: str(each) for name, each in (shared | {"RANK": n, "LOCAL_RANK": n}).items()} for n in range(ranks)]
+
+
+def merged_verdicts(verdicts: list[list[Judged]]) -> list[Judged]:
+    """Those of several ranks, as their common report has them."""
+    if len(verdicts) == 1:
+        return verdicts[0]
+    results = [RankResult(n, tuple(each.ruling for each in judged), None) for n, judged in enumerate(verdicts)]
+    return merged(verdicts[0], results)
 
 
 def with_forced(static: Static, script: Path) -> Static:

@@ -13,6 +13,8 @@ from memlint.trace.events import HOST, Action, MemoryEvent, Origin, Phase, Recor
 from memlint.trace.frames import Frame, Stack
 from memlint.verify.decide import NODE_BYTES, decide
 from memlint.verify.observations import (
+    ALONE,
+    Amount,
     Ending,
     GradientsSeen,
     GraphSeen,
@@ -321,3 +323,18 @@ def test_a_claim_that_no_run_can_show_says_why() -> None:
     finding = diagnostic(Watch.REACHABLE, unobservable="it is in another process")
     (judged,) = decide([finding], [], Observations(), None)
     assert (judged.ruling.verdict, judged.ruling.evidence) == (Verdict.INCONCLUSIVE, "it is in another process")
+
+
+@pytest.mark.parametrize(
+    ("amounts", "verdict"),
+    [
+        ([], Verdict.INCONCLUSIVE),
+        ([Amount(64 * KIB, 64 * KIB, ALONE)], Verdict.INCONCLUSIVE),
+        ([Amount(0, 0)], Verdict.REFUTED),
+        ([Amount(0, 64 * KIB)], Verdict.REFUTED),
+        ([Amount(0, 64 * KIB), Amount(64 * KIB, 64 * KIB)], Verdict.CONFIRMED),
+    ],
+    ids=["never", "one process", "shards only", "moved to the host", "on the device"],
+)
+def test_weights_are_gathered_where_several_processes_have_them(amounts: list[Amount], verdict: Verdict) -> None:
+    assert rule(Watch.GATHERED, LineSeen(executions=1, amounts=amounts)).verdict is verdict

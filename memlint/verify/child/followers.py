@@ -12,9 +12,9 @@ from memlint.verify.child.model_followers import (
     FullPrecision,
     Padding,
     QuantisedLayers,
-    Unsharded,
 )
 from memlint.verify.child.optimizer_followers import DoubleParameter, ForeachStep, OptimizerState
+from memlint.verify.child.sharding_followers import Gathered, Unsharded
 
 FOLLOWERS: dict[Watch, type[Follower]] = {
     Watch.DOUBLE_PARAMETER: DoubleParameter,
@@ -28,6 +28,7 @@ FOLLOWERS: dict[Watch, type[Follower]] = {
     Watch.PADDING: Padding,
     Watch.EVALUATION_LOOP: EvaluationLoop,
     Watch.UNSHARDED: Unsharded,
+    Watch.GATHERED: Gathered,
     Watch.QUANTISED_LAYERS: QuantisedLayers,
     Watch.CACHE_EMPTIED: CacheEmptied,
     Watch.SAMPLE_OBJECTS: SampleObjects,

@@ -78,11 +78,12 @@ class Follower:
 
 
 def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
-    """Have ``wrapper`` called in place of an attribute of a module or class, with the original in front."""
+    """Have ``wrapper`` called in place of a function of a module or class, with the original in front."""
     original = getattr(owner, name)
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
         return wrapper(original, *args, **kwargs)
 
-    setattr(owner, name, call)
+    is_static = isinstance(vars(owner).get(name), staticmethod)
+    setattr(owner, name, staticmethod(call) if is_static else call)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import types
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -115,38 +114,6 @@ class EvaluationLoop(Follower):
         frame = None if self.is_elsewhere else _frame_of(_TRAINER, "evaluation_loop")
         if frame is not None:
             self.note(reach(frame.f_locals.get("all_preds")).device_bytes, what=str(id(frame)))
-
-
-class Unsharded(Follower):
-    """The parameters of a model that ``fully_shard`` was called on: which of them are whole while a layer runs.
-
-    Between forward and backward they are DTensors, which hold a shard; a unit that is in use has plain tensors.
-    """
-
-    _model: weakref.ref[torch.nn.Module] | None = None
-
-    def end(self, frame: types.FrameType) -> None:
-        """Look at the model whenever a layer of it has run."""
-        super().end(frame)
-        for value in self.values(frame):
-            if self._model is None and isinstance(value, torch.nn.Module) and any(map(_is_sharded, value.parameters())):
-                self._model = weakref.ref(value)
-                for each in value.modules():
-                    if next(each.parameters(recurse=False), None) is not None:
-                        each.register_forward_hook(self._layer_done)
-
-    def _layer_done(self, *_: object) -> None:
-        model = self._model() if self._model is not None else None
-        if model is None or self.is_elsewhere:
-            return
-        sizes = [(each, each.numel() * each.element_size()) for each in model.parameters()]
-        whole = sum(size for each, size in sizes if not _is_sharded(each))
-        self.note(whole, sum(size for _, size in sizes))
-
-
-def _is_sharded(parameter: torch.Tensor) -> bool:
-    tensors = sys.modules.get("torch.distributed.tensor")
-    return tensors is not None and isinstance(parameter, tensors.DTensor)
 
 
 class QuantisedLayers(Follower):
