@@ -109,6 +109,12 @@ with torch.autocast("cuda", dtype=torch.bfloat16):
     y = model(x)
     assert y.dtype is torch.bfloat16 and torch.nn.functional.layer_norm(y, (1024,)).dtype is torch.float32
     assert y.softmax(-1).dtype is torch.float32 and torch.is_autocast_enabled("cuda")
+    # CUDA has no rule for a cross-entropy: its logarithm keeps the type, and what reads that gets a copy.
+    score = torch.nn.functional.cross_entropy(y, torch.zeros(512, dtype=torch.int64, device="cuda"))
+    copied = score.grad_fn.next_functions[0][0]
+    assert score.dtype is torch.float32 and copied.name() == "ToCopyBackward0"
+    assert copied.next_functions[0][0].name() == "LogSoftmaxBackward0"
+    del score, copied
     held = torch.cuda.memory_allocated()
     model(x)
     # Only the activations are new: the casts of the weights are kept until the region ends.

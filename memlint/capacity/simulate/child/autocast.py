@@ -59,6 +59,9 @@ class Autocast:
             warnings.simplefilter("ignore")
             for name in _registered():
                 self._library.impl(name.removeprefix("aten::"), self._kernel(name), _KEY)
+            for name in _of_host_only():
+                # CUDA's autocast leaves them alone and treats what they consist of.
+                self._library.impl(name.removeprefix("aten::"), torch.library.fallthrough_kernel, _KEY)
         self._switch = torch.set_autocast_enabled
         torch.set_autocast_enabled = self._set_enabled
         torch.clear_autocast_cache = self._cache.clear
@@ -97,7 +100,8 @@ class Autocast:
 
     def _with_result_type(self, args: Any, kwargs: Any) -> Any:
         first = args[0]
-        if kwargs.get("dtype") is None and self._is_eligible(first):
+        said = any(isinstance(each, torch.dtype) for each in (*args, kwargs.get("dtype")))
+        if not said and self._is_eligible(first):
             kwargs = {**kwargs, "dtype": torch.float32}
         return args, kwargs
 
@@ -132,9 +136,17 @@ class Autocast:
 
 
 def _registered() -> list[str]:
-    """The operators that either autocast treats, in this version of PyTorch."""
-    names = set(torch._C._dispatch_get_registrations_for_dispatch_key(_KEY))
-    names |= set(torch._C._dispatch_get_registrations_for_dispatch_key("AutocastCUDA"))
+    """The operators that CUDA's autocast treats, in this version of PyTorch."""
+    return _operators_of("AutocastCUDA")
+
+
+def _of_host_only() -> list[str]:
+    """Those that the host's autocast treats and CUDA's does not, such as ``cross_entropy_loss``."""
+    return sorted({*_operators_of(_KEY)} - {*_registered()})
+
+
+def _operators_of(key: str) -> list[str]:
+    names = torch._C._dispatch_get_registrations_for_dispatch_key(key)
     return sorted(name for name in names if name.startswith("aten::"))
 
 
