@@ -9,6 +9,13 @@ from pathlib import Path
 
 _TABLE = Path(__file__).parent / "devices.json"
 
+CONTEXT = (300_000_000, 500_000_000, 800_000_000)
+"""Bytes of a device that the CUDA context and loaded kernels take, at least, likely and at most.
+
+Public reports say 300 to 500 MB (https://okoge-kaz.github.io/tools/memory-estimator), and more with the kernels of
+several libraries; none was measured for memlint.
+"""
+
 
 class UnknownDevice(ValueError):
     """No such device is known; the message names the nearest ones."""

@@ -13,10 +13,10 @@ from memlint.files import absolute, project_root
 from memlint.messages import UserError
 from memlint.model.sizes.capacity import FRAMEWORKS, find_module
 from memlint.model.sizes.objects import Place
-from memlint.model.sizes.peak import RESERVED, Peak, estimate, smaller_batch
+from memlint.model.sizes.peak import CONTEXT, RESERVED, Peak, estimate, smaller_batch
 from memlint.model.sizes.reading import Fact, Reader, Reading
 
-FACTS = ("batch", "length", "image", "precision", "accumulation", "checkpointing")
+FACTS = ("batch", "length", "image", "precision", "accumulation", "checkpointing", "ranks")
 """What ``--set`` can say beside the names of command-line arguments."""
 
 
@@ -49,13 +49,13 @@ class Estimate:
         """Whether the step fits the device; None if that is not known, or there is no device."""
         if self.device is None or self.peak is None:
             return None
-        if self.peak.total.low > self.device.usable:
+        if self.peak.needed.low > self.device.usable:
             return False
         if not self.is_complete:
             return None
-        if self.peak.total.high * RESERVED <= self.device.usable:
+        if self.peak.total.high * RESERVED + CONTEXT.high <= self.device.usable:
             return True
-        return None if self.peak.total.likely * RESERVED <= self.device.usable else False
+        return None if self.peak.fits(self.device.usable) else False
 
     @property
     def missing(self) -> list[str]:
@@ -164,4 +164,4 @@ def _remedy(result: Estimate, changes: Sequence[tuple[str, dict[str, Any]]]) -> 
     if peak is None or peak.activations is None or peak.total.likely >= before:
         return None
     likely = peak.total.likely
-    return Remedy(" and ".join(name for name, _ in changes), likely, likely * RESERVED <= _usable(result))
+    return Remedy(" and ".join(name for name, _ in changes), likely, peak.fits(_usable(result)))

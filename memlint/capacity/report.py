@@ -10,7 +10,7 @@ from memlint.config import shown
 from memlint.model.sizes.objects import Place
 from memlint.model.sizes.peak import RESERVED, Span
 
-_FACTS = (*FACTS, "parameters dtype", "optimizer", "adapter", "sharding", "offload", "finder", "trainer")
+_FACTS = (*FACTS, "parameters dtype", "optimizer", "adapter", "sharding", "stage", "offload", "finder", "trainer")
 
 _MOST_ASSUMED = 3
 
@@ -36,6 +36,8 @@ def _parts(result: Estimate) -> dict[str, Span]:
     parts = {"parameters": peak.parameters, "gradients": peak.gradients, "optimizer state": peak.optimizer}
     if peak.activations is not None:
         parts["activations"] = peak.activations
+    if peak.scores.likely:
+        parts["scores of words"] = peak.scores
     return parts
 
 

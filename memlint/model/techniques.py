@@ -34,7 +34,9 @@ class Technique(Enum):
     COUPLED_BATCH = auto()
     """A loss compares the samples of a batch with each other, so that it cannot be taken in parts."""
     SHARDING = auto()
-    """Parameters are spread, moved to the host, quantised, or trained by adapters only."""
+    """Parameters, gradients or states are spread over several GPUs."""
+    REDUCED_STATES = auto()
+    """Parameters or states are moved to the host, quantised, or trained by adapters only."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +135,14 @@ _SIGNS = {
             "torch.distributed._composable",
             "fairscale.nn.FullyShardedDataParallel",
             "deepspeed",
-            "peft",
-            "bitsandbytes",
-            "transformers.BitsAndBytesConfig",
         ),
-        settings=re.compile(r"^load_in_[48]bit$|(^|_)(fsdp|deepspeed|cpu_offload|offload)(_|$)"),
-        imported=re.compile(r"^(FSDP|FullyShardedDataParallel|fully_shard|get_peft_model|LoraConfig)$"),
+        settings=re.compile(r"(^|_)(fsdp|deepspeed)(_|$)"),
+        imported=re.compile(r"^(FSDP|FullyShardedDataParallel|fully_shard|FSDPStrategy|DeepSpeed(Strategy|Plugin))$"),
+    ),
+    Technique.REDUCED_STATES: _Signs(
+        names=("peft", "bitsandbytes", "transformers.BitsAndBytesConfig"),
+        settings=re.compile(r"^load_in_[48]bit$|(^|_)(cpu_offload|offload)(_|$)"),
+        imported=re.compile(r"^(get_peft_model|LoraConfig)$"),
     ),
 }
 

@@ -13,10 +13,12 @@ from memlint.model.sizes.capacity import (
     capacity_severity,
     card_of,
     confidence_of_estimate,
+    is_sharded_unread,
     training_of,
     uses,
 )
-from memlint.model.sizes.peak import estimate, shown_bytes
+from memlint.model.sizes.peak import CONTEXT, NOTHING, Peak, estimate, shown_bytes
+from memlint.model.sizes.remedies import remedies
 from memlint.model.techniques import Technique
 from memlint.rule import Rule
 
@@ -28,13 +30,15 @@ class EstimatedFootprintExceedsDevice(Rule):
     """A training step is estimated to need more memory than the GPU of the configuration has.
 
     ## What it does
-    Adds up parameters, gradients, the state of the optimizer and what autograd saves for one micro-batch, and compares
-    the sum with the device that is configured (`device = "t4"` in `[tool.memlint]`, or `--device t4`). Without one it
+    Adds up parameters, gradients, the state of the optimizer, what autograd saves for one micro-batch, the scores that
+    the loss of a language model computes with, and the CUDA context (0.5 GB), and compares the peak with the device
+    that is configured (`device = "t4"` in `[tool.memlint]`, or `--device t4`). Without one it
     takes 16 GB, and the finding is a note.
 
     It speaks only where the architecture, the batch and the sequence length or image size are known, and only where
-    the estimate exceeds the device by 15 %. Sharded, offloaded, quantised and adapted models are left alone, and so
-    are programs that look for a batch that fits.
+    the estimate exceeds the device by 15 %. FSDP and ZeRO divide what they shard by the number of GPUs, where the
+    program says it; otherwise sharded models are left alone, and so are offloaded, quantised and adapted ones, and
+    programs that look for a batch that fits.
 
     ## Why is this bad?
     The run ends with an out-of-memory error in its first steps. Training in float32 with Adam takes 16 bytes for each
@@ -50,8 +54,9 @@ class EstimatedFootprintExceedsDevice(Rule):
     ```python
     loader = DataLoader(dataset, batch_size=64)  # and accumulate the gradients of eight
     ```
-    In this order: smaller micro-batches with accumulation, mixed precision, activation checkpointing, an optimizer
-    with less state, adapters, sharding or offloading, a larger GPU. `memlint estimate` prints the peak with each.
+    The message names what the program has not done yet, in this order: smaller micro-batches with accumulation, mixed
+    precision, what MEM110, MEM403 and MEM504 find, activation checkpointing, an optimizer with less state, adapters,
+    sharding or offloading, a larger GPU. `memlint estimate --run --what-if` prints the peak with each.
 
     ## Fix safety
     There is no fix: which of the changes suits is for you to say.
@@ -125,27 +130,35 @@ def train(dataset):
     def check(self, program: Program) -> Iterator[Finding]:
         card = card_of(program)
         reading = training_of(program)
-        if reading is None or uses(reading, Technique.AUTOMATIC_BATCH, Technique.SHARDING):
+        if reading is None or uses(reading, Technique.AUTOMATIC_BATCH) or is_sharded_unread(reading):
             return
         peak = estimate(reading)
         batch = reading.facts.get("batch")
-        if peak is None or not peak.is_complete or batch is None or peak.total.likely <= _MARGIN * card.usable:
+        if peak is None or not peak.is_complete or batch is None or peak.needed.likely <= _MARGIN * card.usable:
             return
         node = call_at(program, batch.place, "DataLoader", "TrainingArguments")
         place = reading.trained[0].place
         if node is None and place is not None:
             node = call_at(program, place)
         if node is not None:
-            gradients = f"{shown_bytes(peak.gradients.likely)} of gradients"
-            parts = f"{shown_bytes(peak.parameters.likely)} of parameters, {gradients}"
-            states = f"{shown_bytes(peak.optimizer.likely)} of optimizer state"
-            saved = f"{shown_bytes(peak.activations.likely if peak.activations else 0)} saved for the backward"
             yield self.finding(
                 node,
-                f"a step is estimated to need {shown_bytes(peak.total.likely)}, {card.name} has "
-                f"{shown_bytes(card.usable)}: {parts}, {states}, {saved}",
+                f"a step is estimated to need {shown_bytes(peak.needed.likely)}, {card.name} has "
+                f"{shown_bytes(card.usable)}: {', '.join(_parts(peak))}; in this order: "
+                f"{', '.join(remedies(reading, card.usable))}",
                 holds="more than the device has at the peak of a step",
                 confidence=confidence_of_estimate(reading),
                 severity=capacity_severity(program),
                 claim=capacity_claim("the estimate", Watch.PEAK, card.usable),
             )
+
+
+def _parts(peak: Peak) -> Iterator[str]:
+    """What the device holds in the course of a step, not all of it at the same time."""
+    yield f"{shown_bytes(peak.parameters.likely)} of parameters"
+    yield f"{shown_bytes(peak.gradients.likely)} of gradients"
+    yield f"{shown_bytes(peak.optimizer.likely)} of optimizer state"
+    yield f"{shown_bytes((peak.activations or NOTHING).likely)} saved for the backward"
+    if peak.scores.likely:
+        yield f"{shown_bytes(peak.scores.likely)} of scores of the vocabulary"
+    yield f"{shown_bytes(CONTEXT.likely)} of CUDA's own"

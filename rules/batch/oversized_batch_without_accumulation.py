@@ -16,6 +16,7 @@ from memlint.model.sizes.capacity import (
     capacity_severity,
     card_of,
     confidence_of_estimate,
+    is_sharded_unread,
     training_of,
     uses,
 )
@@ -225,10 +226,10 @@ def train(dataset, model):
             yield self._leaving_out(left_out)
             return
         reading = training_of(program)
-        if reading is None or _accumulates(reading) or uses(reading, *_HINDRANCES):
+        if reading is None or _accumulates(reading) or uses(reading, *_HINDRANCES) or is_sharded_unread(reading):
             return
         card, peak, batch = card_of(program), estimate(reading), reading.facts.get("batch")
-        if peak is None or not peak.is_complete or batch is None or peak.total.likely <= card.usable:
+        if peak is None or not peak.is_complete or batch is None or peak.needed.likely <= card.usable:
             return
         smaller = smaller_batch(reading, card.usable)
         node = call_at(program, batch.place, "DataLoader", "TrainingArguments", "Seq2SeqTrainingArguments")
@@ -237,7 +238,7 @@ def train(dataset, model):
         steps = -(-batch.value // smaller)
         yield self.finding(
             node,
-            f"a step with a micro-batch of {batch.value} is estimated to need {shown_bytes(peak.total.likely)}, "
+            f"a step with a micro-batch of {batch.value} is estimated to need {shown_bytes(peak.needed.likely)}, "
             f"{card.name} has {shown_bytes(card.usable)}; {smaller} would fit, gradients accumulated over {steps}",
             holds="what autograd saves for the whole batch, at the peak",
             confidence=confidence_of_estimate(reading),
@@ -274,7 +275,7 @@ def train(dataset, model):
         )
 
 
-_HINDRANCES = (Technique.AUTOMATIC_BATCH, Technique.SHARDING, Technique.COUPLED_BATCH)
+_HINDRANCES = (Technique.AUTOMATIC_BATCH, Technique.COUPLED_BATCH)
 
 
 def _accumulates(reading: Reading) -> bool:

@@ -12,14 +12,13 @@ from memlint.model.sizes.capacity import (
     capacity_severity,
     card_of,
     confidence_of,
+    is_sharded_unread,
     size_of_models,
     training_of,
     training_site,
-    uses,
 )
-from memlint.model.sizes.peak import estimate, shown_bytes
+from memlint.model.sizes.peak import estimate, is_share_known, shown_bytes
 from memlint.model.sizes.reading import Reading
-from memlint.model.techniques import Technique
 from memlint.rule import Rule
 
 _MUCH = 0.25
@@ -139,7 +138,7 @@ def train(loader):
 
     def check(self, program: Program) -> Iterator[Finding]:
         reading = training_of(program)
-        if reading is None or uses(reading, Technique.SHARDING) or size_of_models(reading) is None:
+        if reading is None or is_sharded_unread(reading) or size_of_models(reading) is None:
             return
         state, card = _state(reading), card_of(program)
         if state is None or state < _MUCH * card.usable:
@@ -165,7 +164,7 @@ _ARGUMENTS = {
 
 def _state(reading: Reading) -> float | None:
     """Bytes of the state of an optimizer that keeps two numbers for each parameter; None for others."""
-    peak = estimate(reading)
+    peak = estimate(reading) if is_share_known(reading) else None
     if peak is None or reading.value("optimizer state") != 8 or "adapter" in reading.facts:
         return None
     return peak.optimizer.likely

@@ -48,8 +48,12 @@ _USES = {
     Technique.SHARDING: (
         "from torch.distributed.fsdp import fully_shard",
         "import deepspeed",
+        "from lightning.pytorch.strategies import FSDPStrategy",
+    ),
+    Technique.REDUCED_STATES: (
         "from peft import LoraConfig",
         "load(load_in_4bit=True)",
+        "run(cpu_offload=True)",
     ),
 }
 

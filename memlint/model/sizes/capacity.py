@@ -74,7 +74,8 @@ def confidence_of_estimate(reading: Reading) -> Confidence:
     unread = "precision" in facts or uses(reading, Technique.HALF_PRECISION, Technique.LOSS_SCALING)
     if (is_full and unread) or _keeps_less(reading):
         return Confidence.POSSIBLE
-    return confidence_of(facts.get("batch"), facts.get("length"), facts.get("image"), models=reading.trained)
+    read = ("batch", "length", "image", *(("ranks",) if "sharding" in facts else ()))
+    return confidence_of(*map(facts.get, read), models=reading.trained)
 
 
 def _keeps_less(reading: Reading) -> bool:
@@ -95,6 +96,13 @@ def size_of_models(reading: Reading) -> int | None:
 def uses(reading: Reading, *wanted: Technique) -> bool:
     """Whether a file of the program uses one of these techniques, or has a setting for it."""
     return any(not techniques(text).isdisjoint(wanted) for text in reading.texts.values())
+
+
+def is_sharded_unread(reading: Reading) -> bool:
+    """Whether a file of the program may shard or lighten what is trained in a way that the estimate does not count."""
+    if uses(reading, Technique.REDUCED_STATES):
+        return True
+    return uses(reading, Technique.SHARDING) and "sharding" not in reading.facts
 
 
 def capacity_claim(size: str, watch: Watch, limit: int = 0) -> Claim:

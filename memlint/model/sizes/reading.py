@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from memlint.model.sizes import sharding
 from memlint.model.sizes.architectures import known_configuration, known_model
 from memlint.model.sizes.evaluate import Evaluator, Stopped, TooMuch
 from memlint.model.sizes.hugging_face import built
@@ -49,7 +50,8 @@ class Reading:
     trained: list[ModuleObject] = field(default_factory=list)
     facts: dict[str, Fact] = field(default_factory=dict)
     """By name: ``batch``, ``length``, ``image``, ``precision``, ``parameters dtype``, ``optimizer``, ``accumulation``,
-    ``checkpointing``, ``adapter``, ``sharding``, ``offload``, ``finder``, ``trainer``, ``backward``."""
+    ``checkpointing``, ``adapter``, ``sharding``, ``stage``, ``ranks``, ``offload``, ``finder``, ``trainer``,
+    ``backward``."""
     unknown: list[str] = field(default_factory=list)
     """What the program says in a way that cannot be read."""
     assumed: dict[str, Place] = field(default_factory=dict)
@@ -206,12 +208,14 @@ class Reader:
         if last == "autocast":
             self._autocast(name, arguments, keywords, place)
             return PLAIN
-        if last in {"FullyShardedDataParallel", "fully_shard"} or name == "deepspeed.initialize":
-            self._note("sharding", last, place)
-        elif name.startswith("torchvision.transforms") and last.endswith(("Crop", "Resize")):
+        self._note_all(sharding.made(name, keywords), place)
+        ranks = sharding.ranks(name, arguments, keywords)
+        if ranks is not None:
+            self._note("ranks", ranks, place)
+        if name.startswith("torchvision.transforms") and last.endswith(("Crop", "Resize")):
             self._image(last, arguments, keywords, place)
             return PLAIN
-        elif last == "TensorDataset":
+        if last == "TensorDataset":
             self._tensors(arguments, place)
         elif last == "from_pretrained" and "Tokenizer" in name:
             return Instance(External("transformers.tokenizer"), {}, open=True)
@@ -233,6 +237,10 @@ class Reader:
         self.reading.facts.setdefault(name, Fact(known, place_of(value, place), by_command_line))
         if isinstance(value, Unknown):
             self.reading.unknown.append(name)
+
+    def _note_all(self, facts: Mapping[str, Any], place: Place) -> None:
+        for name, value in facts.items():
+            self._note(name, value, place)
 
     def _loader(self, name: str, arguments: list[Any], keywords: dict[str, Any], place: Place) -> Any:
         batch = keywords.get("batch_size", arguments[1] if len(arguments) > 1 else 1)
@@ -306,8 +314,7 @@ class Reader:
         for name, fact in (("gradient_checkpointing", "checkpointing"), ("auto_find_batch_size", "finder")):
             if known.get(name):
                 self._note(fact, known[name], place)
-        if known.get("fsdp") or known.get("deepspeed"):
-            self._note("sharding", "fsdp" if known.get("fsdp") else "deepspeed", place)
+        self._note_all(sharding.by_transformers(known), place)
 
     def _lightning_trainer(self, trainer: Instance, place: Place) -> None:
         given = trainer.attributes
@@ -320,9 +327,7 @@ class Reader:
             true = "true" in text
             fact, value = ("parameters dtype", kind) if true else ("precision", f"autocast {kind}")
             self._note(fact, value if known else PLAIN, place)
-        strategy = given.get("strategy")
-        if isinstance(strategy, str) and ("fsdp" in strategy or "deepspeed" in strategy):
-            self._note("sharding", strategy, place)
+        self._note_all(sharding.by_lightning(given), place)
 
     def _accelerator(self, name: str, keywords: dict[str, Any], place: Place) -> Any:
         precision = keywords.get("mixed_precision")

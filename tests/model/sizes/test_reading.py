@@ -335,3 +335,83 @@ def test_the_parsers_parents_choose_the_optimizer(tmp_path: Path, name: str, opt
         optimizer,
         optimizer is None,
     )
+
+
+_SHARDED = """\
+import functools, torch, torchvision
+import lightning as L
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP, ShardingStrategy, fully_shard
+from torch.utils.data import DataLoader
+crop = torchvision.transforms.RandomCrop(224)
+model = torchvision.models.resnet50()
+HOW
+optimizer = torch.optim.Adam(model.parameters())
+for x, y in DataLoader(data, batch_size=1):
+    torch.nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+"""
+_WHOLE = 4 * 25_557_032
+"""Bytes of its parameters."""
+
+
+@pytest.mark.parametrize(
+    ("how", "shares"),
+    [
+        ('L.Trainer(strategy="fsdp", devices=4)', (4, 4, 4)),
+        ('L.Trainer(strategy="deepspeed_stage_2", devices=[0, 1], num_nodes=2)', (1, 4, 4)),
+        ("L.Trainer(strategy=DeepSpeedStrategy(stage=1), devices=8)", (1, 1, 8)),
+        ("torch.distributed.init_process_group('nccl', world_size=2); FSDP(model)", (2, 2, 2)),
+        ("torch.distributed.init_device_mesh('cuda', (2, 3)); fully_shard(model)", (6, 6, 6)),
+        ("torch.multiprocessing.spawn(main, nprocs=2); fully_shard(model, reshard_after_forward=False)", (1, 2, 2)),
+        ("L.Trainer(devices=4)", (1, 1, 1)),
+    ],
+)
+def test_a_rank_holds_its_share(tmp_path: Path, how: str, shares: tuple[int, int, int]) -> None:
+    peak = estimate(_reading(tmp_path, _SHARDED.replace("HOW", how)))
+    assert peak is not None
+    assert peak.is_complete
+    of_parameters, of_gradients, of_states = shares
+    assert peak.parameters.likely == pytest.approx(_WHOLE / of_parameters)
+    assert peak.gradients.likely == peak.temporary.likely == pytest.approx(_WHOLE / of_gradients)
+    assert peak.optimizer.likely == pytest.approx(2 * _WHOLE / of_states)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "FSDP(model)",
+        'L.Trainer(strategy="fsdp")',
+        'L.Trainer(strategy="deepspeed_stage_3_offload", devices=4)',
+        "L.Trainer(strategy=DeepSpeedStrategy(offload_optimizer=True), devices=4)",
+        "torch.distributed.init_process_group(world_size=4)\nFSDP(model, sharding_strategy=ShardingStrategy[NAME])",
+    ],
+)
+def test_a_share_that_is_not_said_is_not_invented(tmp_path: Path, how: str) -> None:
+    peak = estimate(_reading(tmp_path, _SHARDED.replace("HOW", how)))
+    assert peak is not None
+    assert not peak.is_complete
+
+
+@pytest.mark.parametrize(
+    ("model", "element", "copies"),
+    [("GPT2LMHeadModel(config)", 4, 3), ("GPT2LMHeadModel(config).bfloat16()", 2, 6), ("GPT2Model(config)", 4, 0)],
+)
+def test_a_loss_computes_with_the_scores_of_all_words(tmp_path: Path, model: str, element: int, copies: int) -> None:
+    lines = [
+        "import torch",
+        "from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPT2Model",
+        "from torch.utils.data import DataLoader",
+        "config = GPT2Config()",
+        f"model = {model}.cuda()",
+        "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)",
+        "tokenizer = AutoTokenizer.from_pretrained('gpt2')",
+        "for text in DataLoader(texts, batch_size=2):",
+        "    loss = model(**tokenizer(text, padding='max_length', max_length=512)).loss",
+        "    loss.backward()",
+        "    optimizer.step()",
+    ]
+    peak = estimate(_reading(tmp_path, "\n".join(lines)))
+    assert peak is not None
+    assert peak.is_complete
+    assert peak.scores.likely == copies * element * 2 * 512 * 50257
