@@ -15,6 +15,15 @@ CONTEXT = (300_000_000, 500_000_000, 800_000_000)
 Public reports say 300 to 500 MB (https://okoge-kaz.github.io/tools/memory-estimator), and more with the kernels of
 several libraries; none was measured for memlint.
 """
+_SMALLEST_CARD = 1 << 30
+
+
+def context(usable: int) -> tuple[int, int, int]:
+    """What is not PyTorch's of the ``usable`` bytes of a device, at least, likely and at most.
+
+    There is no card of less than a GiB: so few bytes are the share that PyTorch may take, of a test for instance.
+    """
+    return CONTEXT if usable >= _SMALLEST_CARD else (0, 0, 0)
 
 
 class UnknownDevice(ValueError):

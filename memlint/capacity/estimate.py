@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -13,7 +14,7 @@ from memlint.files import absolute, project_root
 from memlint.messages import UserError
 from memlint.model.sizes.capacity import FRAMEWORKS, find_module
 from memlint.model.sizes.objects import Place
-from memlint.model.sizes.peak import CONTEXT, RESERVED, Peak, estimate, smaller_batch
+from memlint.model.sizes.peak import Peak, estimate, smaller_batch
 from memlint.model.sizes.reading import Fact, Reader, Reading
 
 FACTS = ("batch", "length", "image", "precision", "accumulation", "checkpointing", "ranks")
@@ -49,13 +50,14 @@ class Estimate:
         """Whether the step fits the device; None if that is not known, or there is no device."""
         if self.device is None or self.peak is None:
             return None
-        if self.peak.needed.low > self.device.usable:
+        usable = self.device.usable
+        if self.peak.needed(usable).low > usable:
             return False
         if not self.is_complete:
             return None
-        if self.peak.total.high * RESERVED + CONTEXT.high <= self.device.usable:
+        if self.peak.reserved(usable).high <= usable:
             return True
-        return None if self.peak.fits(self.device.usable) else False
+        return None if self.peak.fits(usable) else False
 
     @property
     def missing(self) -> list[str]:
@@ -141,8 +143,8 @@ def _changes(result: Estimate) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def _usable(result: Estimate) -> float:
-    return float("inf") if result.device is None else result.device.usable
+def _usable(result: Estimate) -> int:
+    return sys.maxsize if result.device is None else result.device.usable
 
 
 def _remedies(result: Estimate) -> list[Remedy]:

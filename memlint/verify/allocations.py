@@ -116,6 +116,15 @@ class Allocations:
         """For each step, the first moment after it."""
         return [moment for _, moment in self._step_ends]
 
+    def at_peak(self) -> Counter[Category | None]:
+        """Bytes by category when most was allocated."""
+        sizes = Counter[Category | None]()
+        for moment in range(self._peak + 1):
+            if self._ends[moment] > self._peak:
+                event = self.event(moment)
+                sizes[event.category] += event.size
+        return sizes
+
     @property
     def peak(self) -> int:
         """When most was allocated."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from statistics import median
 
 from memlint.findings import Watch
+from memlint.trace.events import Category
 from memlint.verify.allocations import is_of_cast
 from memlint.verify.evidence import Evidence, rests_on_recording
 from memlint.verify.observations import ALONE, HostLoad
@@ -116,14 +118,39 @@ def _peak(evidence: Evidence) -> Ruling:
         return inconclusive(f"the tensors take {in_bytes(most)} at the peak; configure `device` to compare that with")
     if not evidence.run.steps:
         return inconclusive(f"the tensors take {in_bytes(most)}, but no optimizer took a step")
+    seen = f"the tensors take {in_bytes(most)} at the peak, {claim.size} was estimated"
     if most <= claim.limit:
-        return refuted(f"the tensors take {in_bytes(most)} at the peak, and the device has {in_bytes(claim.limit)}")
+        return refuted(f"{seen}, and the device has {in_bytes(claim.limit)}")
     return confirmed(
-        f"the tensors take {in_bytes(most)} at the peak, and the device has {in_bytes(claim.limit)}; what kernels and "
-        "the allocator need comes on top",
+        f"{seen}, and the device has {in_bytes(claim.limit)}; what kernels and the allocator need comes on top",
         "device",
         bytes_at_peak=most,
     )
+
+
+@rests_on_recording
+def _batch_peak(evidence: Evidence) -> Ruling:
+    claim, allocations = evidence.diagnostic.claim, evidence.allocations
+    if allocations is None or claim is None or not claim.limit or not evidence.run.steps:
+        return _peak(evidence)
+    most, saved = allocations.most, allocations.at_peak()[Category.ACTIVATION]
+    of = f"{in_bytes(most)} at the peak of the {in_bytes(claim.limit)} that the device has"
+    if most < _FITS * claim.limit:
+        return refuted(f"the tensors take {of}")
+    if saved < _HALF * most:
+        return refuted(f"the tensors take {of}, but what autograd saves for the batch are {in_bytes(saved)} of it")
+    if most < _FULL * claim.limit:
+        return inconclusive(f"the tensors take {of}, which may or may not be enough for kernels and the allocator")
+    return confirmed(
+        f"the tensors take {of}; {in_bytes(saved)} are what autograd saves for the batch",
+        "device",
+        bytes_at_peak=most,
+    )
+
+
+_FITS, _FULL = 0.6, 0.9
+"""Parts of a device: what certainly fits it, and what is certainly too much with the allocator and kernels."""
+_HALF = 0.5
 
 
 def _optimizer_state(evidence: Evidence) -> Ruling:
@@ -163,6 +190,32 @@ def _block_activations(evidence: Evidence) -> Ruling:
 
 
 @rests_on_recording
+def _uncheckpointed_blocks(evidence: Evidence) -> Ruling:
+    ruling = _block_activations(evidence)
+    if not ruling.bytes_at_peak or evidence.allocations is None:
+        return ruling
+    sizes = evidence.allocations.at_peak()
+    peak, saved = _of_training(sizes), sizes[Category.ACTIVATION]
+    gain = f"checkpoints would save {in_bytes(ruling.bytes_at_peak)} of {in_bytes(peak)} at the peak"
+    if ruling.bytes_at_peak < _WORTHWHILE_CHECKPOINTS * peak:
+        return refuted(gain)
+    if saved < _HALF * peak:
+        return inconclusive(f"{gain}, of which what autograd saves is {in_bytes(saved)}")
+    if not any(each.share for each in evidence.seen.amounts):
+        return inconclusive(f"{gain}, but no three blocks save the same")
+    return ruling
+
+
+def _of_training(sizes: Counter[Category | None]) -> int:
+    """The peak without data: a run without a GPU may hold the whole data set in the same memory."""
+    return sum(sizes.values()) - sizes[Category.INPUT]
+
+
+_WORTHWHILE_CHECKPOINTS, _WORTHWHILE_AUTOCAST = 0.1, 0.05
+"""Parts of the peak from which on something is worth its price."""
+
+
+@rests_on_recording
 def _recomputed_segment(evidence: Evidence) -> Ruling:
     if evidence.allocations is None:
         return inconclusive("there is no recording of what is computed again")
@@ -187,18 +240,25 @@ _ONE_SEGMENT = 0.8
 """Share of what is computed again that makes a segment the whole."""
 
 
+@rests_on_recording
 def _full_precision(evidence: Evidence) -> Ruling:
     seen = evidence.seen.amounts
-    if not seen:
+    if not seen or evidence.allocations is None:
         return inconclusive(f"{evidence.ran}, but no forward pass that autograd records was seen after it")
     largest = max(seen, key=lambda each: each.whole)
-    if largest.size * 4 < largest.whole:
-        return refuted(f"of the {in_bytes(largest.whole)} that autograd saves, most are not of float32")
-    return confirmed(
-        f"autograd saves {in_bytes(largest.whole)} in a forward pass, {in_bytes(2 * largest.size)} of them in float32",
-        "device",
-        bytes_at_peak=largest.size,
-    )
+    peak = _of_training(evidence.allocations.at_peak())
+    products = f"{largest.share:.0%} of the products of matrices and convolutions are of float32"
+    gain = f"autocast would lower the peak by {in_bytes(largest.size)} of {in_bytes(peak)}"
+    if largest.share <= 1 - _MOST:
+        return refuted(products)
+    if largest.size <= _WORTHWHILE_AUTOCAST * peak:
+        return refuted(f"{products}, but {gain}")
+    if largest.share < _MOST:
+        return inconclusive(f"{products}; {gain}")
+    return confirmed(f"{products}; {gain}", "device", bytes_at_peak=largest.size)
+
+
+_MOST = 0.8
 
 
 def _padding(evidence: Evidence) -> Ruling:
@@ -326,8 +386,10 @@ DECISIONS: dict[Watch, Callable[[Evidence], Ruling]] = {
     Watch.CACHED_CASTS: _cached_casts,
     Watch.LOADED: _loaded,
     Watch.PEAK: _peak,
+    Watch.BATCH_PEAK: _batch_peak,
     Watch.OPTIMIZER_STATE: _optimizer_state,
     Watch.BLOCK_ACTIVATIONS: _block_activations,
+    Watch.UNCHECKPOINTED_BLOCKS: _uncheckpointed_blocks,
     Watch.RECOMPUTED_SEGMENT: _recomputed_segment,
     Watch.FULL_PRECISION: _full_precision,
     Watch.PADDING: _padding,

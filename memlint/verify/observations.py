@@ -107,6 +107,8 @@ class Amount:
     """Bytes of what these are part of, or are compared with."""
     what: str = ""
     """What they are of, in a word of the watch."""
+    share: float = 0.0
+    """How much of what the watch counts is as the finding says: a part, or a number."""
 
 
 @dataclass

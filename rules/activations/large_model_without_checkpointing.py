@@ -301,7 +301,7 @@ def generate(path):
                 holds="what autograd saves in every block",
                 confidence=Confidence.LIKELY,
                 severity=Severity.NOTE,
-                claim=capacity_claim("A of all blocks but one", Watch.BLOCK_ACTIVATIONS),
+                claim=capacity_claim("A of all blocks but one", Watch.UNCHECKPOINTED_BLOCKS),
             )
 
     def _blocks(self, found: BlockLoop, size: int) -> Finding:
@@ -312,7 +312,7 @@ def generate(path):
             holds="what autograd saves in every block",
             confidence=Confidence.LIKELY,
             fixes=tuple(_checkpointed(found)),
-            claim=capacity_claim("A of all blocks but one", Watch.BLOCK_ACTIVATIONS),
+            claim=capacity_claim("A of all blocks but one", Watch.UNCHECKPOINTED_BLOCKS),
         )
 
     def _trained(self, program: Program) -> Iterator[Finding]:
@@ -338,7 +338,7 @@ def generate(path):
                 confidence=confidence_of(models=models) if is_large else confidence_of_estimate(reading),
                 severity=capacity_severity(program),
                 fixes=fixes or tuple(_enabled(program, reading, node)),
-                claim=capacity_claim("A of all blocks but one", Watch.BLOCK_ACTIVATIONS),
+                claim=capacity_claim("A of all blocks but one", Watch.UNCHECKPOINTED_BLOCKS),
             )
 
 

@@ -17,7 +17,7 @@ from memlint.model.sizes.capacity import (
     training_of,
     uses,
 )
-from memlint.model.sizes.peak import CONTEXT, NOTHING, Peak, estimate, shown_bytes
+from memlint.model.sizes.peak import NOTHING, Peak, cuda_context, estimate, shown_bytes
 from memlint.model.sizes.remedies import remedies
 from memlint.model.techniques import Technique
 from memlint.rule import Rule
@@ -134,7 +134,10 @@ def train(dataset):
             return
         peak = estimate(reading)
         batch = reading.facts.get("batch")
-        if peak is None or not peak.is_complete or batch is None or peak.needed.likely <= _MARGIN * card.usable:
+        if peak is None or not peak.is_complete or batch is None:
+            return
+        needed = peak.needed(card.usable).likely
+        if needed <= _MARGIN * card.usable:
             return
         node = call_at(program, batch.place, "DataLoader", "TrainingArguments")
         place = reading.trained[0].place
@@ -143,17 +146,17 @@ def train(dataset):
         if node is not None:
             yield self.finding(
                 node,
-                f"a step is estimated to need {shown_bytes(peak.needed.likely)}, {card.name} has "
-                f"{shown_bytes(card.usable)}: {', '.join(_parts(peak))}; in this order: "
+                f"a step is estimated to need {shown_bytes(needed)}, {card.name} has "
+                f"{shown_bytes(card.usable)}: {', '.join(_parts(peak, card.usable))}; in this order: "
                 f"{', '.join(remedies(reading, card.usable))}",
                 holds="more than the device has at the peak of a step",
                 confidence=confidence_of_estimate(reading),
                 severity=capacity_severity(program),
-                claim=capacity_claim("the estimate", Watch.PEAK, card.usable),
+                claim=capacity_claim(shown_bytes(peak.total.likely), Watch.PEAK, card.usable),
             )
 
 
-def _parts(peak: Peak) -> Iterator[str]:
+def _parts(peak: Peak, usable: int) -> Iterator[str]:
     """What the device holds in the course of a step, not all of it at the same time."""
     yield f"{shown_bytes(peak.parameters.likely)} of parameters"
     yield f"{shown_bytes(peak.gradients.likely)} of gradients"
@@ -161,4 +164,6 @@ def _parts(peak: Peak) -> Iterator[str]:
     yield f"{shown_bytes((peak.activations or NOTHING).likely)} saved for the backward"
     if peak.scores.likely:
         yield f"{shown_bytes(peak.scores.likely)} of scores of the vocabulary"
-    yield f"{shown_bytes(CONTEXT.likely)} of CUDA's own"
+    context = cuda_context(usable).likely
+    if context:
+        yield f"{shown_bytes(context)} of CUDA's own"

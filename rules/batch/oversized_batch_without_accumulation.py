@@ -229,7 +229,10 @@ def train(dataset, model):
         if reading is None or _accumulates(reading) or uses(reading, *_HINDRANCES) or is_sharded_unread(reading):
             return
         card, peak, batch = card_of(program), estimate(reading), reading.facts.get("batch")
-        if peak is None or not peak.is_complete or batch is None or peak.needed.likely <= card.usable:
+        if peak is None or not peak.is_complete or batch is None:
+            return
+        needed = peak.needed(card.usable).likely
+        if needed <= card.usable:
             return
         smaller = smaller_batch(reading, card.usable)
         node = call_at(program, batch.place, "DataLoader", "TrainingArguments", "Seq2SeqTrainingArguments")
@@ -238,7 +241,7 @@ def train(dataset, model):
         steps = -(-batch.value // smaller)
         yield self.finding(
             node,
-            f"a step with a micro-batch of {batch.value} is estimated to need {shown_bytes(peak.needed.likely)}, "
+            f"a step with a micro-batch of {batch.value} is estimated to need {shown_bytes(needed)}, "
             f"{card.name} has {shown_bytes(card.usable)}; {smaller} would fit, gradients accumulated over {steps}",
             holds="what autograd saves for the whole batch, at the peak",
             confidence=confidence_of_estimate(reading),
@@ -247,7 +250,7 @@ def train(dataset, model):
                 *_fixes(node, smaller, steps),
                 *accumulation_fixes(program.module, node, batch.value, smaller, steps),
             ),
-            claim=capacity_claim("A", Watch.PEAK, card.usable),
+            claim=capacity_claim("A", Watch.BATCH_PEAK, card.usable),
         )
 
     def _under_checkpointing(self, backward: Call) -> Finding:
@@ -271,7 +274,7 @@ def train(dataset, model):
             holds="what autograd saves for the whole batch, at the peak",
             confidence=Confidence.LIKELY,
             severity=Severity.NOTE,
-            claim=capacity_claim("A", Watch.PEAK),
+            claim=capacity_claim("A", Watch.BATCH_PEAK),
         )
 
 

@@ -13,15 +13,15 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 64)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    loader = DataLoader(TensorDataset(torch.randn(1024, 64)), batch_size=32)
+    loader = DataLoader(TensorDataset(torch.randn(4096, 64)), batch_size=512)
     optimizer.zero_grad()
-    for _ in range(4):
+    for _ in range(2):
         for index, (x,) in enumerate(loader):
             x = x.to(device)
             loss = F.mse_loss(model(x), x) / 2
             loss.backward()
             if (index + 1) % 2 == 0:
-                optimizer.step()  # CONFIRMED MEM411 device 32 * (64 + 256) * 4 / 2 at peak
+                optimizer.step()  # CONFIRMED MEM411 device 512 * (64 + 256) * 4 / 2 - 2 * 64 * 256 * 2 at peak
                 optimizer.zero_grad()
 
 

@@ -13,9 +13,9 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 64)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    loader = DataLoader(TensorDataset(torch.randn(1024, 64)), batch_size=32)
+    loader = DataLoader(TensorDataset(torch.randn(4096, 64)), batch_size=512)
     optimizer.zero_grad()
-    for _ in range(4):
+    for _ in range(2):
         for index, (x,) in enumerate(loader):
             x = x.to(device)
             with torch.autocast(device, dtype=torch.bfloat16):

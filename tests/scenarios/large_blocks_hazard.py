@@ -14,7 +14,7 @@ class Model(nn.Module):
 
     def forward(self, x):
         for block in self.blocks:
-            x = block(x)  # CONFIRMED MEM511 device (4 - 1) * 32 * (128 + 128) * 4 at peak
+            x = block(x)  # CONFIRMED MEM511 device (4 - 1) * 1024 * (128 + 128) * 4 at peak
         return x
 
 
@@ -23,7 +23,7 @@ def main():
     model = Model(width=64, depth=4).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(8):
-        x = torch.randn(32, 64, device=device)
+        x = torch.randn(1024, 64, device=device)
         F.mse_loss(model(x), x).backward()
         optimizer.step()
         optimizer.zero_grad()

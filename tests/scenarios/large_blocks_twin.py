@@ -24,7 +24,7 @@ def main():
     model = Model(width=64, depth=4).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(8):
-        x = torch.randn(32, 64, device=device)
+        x = torch.randn(1024, 64, device=device)
         F.mse_loss(model(x), x).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -9,7 +9,7 @@ import pytest
 
 from memlint.diagnostics import Diagnostic, LocatedClaim, Location
 from memlint.findings import ClaimShape, Confidence, Severity, Watch
-from memlint.trace.events import HOST, Action, MemoryEvent, Origin, Phase, Recording
+from memlint.trace.events import HOST, Action, Category, MemoryEvent, Origin, Phase, Recording
 from memlint.trace.frames import Frame, Stack
 from memlint.verify.decide import NODE_BYTES, decide
 from memlint.verify.observations import (
@@ -30,7 +30,7 @@ PATH = Path("/project/train.py")
 KIB = 1 << 10
 
 
-def diagnostic(watch: Watch, shape: ClaimShape = ClaimShape.GROWS, **claim: str) -> Diagnostic:
+def diagnostic(watch: Watch, shape: ClaimShape = ClaimShape.GROWS, **claim: str | int) -> Diagnostic:
     place = Location(10, 5)
     located = LocatedClaim(shape.value, "device", "A", "kept", "loss", place, watch=watch.value)
     return Diagnostic(
@@ -56,11 +56,12 @@ def rule(
     run: Observations | None = None,
     recording: Recording | None = None,
     shape: ClaimShape = ClaimShape.GROWS,
+    limit: int = 0,
 ) -> Ruling:
     line = WatchedLine(0, str(PATH), (10, 10), (8, 12), watch.value, ("kept",))
     run = run or Observations(steps=8)
     run.lines = {0: seen}
-    (judged,) = decide([diagnostic(watch, shape)], [line], run, recording)
+    (judged,) = decide([diagnostic(watch, shape, limit=limit)], [line], run, recording)
     return judged.ruling
 
 
@@ -338,3 +339,56 @@ def test_a_claim_that_no_run_can_show_says_why() -> None:
 )
 def test_weights_are_gathered_where_several_processes_have_them(amounts: list[Amount], verdict: Verdict) -> None:
     assert rule(Watch.GATHERED, LineSeen(executions=1, amounts=amounts)).verdict is verdict
+
+
+def held(parameters: int, activations: int, inputs: int = 0) -> Recording:
+    """What is alive at the peak, in KiB."""
+    sizes = {Category.PARAMETER: parameters, Category.ACTIVATION: activations, Category.INPUT: inputs}
+    found = recording(*(("alloc", number, size, 10) for number, size in enumerate(sizes.values())))
+    for event, category in zip(found.events, sizes, strict=True):
+        event.category = category
+    return found
+
+
+@pytest.mark.parametrize(
+    ("memory", "verdict"),
+    [
+        (held(40, 55), Verdict.CONFIRMED),
+        (held(30, 45), Verdict.INCONCLUSIVE),
+        (held(10, 45), Verdict.REFUTED),
+        (held(60, 40), Verdict.REFUTED),
+    ],
+    ids=["full of activations", "three quarters", "half", "full of states"],
+)
+def test_a_batch_is_too_large_where_what_it_saves_fills_the_device(memory: Recording, verdict: Verdict) -> None:
+    assert rule(Watch.BATCH_PEAK, LineSeen(executions=1), recording=memory, limit=100 * KIB).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("gain", "alike", "memory", "verdict"),
+    [
+        (30, 4, held(40, 60), Verdict.CONFIRMED),
+        (30, 4, held(40, 60, 900), Verdict.CONFIRMED),
+        (9, 4, held(40, 60), Verdict.REFUTED),
+        (30, 0, held(40, 60), Verdict.INCONCLUSIVE),
+        (30, 4, held(60, 40), Verdict.INCONCLUSIVE),
+    ],
+    ids=["worth it", "beside much data", "a small gain", "no blocks alike", "mostly states"],
+)
+def test_checkpoints_must_lower_the_peak(gain: int, alike: int, memory: Recording, verdict: Verdict) -> None:
+    seen = LineSeen(executions=1, amounts=[Amount(gain * KIB, 40 * KIB, share=alike)])
+    assert rule(Watch.UNCHECKPOINTED_BLOCKS, seen, recording=memory).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("gain", "share", "verdict"),
+    [
+        (6, 1.0, Verdict.CONFIRMED),
+        (6, 0.6, Verdict.INCONCLUSIVE),
+        (6, 0.1, Verdict.REFUTED),
+        (4, 1.0, Verdict.REFUTED),
+    ],
+)
+def test_autocast_must_lower_the_peak(gain: int, share: float, verdict: Verdict) -> None:
+    seen = LineSeen(executions=1, amounts=[Amount(gain * KIB, 40 * KIB, share=share)])
+    assert rule(Watch.FULL_PRECISION, seen, recording=held(40, 60, 50)).verdict is verdict

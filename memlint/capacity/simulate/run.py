@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memlint.capacity.simulate.settings import Outcome, Settings, Share, SimulationPlan
-from memlint.devices import CONTEXT
+from memlint.devices import context
 from memlint.trace.errors import TraceError
 from memlint.trace.events import Recording
 from memlint.trace.reading import read_trace
@@ -57,8 +57,9 @@ class Prediction:
         """None where nothing ran."""
         if not self.is_known:
             return None
-        least_context, _, _ = CONTEXT
-        return not self.outcome.out_of_memory and self.peak_reserved + least_context <= self.settings.device.usable
+        usable = self.settings.device.usable
+        least, _, _ = context(usable)
+        return not self.outcome.out_of_memory and self.peak_reserved + least <= usable
 
     def by_category(self) -> dict[str, int]:
         """What is allocated at the peak, by category, largest first."""

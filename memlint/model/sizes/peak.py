@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from memlint import devices
+from memlint.devices import context
 from memlint.model.sizes.objects import External, ModuleObject
 from memlint.model.sizes.reading import Reading
 
@@ -44,8 +44,6 @@ def exactly(value: float) -> Span:
 
 
 NOTHING = exactly(0)
-CONTEXT = Span(*devices.CONTEXT)
-"""What the device holds that is not PyTorch's."""
 
 
 @dataclass
@@ -85,14 +83,22 @@ class Peak:
         likely = max(each.likely for each in moments) + _WORKSPACE / 2
         return Span(max(each.low for each in moments), likely, max(each.high for each in moments) + _WORKSPACE)
 
-    @property
-    def needed(self) -> Span:
-        """Bytes that the device must have: with what is not PyTorch's."""
-        return self.total + CONTEXT
+    def needed(self, usable: int) -> Span:
+        """Bytes that a device of ``usable`` bytes must have: with what is not PyTorch's."""
+        return self.total + cuda_context(usable)
 
-    def fits(self, usable: float) -> bool:
+    def reserved(self, usable: int) -> Span:
+        """The same with what the caching allocator reserves."""
+        return self.total.scaled(RESERVED) + cuda_context(usable)
+
+    def fits(self, usable: int) -> bool:
         """Whether it is likely to fit a device of which a process can use ``usable`` bytes."""
-        return self.total.likely * RESERVED + CONTEXT.likely <= usable
+        return self.reserved(usable).likely <= usable
+
+
+def cuda_context(usable: int) -> Span:
+    """What is not PyTorch's of the ``usable`` bytes of a device."""
+    return Span(*context(usable))
 
 
 def bytes_of_parameters(model: ModuleObject) -> int:
@@ -259,7 +265,7 @@ def _transformer_saved(shape: tuple[int, int, int], length: int, half: bool, che
     return Span(saved * 0.75, saved, saved * 2)
 
 
-def smaller_batch(reading: Reading, usable: float) -> int | None:
+def smaller_batch(reading: Reading, usable: int) -> int | None:
     """The largest micro-batch of the form batch / 2^n that fits; None if none does."""
     batch = reading.value("batch")
     while isinstance(batch, int) and batch >= 1:

@@ -11,7 +11,7 @@ _SMALL_STATE = 4
 """Bytes of state for each parameter below which no other optimizer helps much."""
 
 
-def remedies(reading: Reading, usable: float) -> Iterator[str]:
+def remedies(reading: Reading, usable: int) -> Iterator[str]:
     """The changes that this program has not made, what costs least first, for a device of ``usable`` bytes."""
     facts, batch = reading.facts, reading.value("batch")
     if isinstance(batch, int) and batch > 1:

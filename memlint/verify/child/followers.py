@@ -23,6 +23,7 @@ FOLLOWERS: dict[Watch, type[Follower]] = {
     Watch.LOADED: Loaded,
     Watch.OPTIMIZER_STATE: OptimizerState,
     Watch.BLOCK_ACTIVATIONS: BlockActivations,
+    Watch.UNCHECKPOINTED_BLOCKS: BlockActivations,
     Watch.RECOMPUTED_SEGMENT: BlockActivations,
     Watch.FULL_PRECISION: FullPrecision,
     Watch.PADDING: Padding,

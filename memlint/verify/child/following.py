@@ -72,9 +72,9 @@ class Follower:
     def forward_done(self, module: torch.nn.Module, output: object) -> None:
         """A forward pass of a whole model has ended, wherever."""
 
-    def note(self, size: int, whole: int = 0, what: str = "") -> None:
+    def note(self, size: int, whole: int = 0, what: str = "", share: float = 0.0) -> None:
         """Remember what was measured."""
-        self.seen.amounts.append(Amount(size, whole, what))
+        self.seen.amounts.append(Amount(size, whole, what, share))
 
 
 def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ class BlockActivations(Follower):
             for each in self._blocks:
                 each.register_forward_hook(self._block_done)
         if self._sizes:
-            self.note(sum(self._sizes) - max(self._sizes), sum(self._sizes))
+            alike = max(Counter(self._sizes).values())
+            self.note(sum(self._sizes) - max(self._sizes), sum(self._sizes), share=alike if alike > 2 else 0)
             self._sizes.clear()
         elif not self._blocks and torch.is_grad_enabled():
             saved = reach(output, leave_out=storage_keys(module.parameters())).saved_bytes
@@ -66,7 +68,11 @@ def repeated_blocks(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
 
 
 class FullPrecision(Follower):
-    """Of what autograd saves in a forward pass, what is of float32: half of it could be saved."""
+    """Of what autograd saves in a forward pass, what is of float32: half of it could be saved.
+
+    Autocast saves the products' weights in half precision instead, which are no parameters. Notes what is left of the
+    half, and the share of the products that are of float32.
+    """
 
     def forward_done(self, module: torch.nn.Module, output: object) -> None:
         """Note what the graph of a forward pass saves."""
@@ -76,7 +82,32 @@ class FullPrecision(Follower):
         if found.nodes:
             saved = found.storages.keys() - found.held
             full = found.bytes_of(key for key in saved if found.types[key] is torch.float32)
-            self.note(full // 2, found.saved_bytes)
+            products = [node for node in found.nodes if _PRODUCTS.match(node.name())]
+            single = sum(_type_of(node) is torch.float32 for node in products)
+            share = single / len(products) if products else 0
+            self.note(max(0, full // 2 - _bytes_of_casts(products)), found.saved_bytes, share=share)
+
+
+_PRODUCTS = re.compile(r"(Addmm|Mm|Bmm|Baddbmm|\w*Convolution\w*|ScaledDotProduct\w*)Backward\d")
+"""The nodes of products of matrices, convolutions and fused attention."""
+
+
+def _type_of(node: Any) -> torch.dtype | None:
+    """The type in which a product was computed: that of its first output."""
+    return next((each.dtype for each in node._input_metadata), None)
+
+
+def _bytes_of_casts(products: Iterable[Any]) -> int:
+    """What the weights of ``products`` take in half precision, those that are of float32."""
+    weights: dict[int, int] = {}
+    for node in products:
+        for each, _ in node.next_functions:
+            # A weight goes in as it is or transposed.
+            for leaf in (each, *(inner for inner, _ in getattr(each, "next_functions", ()))):
+                weight = getattr(leaf, "variable", None)
+                if isinstance(weight, torch.nn.Parameter) and weight.dtype is torch.float32 and weight.dim() > 1:
+                    weights[id(weight)] = weight.numel() * 2
+    return sum(weights.values())
 
 
 class Padding(Follower):
