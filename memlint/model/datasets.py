@@ -127,6 +127,8 @@ class SampleContainer:
     made: Value
     """What makes the container."""
     entries: Entries
+    may_be_array: bool = False
+    """Whether an array or a tensor takes its place in some branches."""
 
 
 def sample_containers(owner: Class) -> Iterator[SampleContainer]:
@@ -139,8 +141,14 @@ def sample_containers(owner: Class) -> Iterator[SampleContainer]:
                 continue
             found = next(_containers(store.value, owner, name), None)
             if found is not None:
-                yield SampleContainer(name, store, *found)
+                yield SampleContainer(name, store, *found, _may_be_array(store.value, found[0]))
                 break
+
+
+def _may_be_array(value: Value, made: Value) -> bool:
+    """Whether ``value`` may be an array of what the container has: ``torch.tensor(labels)`` in some branches."""
+    arrays = (source for source in definitions(value) if _is_array(source))
+    return any(made in definitions(given) for array in arrays for given in array.operands())
 
 
 _READING = frozenset({"__getitem__", "__iter__", "__next__", "__len__", "__getitems__"})

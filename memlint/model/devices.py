@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memlint.model.aliases import aliases, base_names, qualified_names, sources
-from memlint.model.calls import call_sites
+from memlint.model.calls import call_sites, callees
 from memlint.model.definitions import definitions
 from memlint.model.gradmode import is_hf_trainer, is_lightning_class
 from memlint.model.knowledge import frameworks, torch
@@ -190,6 +190,8 @@ def depends_on_rank(value: Value) -> bool:
             return True
         pending.extend(current.operands())
         pending.extend(aliases(current) or ())
+        if isinstance(current, Call):
+            pending.extend(leaving.value for function in callees(current) for leaving in function.returns)
     return False
 
 

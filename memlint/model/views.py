@@ -14,6 +14,7 @@ import libcst as cst
 from memlint.findings import Confidence
 from memlint.model.footprint import Footprint, footprint
 from memlint.model.kinds import Role, role
+from memlint.model.layer_outputs import is_tensor_of_layer
 from memlint.model.values import Attribute, Binary, Call, Constant, Item, Value
 
 
@@ -171,7 +172,7 @@ def _is_large_tensor(base: Value, parts: list[Item | Call]) -> bool:
         return False
     if footprint(base) in {Footprint.SCALAR, Footprint.INDEX, Footprint.REDUCED}:
         return False
-    if role(base, Role.TENSOR):
+    if role(base, Role.TENSOR) or is_tensor_of_layer(base):
         return True
     if not role(base, Role.OUTPUT, Role.BATCH):
         return False

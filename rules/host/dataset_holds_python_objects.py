@@ -130,6 +130,18 @@ class Slices(Dataset):
         return self.volumes[i], self.slices[i]
 """,
         """
+import json
+from torch.utils.data import Dataset
+class Pairs(Dataset):
+    def __init__(self, left, right):
+        self.left = json.load(left)  # MEM901
+        self.right = [json.loads(line) for line in right]
+    def __len__(self):
+        return len(self.left)
+    def __getitem__(self, i):
+        return self.left[i], self.right[i]
+""",
+        """
 from pathlib import Path
 from torch.utils.data import Dataset
 class Images(Dataset):
@@ -220,20 +232,45 @@ def loaders(paths):
         """
 import json
 from torch.utils.data import DataLoader, Dataset
-class Pairs(Dataset):
-    def __init__(self, path, others):
+class Texts(Dataset):
+    def __init__(self, path):
         with open(path) as file:
             data = json.load(file)
         self.texts = data["texts"]  # MEM901: 22
-        self.more = sum([json.load(open(other)) for other in others], [])  # MEM901: 21
     def __len__(self):
         return len(self.texts)
     def __getitem__(self, index):
-        return self.texts[index], self.more[index]
-loader = DataLoader(Pairs("pairs.json", ["more.json"]), num_workers=4)
+        return self.texts[index]
+class More(Dataset):
+    def __init__(self, others):
+        self.more = sum([json.load(open(other)) for other in others], [])  # MEM901: 21
+    def __len__(self):
+        return len(self.more)
+    def __getitem__(self, index):
+        return self.more[index]
+loaders = [DataLoader(each, num_workers=4) for each in (Texts("texts.json"), More(["more.json"]))]
 """,
     )
     negative = (
+        """
+import torch
+from torch.utils.data import DataLoader, Dataset
+def encode(labels, numbers, kind):
+    labels = [numbers[each] for each in labels]
+    if kind == "classes":
+        labels = torch.tensor(labels)
+    elif kind == "values":
+        labels = torch.tensor(labels, dtype=torch.float)
+    return labels
+class Labels(Dataset):
+    def __init__(self, labels, numbers, kind):
+        self.labels = encode(labels, numbers, kind)
+    def __len__(self):
+        return len(self.labels)
+    def __getitem__(self, i):
+        return self.labels[i]
+loader = DataLoader(Labels(read(), table, kind()), num_workers=4)
+""",
         """
 import pickle
 from torch.utils.data import DataLoader, Dataset
@@ -352,21 +389,27 @@ class Shared(Dataset):
 
     def check(self, program: Program) -> Iterator[Finding]:
         for owner in dataset_classes(program):
-            for held in sample_containers(owner):
-                confidence = _confidence(owner, held)
-                if confidence is not None:
-                    yield self._finding(
-                        _place(held, owner),
-                        f"`self.{held.name}` keeps a Python object for each sample: each worker copies what it reads",
-                        confidence,
-                        held.store.target,
-                    )
+            yield from self._held(owner)
             if is_iterable_dataset(owner) and workers_that_read(owner) is not Workers.NONE:
                 for made in order_lists(owner):
                     what = "Each worker makes a Python object for the number of each sample of the whole data set"
                     yield self._finding(made.node, what, Confidence.LIKELY)
         for found in tensor_indices(program):
             yield self._tensors(found)
+
+    def _held(self, owner: Class) -> Iterator[Finding]:
+        """One finding for a class, however many lists it has: what helps one of them helps all."""
+        known = [(held, confidence) for held in sample_containers(owner) if (confidence := _confidence(owner, held))]
+        if known:
+            first, confidence = max(known, key=lambda each: each[1].rank)
+            names = [f"`self.{held.name}`" for held, each in known if each is confidence]
+            yield self._finding(
+                _place(first, owner),
+                f"{', '.join(names)} {'keep' if names[1:] else 'keeps'} a Python object for each sample: each worker "
+                "copies what it reads",
+                confidence,
+                first.store.target,
+            )
 
     def _tensors(self, found: TensorIndices) -> Finding:
         fix = Fix(
@@ -422,6 +465,8 @@ def _confidence(owner: Class, held: SampleContainer) -> Confidence | None:
     workers = workers_that_read(owner)
     if workers is Workers.NONE or owner.module.is_test:
         return None
+    if held.may_be_array:
+        return Confidence.POSSIBLE
     if held.entries is Entries.OBJECTS or (workers is Workers.SOME and held.entries is Entries.PLAIN):
         return Confidence.LIKELY
     return Confidence.POSSIBLE

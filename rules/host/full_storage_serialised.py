@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.kinds import Role, role
+from memlint.model.layer_outputs import is_tensor_of_layer
 from memlint.model.program import Program
 from memlint.model.source_text import code
 from memlint.model.values import Call, Constant, Display, Element, Item, Occurrence, Part, Value, operand_occurrences
@@ -78,6 +79,17 @@ def split(n):
     for sample in noise:
         torch.save(sample.detach(), "last.pt")  # MEM906
 """,
+        """
+import torch
+from torch import nn
+def write(x):
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8))
+    for i, row in enumerate(net(x)):
+        torch.save(row, f"{i}.pt")  # MEM906: 20
+    out = nn.Linear(4, 8)(x)
+    for i in range(len(x)):
+        torch.save(out[i], f"{i}.pt")  # MEM906
+""",
     )
     negative = (
         """
@@ -105,6 +117,13 @@ def write(samples, chunks):
     torch.save(tensors[0], "first.pt")
     for tensor in tensors:
         torch.save(tensor, "last.pt")
+""",
+        """
+import torch
+from torch import nn
+def write(x):
+    for i, part in enumerate(nn.LSTM(4, 8)(x)):
+        torch.save(part, f"{i}.pt")
 """,
     )
 
@@ -204,4 +223,4 @@ def _is_counter(index: Value) -> bool:
 def _is_tensor(base: Value) -> bool:
     found = sources(base)
     computed = all(isinstance(source, Call) and not isinstance(source, Constant) for source in found)
-    return bool(found) and computed and role(base, Role.TENSOR) is not None
+    return bool(found) and computed and (role(base, Role.TENSOR) is not None or is_tensor_of_layer(base))

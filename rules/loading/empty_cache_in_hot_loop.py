@@ -8,6 +8,7 @@ from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Findi
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.averaging import average_updates
 from memlint.model.calls import proven_call_sites
+from memlint.model.devices import depends_on_rank
 from memlint.model.forwards import called_module, in_training_step, is_repeated
 from memlint.model.loops import iterates_over_data
 from memlint.model.program import Program
@@ -85,6 +86,20 @@ def train(model, loader, optimizer, criterion):
         torch.cuda.empty_cache()  # MEM803: 9
 """,
         """
+import torch
+import torch.distributed as dist
+def is_first():
+    return dist.get_rank() == 0
+def train(model, loader, optimizer):
+    for batch in loader:
+        model(batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if is_first():
+            torch.cuda.empty_cache()  # MEM803: 13
+            print(batch)
+""",
+        """
 import gc
 import torch
 from torch.cuda import empty_cache
@@ -144,6 +159,17 @@ def train(model, loader, optimizer, settings):
 """,
     )
     negative = (
+        """
+import torch
+import torch.distributed as dist
+def train(model, loader, optimizer):
+    for step, batch in enumerate(loader):
+        model(batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if dist.get_rank() == 0 and step % 100 == 0:
+            torch.cuda.empty_cache()
+""",
         """
 import torch
 from torch import nn
@@ -296,9 +322,9 @@ def _is_occasional(call: Call, depth: int = _MAX_CALLERS) -> bool:
 
 
 def _is_optional(call: Call) -> bool:
-    """Whether a setting decides; that there is an accelerator is none."""
+    """Whether a setting decides; that there is an accelerator is none, nor which process it is."""
     for region in call.region.ancestors():
-        if isinstance(region, Branch) and region.test is not None and not _asks_device(region.test):
+        if isinstance(region, Branch) and region.test is not None and not _is_always_the_same(region.test):
             return True
         if region is call.region.loop:
             return False
@@ -306,7 +332,7 @@ def _is_optional(call: Call) -> bool:
 
 
 def _counts(test: Value) -> bool:
-    return not _asks_device(test) and any(
+    return not _is_always_the_same(test) and any(
         isinstance(part, Comparison) or (isinstance(part, Binary) and part.operator == "%") for part in _parts(test)
     )
 
@@ -325,6 +351,15 @@ def _parts(value: Value) -> Iterator[Value]:
 
 
 _DEVICES = ("cuda", "mps", "gpu", "xpu", "npu")
+
+
+def _is_always_the_same(test: Value) -> bool:
+    """Whether a process answers ``test`` in each step as in the first: it is the first process, or has a device."""
+    return _asks_device(test) or (depends_on_rank(test) and not _has_remainder(test))
+
+
+def _has_remainder(test: Value) -> bool:
+    return any(isinstance(part, Binary) and part.operator == "%" for part in _parts(test))
 
 
 def _asks_device(test: Value) -> bool:

@@ -18,15 +18,15 @@ class ForeachOptimizerPeak(Rule):
     """An optimizer runs its default implementation, which needs a copy of all parameters while it steps.
 
     ## What it does
-    Finds `torch.optim.Adam`, `AdamW`, `NAdam`, `RAdam`, `Adamax`, `Adadelta`, `RMSprop` and `Rprop` with neither
-    `fused` nor `foreach`, in code that uses an accelerator. The rule is off unless it is selected, since only a run
-    tells whether the peak is in the optimizer's step.
+    Finds `torch.optim.Adam`, `AdamW`, `NAdam`, `RAdam`, `Adamax`, `Adadelta`, `RMSprop`, `Rprop` and, with weight
+    decay, `SGD` with neither `fused` nor `foreach`, in code that uses an accelerator. The rule is off unless it is
+    selected, since only a run tells whether the peak is in the optimizer's step.
 
     ## Why is this bad?
     On CUDA these optimizers default to `foreach`, which works on lists of all tensors at once and keeps intermediate
     results for all of them: the size of the trained parameters `P`, once, during `step()`. With `foreach=False` it is
-    three times the largest tensor (0.375 `P` in the model that was measured), with `fused=True` nothing. SGD needs no
-    more with `foreach` (all measured with torch 2.13).
+    three times the largest tensor (0.375 `P` in the model that was measured), with `fused=True` nothing. SGD needs `P`
+    with weight decay, and nothing without (all measured with torch 2.13).
 
     ## Example
     ```python
@@ -57,7 +57,7 @@ class ForeachOptimizerPeak(Rule):
     name = "foreach-optimizer-peak"
     severity = Severity.NOTE
     default = False
-    gate = frozenset({"Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "RMSprop", "Rprop"})
+    gate = frozenset({"Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "RMSprop", "Rprop", "SGD"})
     fixers = ("add_argument",)
     positive = (
         """
@@ -83,6 +83,14 @@ class Lit(L.LightningModule):
 """,
         """
 import torch
+def build(parameters, args):
+    match args.optimizer:
+        case "sgd":
+            return torch.optim.SGD(params=parameters, lr=args.lr, weight_decay=args.decay)  # MEM701: 20
+    return torch.optim.SGD([p.cuda() for p in parameters], 0.1, 0.9, weight_decay=5e-4)  # MEM701
+""",
+        """
+import torch
 def build(model, **options):
     return torch.optim.Adam(model.cuda().parameters(), **options)  # MEM701?
 """,
@@ -95,7 +103,7 @@ model = torch.nn.Linear(4, 4).cuda()
 torch.optim.AdamW(model.parameters(), fused=True)
 torch.optim.AdamW(model.parameters(), foreach=False)
 torch.optim.Adam(model.parameters(), differentiable=True)
-torch.optim.SGD(model.parameters(), lr=0.1)
+torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0)
 torch.optim.Adagrad(model.parameters())
 torch.optim.SparseAdam(model.parameters())
 Trainer(model, TrainingArguments("out", optim="adamw_torch"))
@@ -145,10 +153,18 @@ _FUSED = frozenset({"Adam", "AdamW"})
 _FOREACH = _FUSED | {"NAdam", "RAdam", "Adamax", "Adadelta", "RMSprop", "Rprop"}
 
 
+def _needs_all_at_once(name: str, call: Call) -> bool:
+    """Whether the ``foreach`` implementation has lists of the size of the parameters; SGD's only for weight decay."""
+    if name != "SGD":
+        return name in _FOREACH
+    decay = option(call, "weight_decay", 4)
+    return bool(decay.others) or any(known.constant for known in decay.known)
+
+
 def _optimizer(call: Call) -> tuple[str | None, bool]:
     """The optimizer with a ``foreach`` of its own size that ``call`` makes, and whether it may be another one."""
     names = sorted(name for name in qualified_names(call.callee) if name.startswith("torch.optim."))
-    found = [name.rpartition(".")[2] for name in names if name.rpartition(".")[2] in _FOREACH]
+    found = [kind for name in names if _needs_all_at_once(kind := name.rpartition(".")[2], call)]
     return (found[0] if found else None), len(found) < len(names)
 
 

@@ -262,8 +262,8 @@ RANK_ATTRIBUTES = frozenset(
 )
 """Attributes of accelerators, trainers, strategies and parsed arguments that tell the processes apart."""
 
-RANK_FUNCTIONS = frozenset({"get_rank", "get_local_rank", "get_node_local_rank", "get_ordinal"})
-"""Functions of ``torch.distributed``, Horovod's and torch_xla's kin that tell the processes apart."""
+RANK_FUNCTIONS = frozenset({"get_rank", "get_local_rank", "get_node_local_rank", "get_ordinal", "is_main_process"})
+"""Functions of ``torch.distributed``, Horovod, torch_xla, detectron2 and their kin that tell the processes apart."""
 
 LAYER_FIELDS = frozenset({"hidden_states", "attentions", "cross_attentions", "past_key_values"})
 """Fields of what models of transformers return that hold an element for each layer."""
