@@ -203,7 +203,7 @@ def verify(rules: Sequence[Rule] | None, /, words: tuple[str, ...], **options: A
     "settings",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Set batch, length, image, precision or a command-line argument, as in --set batch=16.",
+    help="Set batch, length, image, precision, ranks or a command-line argument, as in --set batch=16.",
 )
 @click.option("--output-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--output-file", type=click.Path(path_type=Path), metavar="FILE", help="Write there, not to the output.")

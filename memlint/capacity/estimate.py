@@ -88,15 +88,8 @@ def estimate_script(
     """
     card = known_device(device_name)
     path = absolute(script)
-    values = {**(arguments or {}), **settings}
-    reader = _reader(path, values)
-    reading = reader.read(path)
-    if not reading.models:
-        # Many scripts do not go far without arguments that have no default.
-        reader = _reader(path, values)
-        reader.evaluator.absent_is_unknown = True
-        again = reader.read(path)
-        reading = again if again.models else reading
+    reader = read_script(path, {**(arguments or {}), **settings})
+    reading = reader.reading
     for name in settings:
         if name not in FACTS and name not in reader.evaluator.overridden:
             raise UserError(f"--set {name}: not one of {', '.join(FACTS)}, nor an argument that {script} declares")
@@ -108,6 +101,19 @@ def estimate_script(
     if result.fits is not True and result.peak is not None and result.peak.activations is not None:
         result.remedies = _remedies(result)
     return result
+
+
+def read_script(path: Path, values: Mapping[str, Any]) -> Reader:
+    """Who has read the script at ``path``, run with these values of its command line."""
+    reader = _reader(path, values)
+    reader.read(path)
+    if not reader.reading.models:
+        # Many scripts do not go far without arguments that have no default.
+        again = _reader(path, values)
+        again.evaluator.absent_is_unknown = True
+        again.read(path)
+        reader = again if again.reading.models else reader
+    return reader
 
 
 def _reader(path: Path, overrides: Mapping[str, Any]) -> Reader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import click
 
 from memlint.capacity.estimate import Estimate, estimate_script, known_device
+from memlint.capacity.overriding import overridden
 from memlint.capacity.report import as_data, as_html, as_text
 from memlint.capacity.simulate.changes import remedies
 from memlint.capacity.simulate.run import simulate
@@ -73,15 +75,17 @@ def _exit_code(result: Estimate | SimulatedEstimate) -> int:
 
 def _run(script: Path, words: Sequence[str], arguments: Arguments) -> SimulatedEstimate:
     """Runs the script on fake tensors and prints what that says. Raises UserError and click.UsageError."""
-    if arguments.settings:
-        raise click.UsageError("--set is for estimates that are read off the script; --run takes none")
     if importlib.util.find_spec("torch") is None:
         raise UserError(f"--run needs torch, which is not installed: {_INSTALL}")
     card = known_device(arguments.device)
     settings = Settings(count=arguments.ranks) if card is None else Settings(device=card, count=arguments.ranks)
-    prediction = simulate(str(script), words, settings)
-    found = remedies(str(script), words, settings) if arguments.what_if and prediction.is_known else ()
-    result = SimulatedEstimate(script, card, prediction, tuple(found))
+    with deep_recursion():
+        asked = overridden(script, words, overrides(arguments.settings), overrides((), words), settings)
+    with tempfile.TemporaryDirectory(prefix="memlint-") as folder:
+        settings = asked.written_to(Path(folder))
+        prediction = simulate(str(script), asked.words, settings)
+        found = remedies(str(script), asked.words, settings) if arguments.what_if and prediction.is_known else ()
+        result = SimulatedEstimate(script, card, prediction, tuple(found))
     is_json = arguments.output_format == "json"
     _write(json.dumps(simulated_data(result), indent=2) + "\n" if is_json else simulated_text(result), arguments)
     if arguments.html is not None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from memlint.capacity.estimate import Estimate, estimate_script
+from memlint.capacity.overriding import overridden
+from memlint.capacity.simulate.settings import Settings
 from memlint.messages import UserError
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
@@ -76,10 +78,6 @@ def test_a_script_that_fails_gives_no_estimate(script: Path) -> None:
 
 
 def test_options_that_contradict_each_other_are_refused(script: Path) -> None:
-    assert (
-        "--set is for estimates that are read off"
-        in memlint("train.py", "--run", "--set", "batch=1", cwd=script).stderr
-    )
     assert "use it with --run" in memlint("train.py", "--what-if", cwd=script).stderr
 
 
@@ -118,3 +116,69 @@ def test_what_would_fit_is_the_smallest_combination(tmp_path: Path) -> None:
     both = _estimated(tmp_path, "4GB", batch=4, image=1536).remedies
     assert [each.fits for each in both] == [False] * (len(both) - 1) + [True]
     assert both[-1].change.count(" and ") == 1
+
+
+SETTABLE = """\
+import argparse
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+import torchvision
+
+CROP = 224
+parser = argparse.ArgumentParser()
+parser.add_argument("-b", "--batch-size", type=int, default=64)
+parser.add_argument("--no-flip", action="store_true")
+args = parser.parse_args()
+crop = torchvision.transforms.RandomCrop(CROP)
+model = torchvision.models.resnet50().cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for images, labels in DataLoader(data, batch_size=args.batch_size):
+    nn.functional.cross_entropy(model(images.cuda()), labels.cuda()).backward()
+    optimizer.step()
+"""
+
+
+def _asked(folder: Path, **given: object) -> tuple[list[str], Settings, list[str]]:
+    """The words, the settings, and the row with the size of images."""
+    path = folder / "training.py"
+    path.write_text(SETTABLE, "utf-8")
+    asked = overridden(path, ["--no-flip"], given, {"no_flip": True}, Settings())
+    return asked.words, asked.settings, asked.texts.get(path, SETTABLE).splitlines()[6:7]
+
+
+@pytest.mark.parametrize(
+    ("given", "words", "row"),
+    [
+        ({"batch": 16}, ["--batch-size", "16"], "CROP = 224"),
+        ({"batch_size": 16}, ["--batch-size", "16"], "CROP = 224"),
+        ({"image": 96}, [], "CROP = 96"),
+        ({"no_flip": False}, [], "CROP = 224"),
+    ],
+)
+def test_a_run_is_told_what_is_set(tmp_path: Path, given: dict[str, object], words: list[str], row: str) -> None:
+    assert _asked(tmp_path, **given) == (["--no-flip", *words], Settings(), [row])
+
+
+def test_changes_of_the_simulation_are_set(tmp_path: Path) -> None:
+    _, settings, _ = _asked(tmp_path, precision="bf16", checkpointing=True, ranks=4)
+    assert (settings.changes, settings.count) == (("amp=bf16", "checkpoint"), 4)
+
+
+@pytest.mark.parametrize("given", [{"bacth": 16}, {"length": 128}, {"precision": "int3"}, {"checkpointing": False}])
+def test_what_a_run_cannot_be_told_is_an_error(tmp_path: Path, given: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="--set"):
+        _asked(tmp_path, **given)
+
+
+@needs_torch
+@pytest.mark.slow
+def test_a_constant_is_set_where_the_script_says_it(tmp_path: Path) -> None:
+    text = SCRIPT.replace("import sys", "from sizes import BATCH").replace("int(sys.argv[1])", "4096")
+    loader = "torch.utils.data.DataLoader([0] * 64, batch_size=BATCH)"
+    text = text.replace("range(3)", loader).replace("loss = ", "print(len(_)); loss = ")
+    (tmp_path / "train.py").write_text(text)
+    (tmp_path / "sizes.py").write_text("BATCH = 8\n")
+    ran = memlint("train.py", "--run", "--set", "batch=16", cwd=tmp_path)
+    # What the script prints goes there.
+    assert ran.stderr.splitlines() == ["16"] * 3

@@ -56,7 +56,7 @@ def what_if(
     script: str, args: Sequence[str], settings: Settings, changes: Sequence[Change], *, is_module: bool = False
 ) -> Remedy:
     """Run the script again with ``changes``."""
-    changed = replace(settings, changes=tuple(change.word for change in changes))
+    changed = replace(settings, changes=(*settings.changes, *(change.word for change in changes)))
     return Remedy(tuple(changes), simulate(script, args, changed, is_module=is_module))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,8 @@ class Settings:
     seconds: float = 600.0
     changes: tuple[str, ...] = ()
     """What to do differently from the script; see :mod:`memlint.capacity.simulate.changes`."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Files to run instead of others, by absolute path."""
     allocator: str = ""
     """As ``PYTORCH_CUDA_ALLOC_CONF``, for the simulated allocator."""
     torch: str = ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memlint.model.sizes import hugging_face, layers, natives, vectors
-from memlint.model.sizes.command_line import PARSER_METHODS, PARSERS, new_parser
+from memlint.model.sizes.command_line import PARSER_METHODS, PARSERS, Option, new_parser
 from memlint.model.sizes.natives import Items, Missing
 from memlint.model.sizes.objects import (
     EITHER,
@@ -92,6 +92,8 @@ class Calls(ABC):
         self.overrides = {}
         self.overridden: set[str] = set()
         """The names among ``overrides`` that the program has an argument for."""
+        self.options: dict[str, Option] = {}
+        """The arguments that the program declares, by the name that they are read by; of fields only those in use."""
         self.absent_is_unknown = False
         self.special: dict[str, Callable[[list[Any], dict[str, Any]], Any]] = {
             "isinstance": self._isinstance,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from memlint.model.sizes.marks import marked
-from memlint.model.sizes.objects import PLAIN, ClassObject, External, Instance
+from memlint.model.sizes.objects import PLAIN, ClassObject, External, Instance, Place
 
 if TYPE_CHECKING:
     from memlint.model.sizes.calls import Calls
@@ -14,6 +15,24 @@ if TYPE_CHECKING:
 PARSERS = frozenset({"argparse.ArgumentParser", "configargparse.ArgumentParser"})
 _ARGUMENTS = "arguments of the parser"
 _CLASSES = "classes of the parser"
+
+
+@dataclass(frozen=True)
+class Option:
+    """An argument of the command line that has a name."""
+
+    name: str
+    """With its dashes."""
+    place: Place
+    action: str = ""
+
+    def words(self, value: object) -> list[str]:
+        """What to write in order to set it."""
+        if self.action in ("store_true", "store_false"):
+            return [self.name] if value is (self.action == "store_true") else []
+        if self.action.endswith("BooleanOptionalAction"):
+            return [self.name if value else f"--no-{self.name.removeprefix('--')}"]
+        return [self.name, str(value)]
 
 
 def new_parser(name: str, arguments: list[Any], keywords: dict[str, Any]) -> Instance:
@@ -35,6 +54,9 @@ def _add_argument(calls: Calls, parser: Instance, names: list[Any], given: dict[
     long = next((name for name in known if name.startswith("--")), known[0])
     destination = given.get("dest") or long.lstrip("-").replace("-", "_")
     action = given.get("action")
+    if long.startswith("-"):
+        kind = action.name if isinstance(action, External) else str(action or "")
+        calls.options[destination] = Option(long, calls.place, kind)
     value = given.get("default", {"store_true": False, "store_false": True}.get(str(action)))
     if given.get("required") is True or not long.startswith("-"):
         value = given.get("default", PLAIN)
@@ -85,6 +107,7 @@ def _into_dataclasses(calls: Calls, parser: Instance, _arguments: list[Any], _na
             given = {k: v for k, v in calls.overrides.items() if k in value.attributes or value.open}
             value.attributes.update(given)
             calls.overridden.update(given)
+            calls.options.update({name: Option(f"--{name}", calls.place) for name in given})
             value.attributes = {k: marked(v, calls.place, by_command_line=True) for k, v in value.attributes.items()}
         made.append(value)
     return tuple(made)

@@ -34,7 +34,7 @@ class Run:
 
     def execute(self) -> int:
         """The exit code of the script."""
-        script = Script(self._plan.target, self._plan.is_module, self._plan.arguments, {})
+        script = Script(self._plan.target, self._plan.is_module, self._plan.arguments, self._plan.settings.sources)
         try:
             script.prepare()
         except CannotStart as error:
