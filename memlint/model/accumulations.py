@@ -8,13 +8,14 @@ from enum import IntEnum
 
 import libcst as cst
 
-from memlint.model.aliases import instance_class, qualified_names, sources
+from memlint.model.aliases import instance_class, qualified_names, same_object, same_place
 from memlint.model.effects import returns_loss_to_framework
 from memlint.model.instances import instance_kind
 from memlint.model.kinds import Role
+from memlint.model.knowledge import torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function
-from memlint.model.spans import Span, container_span, loops_outlived, tensor_span
+from memlint.model.spans import Span, container_span, is_reached_from_outside, loops_outlived, tensor_span
 from memlint.model.values import (
     Attribute,
     Binary,
@@ -121,16 +122,36 @@ def _assigned(store: Store) -> Accumulation | None:
     if store.attribute is not None and instance_class(store.base) is not None:
         return _build(store, lambda value: _reads_attribute(value, store), Span.CALL, store.region.loop)
     if store.attribute is not None:
-        outlived = loops_outlived(store.base, store.region)
-        if outlived:
-            return _build(store, lambda value: _reads_field(value, store), Span.ITERATION, outlived[-1])
-    elif store.index is not None:
-        span, loop = container_span(store.base, store.region)
-        if span is None:
-            span, loop = tensor_span(store.base, store.region)
-        if span is not None:
-            return _build(store, lambda value: _reads_item(value, store), span, loop)
+        return _added_to_field(store, store.base)
+    return _added_to_item(store, store.base) if store.index is not None else None
+
+
+def _added_to_field(store: Store, base: Value) -> Accumulation | None:
+    """``stats.total += loss``, where ``stats`` is there before, or ``self.stats.total += loss``."""
+    if store.attribute in torch.DETACHING_ATTRIBUTES:
+        return None
+    outlived = loops_outlived(base, store.region)
+    if is_reached_from_outside(base):
+        return _build(store, lambda value: _reads_field(value, store), Span.CALL, store.region.loop)
+    if outlived:
+        return _build(store, lambda value: _reads_field(value, store), Span.ITERATION, outlived[-1])
     return None
+
+
+def _added_to_item(store: Store, base: Value) -> Accumulation | None:
+    """``sums["loss"] += loss``, ``sums[:, step] += loss``."""
+    span, loop = container_span(base, store.region)
+    if span is None:
+        span, loop = tensor_span(base, store.region)
+    outlived = loops_outlived(base, store.region) if span is None and _is_text(store.index) else []
+    if outlived:
+        # Tensors have no names for their items: what a function out of sight has returned is a record.
+        span, loop = Span.ITERATION, outlived[0]
+    return None if span is None else _build(store, lambda value: _reads_item(value, store), span, loop)
+
+
+def _is_text(value: Value | None) -> bool:
+    return isinstance(value, Constant) and isinstance(value.constant, str)
 
 
 def _build(store: Store, is_old: Callable[[Value], bool], span: Span, loop: Loop | None) -> Accumulation | None:
@@ -277,7 +298,7 @@ def _reads_field(value: Value, store: Store) -> bool:
         return True
     if not isinstance(value, Attribute) or value.name != store.attribute:
         return False
-    return store.base is not None and same_object(value.base, store.base)
+    return store.base is not None and same_place(value.base, store.base)
 
 
 def stored_attribute(value: Value) -> str | None:
@@ -302,14 +323,6 @@ def _reads_item(value: Value, store: Store) -> bool:
     elif isinstance(value, Phi) and value.key == store.key:
         return True
     return base is not None and store.base is not None and same_object(base, store.base)
-
-
-def same_object(one: Value, other: Value) -> bool:
-    """Whether two values are known to name the same object."""
-    if one is other:
-        return True
-    mine, theirs = sources(one), sources(other)
-    return any(a is b for a in mine for b in theirs)
 
 
 def is_sum(event: Call | Store | Binary | Comprehension) -> bool:

@@ -237,6 +237,26 @@ _FOLLOWED: dict[type[Value], Callable[[Any], tuple[Value, ...] | None]] = {
 """How the kinds of values are followed that may be names of others."""
 
 
+def same_object(one: Value, other: Value) -> bool:
+    """Whether two values are known to name the same object."""
+    if one is other:
+        return True
+    mine, theirs = sources(one), sources(other)
+    return any(a is b for a in mine for b in theirs)
+
+
+def same_place(one: Value, other: Value) -> bool:
+    """Whether two values are known to name the same object, or the same item or attribute of it."""
+    if same_object(one, other):
+        return True
+    if isinstance(one, Attribute) and isinstance(other, Attribute):
+        return one.name == other.name and same_place(one.base, other.base)
+    if not isinstance(one, Item) or not isinstance(other, Item) or len(one.index) != len(other.index):
+        return False
+    indices = zip(one.index, other.index, strict=True)
+    return same_place(one.base, other.base) and all(a and b and same_object(a, b) for a, b in indices)
+
+
 def display_element(source: Value, index: object) -> Value | None:
     """The element of a literal list, tuple or dict at a constant index or key."""
     if not isinstance(source, Display) or source.starred:

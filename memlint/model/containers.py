@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import libcst as cst
@@ -191,7 +191,7 @@ def elements(container: Value) -> tuple[Value, ...]:
 
 def is_emptied_in(container: Value, region: Region) -> bool:
     """Whether the container is cleared, or drained by ``pop``, in each run of ``region``."""
-    if any(_calls_one_of(name, _EMPTYING, region) for name in names_of(container)):
+    if any(_calls_one_of(name, EMPTYING, region) for name in (*names_of(container), *_reads_beside(container))):
         return True
     return any(
         isinstance(deletion.node.target, cst.Subscript)
@@ -205,11 +205,21 @@ def is_consumed(container: Value) -> bool:
     """Whether what is put into the container, or into others beside it, is taken out again: ``queues[i].pop(0)``."""
     beside = names_of(container.base) if isinstance(container, Item) else ()
     items = (use for name in beside for use in name.uses if isinstance(use, Item))
-    return any(_calls_one_of(name, _CONSUMING, None) for name in (*names_of(container), *items))
+    read = (*names_of(container), *items, *_reads_beside(container))
+    return any(_calls_one_of(name, _CONSUMING, None) for name in read)
+
+
+def _reads_beside(container: Value) -> Sequence[Value]:
+    """Where the file reads what may be the same attribute of another object: ``state.queue.pop()``."""
+    place = container.base if isinstance(container, Item) else container
+    if not isinstance(place, Attribute) or instance_class(place.base) is not None:
+        return ()
+    return place.region.function.module.loads.get(place.name, ())
 
 
 _CONSUMING = frozenset({"pop", "popleft", "get", "get_nowait"})
-_EMPTYING = _CONSUMING | {"clear"}
+EMPTYING = _CONSUMING | {"clear"}
+"""Methods that take out of a container what has been put in."""
 
 
 def _calls_one_of(name: Value, methods: frozenset[str], region: Region | None) -> bool:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.calls import bound_arguments, callees
-from memlint.model.containers import elements
+from memlint.model.containers import elements, insertions_of
 from memlint.model.knowledge import torch
 from memlint.model.memo import query
 from memlint.model.scopes import Function
-from memlint.model.values import Argument, Call, Element, Item, Parameter, Part, Value
+from memlint.model.values import Argument, Binary, Call, Element, Item, Parameter, Part, Value
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,9 @@ def fillings(call: Call) -> Iterator[Filling]:
     for function in callees(call) if len(call.arguments) > 1 else ():
         put = [
             (deposit.container, parameter)
-            for deposit in deposits(function)
-            for parameter in map(_taken_out_of, sources(deposit.value))
+            for deposit in (*deposits(function), *_put_inside(function))
+            for value in _summands(deposit.value)
+            for parameter in map(_taken_out_of, sources(value))
             if parameter is not None and parameter.function is function and parameter is not deposit.container
         ]
         bound = bound_arguments(call, function) if put else {}
@@ -113,6 +114,41 @@ def fillings(call: Call) -> Iterator[Filling]:
             given = _argument_of(call, bound.get(parameter.name))
             if into is not None and given is not None and into is not given:
                 yield Filling(into, given)
+
+
+@query(on_cycle=())
+def _put_inside(function: Function) -> tuple[Deposit, ...]:
+    """What ``function`` puts into the containers in a container that it is given: ``logs[name].append(value)``."""
+    return tuple(
+        Deposit(parameter, insertion.value)
+        for call in function.lower().calls
+        for insertion in insertions_of(call)
+        for parameter in _holding(insertion.container)
+    )
+
+
+def _holding(container: Value) -> Iterator[Parameter]:
+    """The parameter that has ``container`` as an item, or keeps it under a key: ``logs.setdefault(name, [])``."""
+    for source in sources(container):
+        holder: Value | None = None
+        if isinstance(source, Item):
+            holder = source.base
+        elif isinstance(source, Call) and source.method == "setdefault":
+            holder = source.receiver
+        for origin in sources(holder) if holder is not None else ():
+            if isinstance(origin, Parameter) and origin is not origin.function.instance:
+                yield origin
+
+
+def _summands(value: Value) -> Iterator[Value]:
+    """``value``, or the terms of the sum that it is: ``x`` in ``sums[k] = sums.get(k, 0) + x``."""
+    pending = [value]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, Binary) and current.operator in {"+", "-", "*", "/"}:
+            pending.extend((current.left, current.right))
+        else:
+            yield current
 
 
 def _argument_of(call: Call, value: Value | None) -> Argument | None:

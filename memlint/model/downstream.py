@@ -142,6 +142,14 @@ def _is_filled_in(container: Value, loop: Loop) -> bool:
     )
 
 
+def _is_filled_field(value: Value) -> bool:
+    """Whether ``value`` is an attribute of another object that is filled as a list is: ``stats.losses.append(x)``."""
+    if not isinstance(value, Attribute) or instance_class(value.base) is not None:
+        return False
+    methods = (use for use in value.uses if isinstance(use, Attribute) and use.name in GROWING_METHODS)
+    return any(isinstance(user, Call) and user.callee is use for use in methods for user in use.uses)
+
+
 class _Flow:
     """Follows a value along its uses.
 
@@ -163,8 +171,8 @@ class _Flow:
         self.handed_over: list[Call] = []
 
     def run(self, start: Value) -> GradientFlow:
-        self.of_container = bool(role(start, Role.CONTAINER))
-        if isinstance(start, (Item, Parameter)) and self.of_container:
+        self.of_container = bool(role(start, Role.CONTAINER)) or _is_filled_field(start)
+        if isinstance(start, (Item, Parameter, Attribute)) and self.of_container:
             self.into_container(start)
         self.push(*(names_of(start) if self.of_container else (start,)))
         while self.pending:
@@ -304,6 +312,8 @@ class _Flow:
             holder = holder.base
         if isinstance(holder, Attribute):
             self.stored_attribute(holder.base, holder.name)
+            if instance_class(holder.base) is None and class_of(holder.base) is None:
+                self.escaped = True  # The methods of its class are not in sight.
         # What is put into one item may be taken out of another, if the indices are not known.
         for name in dict.fromkeys((*names_of(container), *names_of(holder))):
             if name.function is container.function:

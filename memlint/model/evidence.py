@@ -7,12 +7,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from memlint.findings import Confidence
-from memlint.model.aliases import instance_class, instance_loads, sources
+from memlint.model.aliases import attribute_values, instance_class, instance_loads, sources
 from memlint.model.calls import argument_parameters, passed_arguments
 from memlint.model.identifiers import is_of_another_library
 from memlint.model.kinds import Kind, Role
 from memlint.model.knowledge import frameworks, torch
-from memlint.model.values import Attribute, Awaited, Call, Choice, Element, External, Parameter, Phi, Store, Value
+from memlint.model.values import (
+    Attribute,
+    Awaited,
+    Call,
+    Choice,
+    Element,
+    External,
+    FunctionValue,
+    Item,
+    Parameter,
+    Part,
+    Phi,
+    Store,
+    Value,
+)
 
 
 @dataclass
@@ -22,6 +36,8 @@ class _Uses:
     methods: set[str] = field(default_factory=set)
     attributes: set[str] = field(default_factory=set)
     called: bool = False
+    read_out: bool = False
+    """Whether what it returns when called is detached and goes to host memory."""
     iterated: bool = False
 
     def add(self, alias: Value) -> None:
@@ -37,6 +53,7 @@ class _Uses:
                     self.methods.update(inner & torch.MODULE_EVIDENCE)
             elif isinstance(use, Call) and use.callee is alias:
                 self.called = True
+                self.read_out = self.read_out or _is_output_read_out(use)
             elif isinstance(use, Element):
                 self.iterated = True
 
@@ -56,6 +73,42 @@ def evidence(value: Value) -> Iterator[Kind]:
         yield Kind(proven, Confidence.CERTAIN)
     elif likely is not None:
         yield Kind(likely, Confidence.LIKELY)
+
+
+def _is_output_read_out(output: Call) -> bool:
+    """Whether the tensor that a call returns, or one of several, is detached and read: it had a graph then."""
+    callee = output.callee
+    if not output.arguments:
+        return False  # A closure that computes a loss.
+    if any(isinstance(each, (External, FunctionValue)) for each in sources(callee)) or not _is_held(callee):
+        return False  # A function or a method may compute anything from tensors that had a graph before.
+    for use in (output, *(use for use in output.uses if isinstance(use, (Item, Part)))):
+        for read in use.uses:
+            if isinstance(read, Attribute) and _is_read_out(read):
+                return True
+    return False
+
+
+def _is_held(callee: Value) -> bool:
+    """Whether an object is called that has a name, or that a method keeps: it is no method of a class out of sight."""
+    if not isinstance(callee, Attribute):
+        return True
+    owner = instance_class(callee.base)
+    return owner is not None and bool(attribute_values(owner, callee.name))
+
+
+def _is_read_out(read: Attribute) -> bool:
+    """Whether ``read`` detaches a tensor that then goes to host memory: ``.detach().cpu()``, ``.data.numpy()``."""
+    if read.name == "data":
+        detached: list[Value] = [read]
+    elif read.name == "detach":
+        detached = [use for use in read.uses if isinstance(use, Call) and use.callee is read]
+    else:
+        return False
+    return any(isinstance(use, Attribute) and use.name in _READING for each in detached for use in each.uses)
+
+
+_READING = frozenset({"cpu", "numpy", "tolist"})
 
 
 def may_be_module(parameter: Parameter) -> bool:
@@ -102,7 +155,7 @@ def _likely_role(uses: _Uses) -> Role | None:
         return Role.MODULE
     if uses.called and "reduction" in attributes:
         return Role.LOSS_FUNCTION
-    if uses.called and (attributes & {"eval", "training"} or methods & _MOVING):
+    if uses.read_out or (uses.called and (attributes & {"eval", "training"} or methods & _MOVING)):
         return Role.MODULE  # A tensor is moved as well, and never called.
     if "zero_grad" in methods:
         return Role.OPTIMIZER

@@ -13,6 +13,7 @@ from memlint.model.gradmode import evaluates_a_batch
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
 from memlint.model.memo import query
+from memlint.model.scopes import Function
 from memlint.model.upstream import component_index, exit_values, is_index_component
 from memlint.model.values import (
     Attribute,
@@ -136,7 +137,8 @@ def _picked(source: Value, index: object) -> Footprint:
             return max((_picked(given, index) for given in sources(gathered)), default=Footprint.UNKNOWN)
         functions = callees(source)
         if functions and called_module(source) is None:
-            return _greatest(returned for function in functions for returned in exit_values(function, index))
+            picked = _greatest(returned for function in functions for returned in exit_values(function, index))
+            return min(picked, _given(source)) if all(map(_only_reshapes, functions)) else picked
     element = display_element(source, index)
     return footprint(source if element is None else element)
 
@@ -188,10 +190,28 @@ def _handed_on(call: Call, names: frozenset[str]) -> Footprint:
         return footprint(gathered)
     functions = callees(call)
     if functions:
-        return _greatest(exit.value for function in functions for exit in function.exits)
+        returned = _greatest(exit.value for function in functions for exit in function.exits)
+        return min(returned, _given(call)) if all(map(_only_reshapes, functions)) else returned
     if call.receiver is not None and _is_tensor_operation(call, names):
         return footprint(call.receiver)
     return _by_role(call)
+
+
+def _given(call: Call) -> Footprint:
+    return _greatest(argument.value for argument in call.arguments)
+
+
+def _only_reshapes(function: Function) -> bool:
+    """Whether what ``function`` returns holds no more than its arguments: other callers may pass larger ones."""
+    is_plain = function.owner is None and function.parent is function.module.body
+    return is_plain and not function.is_generator and not _runs_module(function)
+
+
+@query(on_cycle=False)
+def _runs_module(function: Function) -> bool:
+    """Whether ``function`` runs a module, with gradients or without."""
+    calls = function.lower().calls
+    return any(called_module(call) is not None or any(map(_runs_module, callees(call))) for call in calls)
 
 
 def _is_tensor_operation(call: Call, names: frozenset[str]) -> bool:

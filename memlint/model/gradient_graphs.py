@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from memlint.model.accumulations import same_object
-from memlint.model.aliases import base_names, instance_class, mro, sources
+from memlint.model.aliases import base_names, instance_class, mro, same_object, sources
 from memlint.model.calls import call_sites
 from memlint.model.effects import Backward, calls_in
 from memlint.model.freezing import turns_off_grad

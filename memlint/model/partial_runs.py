@@ -145,6 +145,9 @@ def _situations(function: Function, leaves: tuple[Value, ...]) -> Iterator[tuple
     modes = tuple(leaf for leaf in leaves if isinstance(leaf, Attribute))
     for callers, facts in _passed(function, parameters, _MAX_CALLERS) if parameters else ():
         yield callers[-1], facts, callers
+    for parameter in parameters:
+        for switch, facts in _switched_by(parameter):
+            yield switch, facts, ()
     for leaf in leaves:
         if isinstance(leaf, (Element, Part)):
             for constant in _phases(leaf):
@@ -153,6 +156,43 @@ def _situations(function: Function, leaves: tuple[Value, ...]) -> Iterator[tuple
         switched: _Facts = {mode: False for mode in modes if _is_evaluated_at(mode, site, function)}
         if switched:
             yield site, switched, (site,)
+
+
+def _switched_by(parameter: Parameter) -> Iterator[tuple[Call, _Facts]]:
+    """The values of ``parameter`` with which its function switches a module to evaluation: it is made for both.
+
+    ``model.train(is_training)``, ``if training: model.train() else: model.eval()``. Callers that switch gradients off
+    may be those who evaluate.
+    """
+    function = parameter.function
+    if any(grad_mode(site.region) is GradMode.DISABLED for site in proven_call_sites(function)):
+        return
+    for call in function.calls:
+        if call.receiver is None or not role(call.receiver, Role.MODULE):
+            continue
+        for value in _FLAG_VALUES:
+            facts: _Facts = {parameter: value}
+            if call.method == "train" and len(call.arguments) == 1:
+                outcome = _outcome(call.arguments[0].value, facts)
+                if outcome is not _UNKNOWN and not outcome:
+                    yield call, facts
+            elif call.method == "eval" and _runs_only_with(call, facts):
+                yield call, facts
+
+
+_FLAG_VALUES = (False, None, True)
+"""What a flag may be, the values that stand for evaluation in most code first."""
+
+
+def _runs_only_with(call: Call, facts: _Facts) -> bool:
+    """Whether ``call`` stands in a branch that is taken under ``facts``, and known to be taken."""
+    branches = [region for region in call.region.ancestors() if isinstance(region, Branch)]
+    return bool(branches) and all(
+        branch.test is not None
+        and (outcome := _outcome(branch.test, facts)) is not _UNKNOWN
+        and bool(outcome) is not branch.negated
+        for branch in branches
+    )
 
 
 def _open_sites(function: Function) -> Iterator[Call]:

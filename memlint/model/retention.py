@@ -17,7 +17,7 @@ from memlint.model.forwards import runs_module
 from memlint.model.gradmode import is_part_of_forward
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
-from memlint.model.loops import iterates_over_parts
+from memlint.model.loops import iterates_over_data, iterates_over_parts, takes_next
 from memlint.model.numpy_reads import is_read_by_numpy
 from memlint.model.scopes import Function
 from memlint.model.spans import Span, is_deleted_after_use, loops_outlived
@@ -141,7 +141,7 @@ def retention_confidence(kept: Value, added: Value, span: Span, loop: Loop | Non
     if added.function.module.is_test or is_read_by_numpy(kept) or (span is Span.CALL and is_deleted_after_use(kept)):
         return Confidence.POSSIBLE
     if any(drained_within(added, each) and not _feeds_backward_in(kept, each) for each in _lived_through(kept, loop)):
-        return certainty(added)
+        return Confidence.POSSIBLE if _ends_with_batch(kept, loop) else certainty(added)
     reach = reaches_gradient(kept)
     if reach is Reach.YES:
         return None
@@ -208,6 +208,14 @@ def _lived_through(kept: Value, loop: Loop | None) -> list[Loop]:
     stored_in = [use.base for use in kept.uses if isinstance(use, Store) and use.value is kept and use.base is not None]
     wider = loops_outlived(stored_in[0] if stored_in else kept, loop)
     return [loop, *(each for each in wider if each is not loop)]
+
+
+def _ends_with_batch(kept: Value, loop: Loop | None) -> bool:
+    """Whether the holder starts anew for each batch, whose few steps it counts: those of the discriminator in a GAN."""
+    lived = _lived_through(kept, loop)
+    around = [each for each in lived[-1].loops() if each not in lived] if lived else []
+    over_data = any(iterates_over_data(each) is not None for each in around)
+    return over_data and not any(iterates_over_data(each) is not None or takes_next(each) for each in lived)
 
 
 def _feeds_backward_in(kept: Value, loop: Loop) -> bool:

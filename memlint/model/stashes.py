@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from memlint.model.accumulations import same_object
-from memlint.model.aliases import base_names, qualified_names, sources
+from memlint.model.aliases import base_names, qualified_names, same_place, sources
 from memlint.model.attachment import hands_on
 from memlint.model.calls import callees
 from memlint.model.containers import (
@@ -27,7 +26,7 @@ from memlint.model.kinds import Role, class_of, is_known_other, kinds
 from memlint.model.loops import iterates_over_parts
 from memlint.model.memo import query
 from memlint.model.scopes import Function
-from memlint.model.spans import Span, belongs_outside, container_span, tensor_span
+from memlint.model.spans import Span, belongs_outside, container_span, is_of_another, tensor_span
 from memlint.model.upstream import graph_sources, local_ancestors
 from memlint.model.values import (
     Call,
@@ -35,7 +34,6 @@ from memlint.model.values import (
     Constant,
     Display,
     Exit,
-    Item,
     Loop,
     Occurrence,
     Store,
@@ -82,7 +80,7 @@ def _is_told_otherwise(insertion: Insertion) -> bool:
         return False
     if any(kind.name.endswith("AverageMeter") for kind in kinds(container)):
         return False  # A class that many projects have copied: it sums up what it is given.
-    return event.method in GROWING_METHODS and is_known_other(container, Role.CONTAINER)
+    return event.method in GROWING_METHODS and (is_known_other(container, Role.CONTAINER) or is_of_another(container))
 
 
 def _is_array(container: Value) -> bool:
@@ -119,23 +117,13 @@ _POSITIONS = frozenset({"enumerate", "range", "len", "list", "tuple", "keys", "i
 def _goes_through(iterable: Value, container: Value) -> bool:
     """Whether ``iterable`` yields the indices or keys of ``container``: ``enumerate(xs)``, ``xs.keys()``."""
     for source in sources(iterable):
-        if _is_same_place(source, container):
+        if same_place(source, container):
             return True
         if isinstance(source, Call) and source.name in _POSITIONS:
             given = (*source.positional(), *filter(None, [source.receiver]))
             if any(_goes_through(each, container) for each in given):
                 return True
     return False
-
-
-def _is_same_place(one: Value, other: Value) -> bool:
-    """Whether two values are known to name the same object, or the same item of it."""
-    if same_object(one, other):
-        return True
-    if not isinstance(one, Item) or not isinstance(other, Item) or len(one.index) != len(other.index):
-        return False
-    indices = zip(one.index, other.index, strict=True)
-    return _is_same_place(one.base, other.base) and all(a and b and same_object(a, b) for a, b in indices)
 
 
 def insertions_in(function: Function) -> Iterator[Insertion]:

@@ -17,6 +17,7 @@ from memlint.model.values import (
     External,
     Item,
     Occurrence,
+    Parameter,
     Phi,
     Store,
     Value,
@@ -129,8 +130,21 @@ def kept_until_epoch_end(step: Function) -> Iterator[Occurrence]:
     """
     if step.name != "training_step" or step.owner is None or find_method(step.owner, "training_epoch_end") is None:
         return
-    for returned in dict.fromkeys(source for exit in step.returns for source in sources(exit.value)):
+    for returned in dict.fromkeys(_collected(step)):
         if isinstance(returned, Display) and returned.kind == "dict" and not returned.starred:
             for key, entry in zip(returned.keys, operand_occurrences(returned), strict=True):
                 if isinstance(key, Constant) and key.constant not in _TAKEN_OUT:
                     yield entry
+
+
+def _collected(step: Function) -> Iterator[Value]:
+    """What Lightning collects of a step: what it returns, or what ``training_step_end`` makes of that."""
+    returned = [source for exit in step.returns for source in sources(exit.value)]
+    end = find_method(step.owner, "training_step_end") if step.owner is not None else None
+    if end is None:
+        yield from returned
+        return
+    for exit in end.lower().returns:
+        for source in sources(exit.value):
+            handed_on = isinstance(source, Parameter) and source is not end.instance
+            yield from returned if handed_on else (source,)

@@ -8,7 +8,7 @@ from memlint.model.aliases import base_names, display_element, find_method, sour
 from memlint.model.calls import call_sites, callees
 from memlint.model.effects import returns_loss_to_framework
 from memlint.model.gradmode import is_lightning_module
-from memlint.model.identity import Object, Objects, everywhere, holds, objects
+from memlint.model.identity import Object, Objects, everywhere, holds, objects, seen_from
 from memlint.model.kinds import Role, role
 from memlint.model.optimization import stepped_in, trained_by
 from memlint.model.scopes import Class, Function
@@ -124,9 +124,14 @@ def inside(found: Objects) -> Iterator[Object]:
             continue
         seen.add(current)
         yield current
-        for function in callees(current.root) if isinstance(current.root, Call) else ():
+        made = current.root
+        if not isinstance(made, Call):
+            continue
+        for function in callees(made):
             for value, path in _returned_at(function, current.path):
-                pending.extend(inner.part(*path) for inner in everywhere(objects(value)))
+                # What this call passed, and not what others did: ``G = load(G)`` beside ``D = load(D)``.
+                returned = seen_from(objects(value), made, function)
+                pending.extend(inner.part(*path) for inner in everywhere(returned))
 
 
 def _returned_at(function: Function, path: tuple[Hashable, ...]) -> Iterator[tuple[Value, tuple[Hashable, ...]]]:

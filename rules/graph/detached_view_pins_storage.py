@@ -8,8 +8,7 @@ from dataclasses import replace
 import libcst as cst
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity
-from memlint.model.accumulations import same_object
-from memlint.model.aliases import instance_class
+from memlint.model.aliases import instance_class, same_object
 from memlint.model.attachment import keeps_graph
 from memlint.model.containers import is_emptied_in, length_limit
 from memlint.model.detaching import written_members
