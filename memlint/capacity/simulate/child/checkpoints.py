@@ -15,6 +15,9 @@ import torch
 from torch.nn.modules.module import _IncompatibleKeys
 
 from memlint.architectures import LOADING_OPTIONS, checkpoint_configuration, diffusion_checkpoint, is_similar
+from memlint.capacity.simulate.child.on_disk import is_on_disk
+from memlint.capacity.simulate.child.pipelines import Pipelines
+from memlint.capacity.simulate.child.tokenizers import Tokenizers
 from memlint.verify.child.script import after_import
 
 _QUANTIZATION = ("quantization_config", "load_in_8bit", "load_in_4bit")
@@ -38,6 +41,8 @@ class Checkpoints:
         after_import("transformers.configuration_utils", self._configurations)
         after_import("transformers.modeling_utils", self._models)
         after_import("diffusers.models.modeling_utils", self._diffusers)
+        Tokenizers(self._note).install()
+        Pipelines(self._note).install()
         after_import("timm.models._builder", self._timm)
         after_import("torchvision.models._api", self._torchvision)
         torch.hub.load_state_dict_from_url = lambda *_, **__: NoWeights()
@@ -74,7 +79,7 @@ class Checkpoints:
 
         def load_config(cls: Any, /, pretrained_model_name_or_path: Any, **options: Any) -> Any:
             name, part = str(pretrained_model_name_or_path), options.get("subfolder")
-            if _is_on_disk(name, cls.config_name, part):
+            if is_on_disk(name, cls.config_name, part):
                 return read(cls, name, **options)
             wanted = [options.pop(f"return_{each}", False) for each in ("unused_kwargs", "commit_hash")]
             rest = {key: value for key, value in options.items() if key not in LOADING_OPTIONS}
@@ -123,7 +128,7 @@ class Checkpoints:
         def get_config_dict(cls: Any, /, pretrained_model_name_or_path: Any, **options: Any) -> Any:
             name = pretrained_model_name_or_path
             part = options.get("subfolder") or None
-            known = None if _is_on_disk(str(name), part=part) else checkpoint_configuration(str(name), part)
+            known = None if is_on_disk(str(name), part=part) else checkpoint_configuration(str(name), part)
             if known is None:
                 return read(cls, name, **options)
             what = "the default of its kind, which may differ" if is_similar(str(name)) else "memlint's table"
@@ -166,16 +171,6 @@ class Checkpoints:
         if dtype == "auto" or _loads_as_saved():
             self._note(f"{name}: float32 is assumed, since nothing says in which type its weights were saved")
         return torch.float32
-
-
-def _is_on_disk(name: str, file: str = "config.json", part: str | None = None) -> bool:
-    if Path(name).exists():
-        return True
-    hub = importlib.import_module("huggingface_hub")
-    try:
-        return isinstance(hub.try_to_load_from_cache(name, f"{part}/{file}" if part else file), str)
-    except ValueError:
-        return False
 
 
 def _loads_as_saved() -> bool:
