@@ -13,7 +13,7 @@ from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
 from memlint.model.loops import iterates_over_data, takes_next
 from memlint.model.memo import query
-from memlint.model.micro_steps import micro_steps, update_in
+from memlint.model.micro_steps import counts_steps, micro_steps, update_in
 from memlint.model.scopes import Module
 from memlint.model.techniques import Technique, techniques
 from memlint.model.upstream import local_ancestors
@@ -48,7 +48,7 @@ def full_precision_in_micro_steps(module: Module) -> Call | None:
 
     None under the same conditions.
     """
-    if "%" not in module.text or "backward" not in module.text or has_to_do_with_half_precision(module):
+    if not counts_steps(module.text) or has_to_do_with_half_precision(module):
         return None
     for loop in training_loops(module):
         found = micro_steps(loop.function)

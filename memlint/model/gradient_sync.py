@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.model.aliases import qualified_names
+from memlint.model.aliases import mro, qualified_names
 from memlint.model.calls import callees
 from memlint.model.devices import files_involved, makes_or_asks_for
 from memlint.model.identifiers import imports_any, names_used
 from memlint.model.knowledge import frameworks, torch
 from memlint.model.memo import query
-from memlint.model.micro_steps import MicroSteps, micro_steps
+from memlint.model.micro_steps import MicroSteps, counts_steps, micro_steps
 from memlint.model.scopes import Function, Module
 
 _CONTROLS = frozenset(
@@ -26,22 +26,27 @@ _FRAMEWORKS = frozenset({"deepspeed", "fairscale"})
 
 def needless_reductions(module: Module) -> Iterator[MicroSteps]:
     """The functions of a file that accumulate gradients on several processes, and average them each time."""
-    if "%" not in module.text or "backward" not in module.text or controls_reductions(module):
+    if not counts_steps(module.text) or imports_any(module, _FRAMEWORKS):
         return
     for function in module.functions:
         found = micro_steps(function)
-        if found is not None and _is_reduced(function):
+        if found is not None and _is_reduced(function) and not any(map(_controls_reductions, _colleagues(function))):
             yield found
 
 
+def _colleagues(function: Function) -> Iterator[Function]:
+    """The functions of a file that may decide something for ``function``: of a method, not those of other classes."""
+    classes = None if function.owner is None else tuple(mro(function.owner))
+    return (each for each in function.module.functions if classes is None or each.owner is None or each.owner in classes)
+
+
 @query(on_cycle=False)
-def controls_reductions(module: Module) -> bool:
-    """Whether the code of a file decides when gradients are averaged, or leaves that to a framework.
+def _controls_reductions(user: Function) -> bool:
+    """Whether a function decides when gradients are averaged.
 
     A context of the project's own, ``def no_sync(self)``, does so where it is entered.
     """
-    users = (function for function in module.functions if function.name not in _CONTROLS)
-    return imports_any(module, _FRAMEWORKS) or any(not _CONTROLS.isdisjoint(names_used(user)) for user in users)
+    return user.name not in _CONTROLS and not _CONTROLS.isdisjoint(names_used(user))
 
 
 def _is_reduced(function: Function) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from memlint.model.aliases import sources
+from memlint.model.aliases import qualified_names, sources
 from memlint.model.calls import callees
-from memlint.model.effects import Effect, direct_effects, effects
+from memlint.model.effects import Effect, backward_of, direct_effects, effects
 from memlint.model.memo import query
 from memlint.model.scopes import Function
-from memlint.model.values import Binary, Branch, Call, Comparison, Constant, Region, Unary, Value
+from memlint.model.upstream import local_ancestors
+from memlint.model.values import Attribute, Binary, Branch, Call, Comparison, Constant, Loop, Region, Unary, Value
 
 
 class MicroSteps(NamedTuple):
@@ -17,6 +18,11 @@ class MicroSteps(NamedTuple):
 
     backward: Call
     step: Call
+
+
+def counts_steps(text: str) -> bool:
+    """Whether a file may accumulate gradients, by its text."""
+    return "backward" in text and ("%" in text or "range" in text)
 
 
 def micro_steps(function: Function) -> MicroSteps | None:
@@ -29,11 +35,54 @@ def micro_steps(function: Function) -> MicroSteps | None:
             backwards.append(call)
         elif Effect.STEP in effect and backwards:
             counted = next(filter(is_counted, call.region.ancestors()), None)
-            if counted is None:
-                return None
-            free = [each for each in backwards if not each.region.within(counted)]
-            found = found or (MicroSteps(free[-1], call) if free else None)
+            if counted is not None:
+                waited_for = [each for each in backwards if not each.region.within(counted)]
+            else:
+                waited_for = [each for each in backwards if _is_of_parts(each, call)]
+                if not waited_for:
+                    return None
+            found = found or (MicroSteps(waited_for[-1], call) if waited_for else None)
     return found
+
+
+def _is_of_parts(backward: Call, step: Call) -> bool:
+    """Whether ``backward`` runs in a loop of its own, over the parts of the batch that ``step`` is for.
+
+    ``for _ in range(every): (loss / every).backward()``: the loss of each part is divided by their number.
+    """
+    started = backward_of(backward)
+    roots = started.roots if started is not None else backward.positional()
+    for loop in backward.region.loops():
+        if step.region.within(loop):
+            return False
+        count = _iterations(loop)
+        if count is not None and any(_is_divided_by(root, count) for root in roots):
+            return True
+    return False
+
+
+def _iterations(loop: Loop) -> Value | None:
+    """How often ``loop`` runs, ``n`` in ``for _ in range(n)``."""
+    for source in sources(loop.iterable) if loop.iterable is not None else ():
+        if isinstance(source, Call) and "builtins.range" in qualified_names(source.callee):
+            return source.positional()[0] if len(source.positional()) == 1 else None
+    return None
+
+
+def _is_divided_by(loss: Value, count: Value) -> bool:
+    return any(
+        isinstance(part, Binary) and part.operator == "/" and _is_same(part.right, count)
+        for part in local_ancestors(loss)
+    )
+
+
+def _is_same(one: Value, other: Value) -> bool:
+    """Whether two values are the same number, or are read from the same attribute."""
+    if isinstance(one, Constant) and isinstance(other, Constant):
+        return one.constant == other.constant
+    if isinstance(one, Attribute) and isinstance(other, Attribute) and one.name == other.name:
+        return _is_same(one.base, other.base)
+    return not set(sources(one)).isdisjoint(sources(other))
 
 
 def update_in(step: Call) -> Call:

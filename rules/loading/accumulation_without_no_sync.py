@@ -17,7 +17,7 @@ class AccumulationWithoutNoSync(Rule):
 
     ## What it does
     Finds a backward in each iteration beside an optimizer that steps once in a number of them (`if (i + 1) % n == 0:`),
-    in files that train on several processes with DistributedDataParallel or Accelerate and say nothing of `no_sync()`,
+    or after a loop over the parts of a batch (`for _ in range(n): (loss / n).backward()`), in files that train on several processes with DistributedDataParallel or Accelerate and say nothing of `no_sync()`,
     `accelerator.accumulate()` or another way to decide when gradients are averaged.
 
     The rule is off unless it is selected: what is wasted is time and network, not memory.
@@ -115,8 +115,45 @@ class Trainer:
             if is_last:
                 self.update()
 """,
+        """
+from accelerate import Accelerator
+class Guarded:
+    def step(self, accelerator, loss):
+        with accelerator.no_sync(self.model):
+            accelerator.backward(loss)
+class Trainer:
+    def __init__(self, model, optimizer, parts):
+        self.accelerator = Accelerator()
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.parts = parts
+    def train_step(self, batches):
+        for _ in range(self.parts):
+            loss = self.model(next(batches)) / self.parts
+            self.accelerator.backward(loss)  # MEM814: 13
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+""",
     )
     negative = (
+        """
+from accelerate import Accelerator
+class Trainer:
+    def __init__(self, model, critic, optimizer, parts):
+        self.accelerator = Accelerator()
+        self.model, self.critic, self.optimizer = self.accelerator.prepare(model, critic, optimizer)
+        self.parts = parts
+    def train_in_parts(self):
+        for part in range(self.parts):
+            with self.accelerator.no_sync(self.model):
+                self.accelerator.backward(self.model(next(self.batches)) / self.parts)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+    def train_often(self, times):
+        for _ in range(times):
+            self.accelerator.backward(self.model(next(self.batches)) / times)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+""",
         """
 import deepspeed
 from torch.nn.parallel import DistributedDataParallel as DDP
