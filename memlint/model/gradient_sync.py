@@ -37,7 +37,9 @@ def needless_reductions(module: Module) -> Iterator[MicroSteps]:
 def _colleagues(function: Function) -> Iterator[Function]:
     """The functions of a file that may decide something for ``function``: of a method, not those of other classes."""
     classes = None if function.owner is None else tuple(mro(function.owner))
-    return (each for each in function.module.functions if classes is None or each.owner is None or each.owner in classes)
+    return (
+        each for each in function.module.functions if classes is None or each.owner is None or each.owner in classes
+    )
 
 
 @query(on_cycle=False)

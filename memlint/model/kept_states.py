@@ -9,8 +9,9 @@ from enum import Enum, auto
 from memlint.model.aliases import instance_class, qualified_names, sources
 from memlint.model.calls import proven_call_sites
 from memlint.model.containers import container_origins
-from memlint.model.destinations import destinations
-from memlint.model.effects import Effect, region_effects
+from memlint.model.destinations import Destination, destinations
+from memlint.model.effects import Effect, effects, region_effects
+from memlint.model.states_left_behind import move_after
 from memlint.model.values import (
     Attribute,
     Binary,
@@ -19,6 +20,7 @@ from memlint.model.values import (
     Choice,
     Comparison,
     Comprehension,
+    Constant,
     Display,
     Element,
     Exit,
@@ -61,6 +63,47 @@ def kept_states(state: Call) -> Iterator[KeptState]:
                 loop = _improving_loop(use)
                 if loop is not None or _is_kept_by_object(use):
                     yield KeptState(state, form, value, use, loop)
+
+
+def starting_states(state: Call) -> Iterator[KeptState]:
+    """Copies of ``state`` that are made once, outside of loops, and serve at most to go back to it.
+
+    Not of a module that moves to the device afterwards, whose copy stays in host memory.
+    """
+    if state.region.loop is not None or move_after(state) is not None:
+        return
+    for value, form in _carriers(state):
+        if form is not Form.COPY or value.function is not state.function:
+            continue
+        store = next((use for use in value.uses if isinstance(use, Store) and use.index is None), None)
+        if store is None or _is_replaced(store) or not _outlives_training(store):
+            continue
+        if all(map(_goes_back, destinations(value))):
+            yield KeptState(state, form, value, store, None)
+
+
+def _is_replaced(store: Store) -> bool:
+    """Whether something else may take the place of what is stored, as better weights do in the end."""
+    owner = instance_class(store.base) if store.base is not None else None
+    if owner is not None:
+        others = owner.instance_stores.get(store.attribute or "", ())
+    else:
+        others = tuple(other for other in store.function.stores if other.key == store.key)
+    return any(other is not store and not isinstance(other.value, Constant) for other in others)
+
+
+def _outlives_training(store: Store) -> bool:
+    """Whether an object keeps it, or a function that trains afterwards."""
+    if store.base is not None:
+        return store.attribute is not None and instance_class(store.base) is not None
+    return any(call.order > store.order and effects(call) & Effect.STEP for call in store.function.calls)
+
+
+def _goes_back(use: Destination) -> bool:
+    """Whether a use loads the state into a module, or keeps it and hands it to nobody."""
+    if isinstance(use.user, Value):
+        return isinstance(use.user, Call) and use.user.name == "load_state_dict"
+    return not any(isinstance(each, Exit) for each in use.value.uses)
 
 
 def states_in_lists(state: Call) -> Iterator[tuple[Value, Form]]:

@@ -34,7 +34,7 @@ def states_left_behind(program: Program) -> Iterator[LeftBehind]:
         store = next((use for use in state.uses if isinstance(use, Store) and use.base is None), None)
         if store is None or not role(state.receiver, Role.MODULE) or _is_let_go(store):
             continue
-        move = _move_after(state)
+        move = move_after(state)
         begin = _training_after(move) if move is not None else None
         if move is not None and begin is not None:
             yield LeftBehind(state, store, move, begin)
@@ -47,7 +47,7 @@ def _is_let_go(store: Store) -> bool:
     return deleted or any(other.key == store.key and other.order > store.order for other in function.stores)
 
 
-def _move_after(state: Call) -> Call | None:
+def move_after(state: Call) -> Call | None:
     """The call behind ``state`` that moves the module, or one around it, to an accelerator; None if one is before."""
     assert state.receiver is not None
     module = everywhere(objects(state.receiver))

@@ -17,8 +17,10 @@ class AccumulationWithoutNoSync(Rule):
 
     ## What it does
     Finds a backward in each iteration beside an optimizer that steps once in a number of them (`if (i + 1) % n == 0:`),
-    or after a loop over the parts of a batch (`for _ in range(n): (loss / n).backward()`), in files that train on several processes with DistributedDataParallel or Accelerate and say nothing of `no_sync()`,
-    `accelerator.accumulate()` or another way to decide when gradients are averaged.
+    or after a loop over the parts of a batch (`for _ in range(n): (loss / n).backward()`), in files that train on
+    several processes with DistributedDataParallel or Accelerate and say nothing of `no_sync()`,
+    `accelerator.accumulate()` or another way to decide when gradients are averaged; what methods of other classes do
+    does not count.
 
     The rule is off unless it is selected: what is wasted is time and network, not memory.
 

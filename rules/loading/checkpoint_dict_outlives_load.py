@@ -12,7 +12,10 @@ from memlint.model.destinations import destinations
 from memlint.model.devices import may_use_accelerator
 from memlint.model.effects import Effect, effects
 from memlint.model.footprint import is_host_device
+from memlint.model.forwards import called_module
 from memlint.model.kinds import Role, role
+from memlint.model.knowledge.torch import GENERATED_WITHOUT_GRAD
+from memlint.model.loops import iterates_over_data
 from memlint.model.program import Program
 from memlint.model.source_text import code
 from memlint.model.statements import held_in, statements_over
@@ -27,7 +30,8 @@ class CheckpointDictOutlivesLoad(Rule):
     ## What it does
     Finds the result of `torch.load` (or of safetensors' `load_file`) that goes into `load_state_dict` and is still
     bound to a local name when the same function goes on to train, or to an attribute that nothing else reads, of an
-    object that trains. So is the result of `state_dict()` of a module that is moved to the device afterwards: it holds
+    object that trains. Where the file is loaded to a device by name, going on to run the model on a data set counts as
+    well. So is the result of `state_dict()` of a module that is moved to the device afterwards: it holds
     the memory that the parameters had before.
 
     ## Why is this bad?
@@ -151,8 +155,38 @@ class Runner:
             self.optimizer.step()
             self.optimizer.zero_grad()
 """,
+        """
+import torch
+def test(model: torch.nn.Module, path, loader: torch.utils.data.DataLoader, gpu):
+    device = torch.device("cuda", gpu)
+    weights = torch.load(path, map_location=device)  # MEM802: 15
+    model.load_state_dict(weights["model"])
+    model.to(device)
+    with torch.no_grad():
+        for x in loader:
+            print(model(x.to(device)).argmax())
+""",
     )
     negative = (
+        """
+import torch
+def test(model: torch.nn.Module, path, other, loader: torch.utils.data.DataLoader):
+    device = torch.device("cuda")
+    model.to(device)
+    weights = torch.load(path, map_location="cpu")
+    model.load_state_dict(weights)
+    others = torch.load(other, map_location=device)
+    model.load_state_dict(others)
+    del others
+    with torch.no_grad():
+        for x in loader:
+            print(model(x.to(device)).argmax())
+def describe(model: torch.nn.Module, path):
+    weights = torch.load(path, map_location="cuda")
+    model.load_state_dict(weights)
+    for layer in model.children():
+        print(layer)
+""",
         """
 import torch
 from torch import nn
@@ -255,8 +289,11 @@ def main(model, optimizer, path, loader):
             if store is None or call.function.module.is_test or call.argument("mmap") is not None:
                 continue
             begin = _training_after(store)
+            trains = begin is not None
+            if begin is None and store.base is None and _is_put_on_device(call):
+                begin = _runs_over_data_after(store)
             if begin is not None and _is_copied(call) and not _is_released(store, begin):
-                yield self._finding(call, store, begin)
+                yield self._finding(call, store, begin, trains)
         for found in states_left_behind(program):
             yield self._left_behind(found)
 
@@ -272,19 +309,22 @@ def main(model, optimizer, path, loader):
             claim=Claim(ClaimShape.PLATEAU, "host", "P", held=found.state.node),
         )
 
-    def _finding(self, call: Call, store: Store, begin: Call) -> Finding:
+    def _finding(self, call: Call, store: Store, begin: Call, trains: bool) -> Finding:
         on_host = _is_on_host(call)
+        runs = "trains" if trains else "runs"
         where = "host memory" if on_host else "the device that they were loaded to"
         fix = _deletion(store, begin) if store.base is None else None
         until = "the function returns" if store.base is None else "the object is gone"
         return self.finding(
             call.node,
-            f"`{code(store.target)}` is still bound while the model trains: its weights are in memory twice",
+            f"`{code(store.target)}` is still bound while the model {runs}: its weights are in memory twice",
             holds=f"the weights of the file, in {where}, until {until}",
-            severity=Severity.NOTE if on_host else Severity.WARNING,
+            severity=Severity.WARNING if trains and not on_host else Severity.NOTE,
             confidence=Confidence.LIKELY,
             fixes=(fix,) if fix is not None else (),
-            claim=Claim(ClaimShape.PLATEAU, "host" if on_host else "device", "P", held=call.node),
+            claim=Claim(
+                ClaimShape.PLATEAU if trains else ClaimShape.SPIKE, "host" if on_host else "device", "P", held=call.node
+            ),
         )
 
 
@@ -324,6 +364,22 @@ def _training_after(store: Store) -> Call | None:
     return next(
         (call for call in store.function.calls if call.order > store.order and effects(call) & Effect.STEP), None
     )
+
+
+def _is_put_on_device(call: Call) -> bool:
+    """Whether a device that is not the host is named to load to."""
+    device = call.argument("map_location" if "torch.load" in qualified_names(call.callee) else "device", 1)
+    return device is not None and not is_host_device(device) and may_use_accelerator(call.function)
+
+
+def _runs_over_data_after(store: Store) -> Call | None:
+    """The first call after ``store`` that runs a model on each batch of some data, in its function."""
+    for call in store.function.calls:
+        if call.order > store.order and any(iterates_over_data(loop) for loop in call.region.loops()):
+            receiver = call.receiver if call.method in GENERATED_WITHOUT_GRAD else None
+            if called_module(call) is not None or (receiver is not None and role(receiver, Role.MODULE)):
+                return call
+    return None
 
 
 def _is_copied(loaded: Call) -> bool:

@@ -11,7 +11,14 @@ from memlint.model.containers import names_of
 from memlint.model.copies import repeated_copies
 from memlint.model.devices import may_use_accelerator
 from memlint.model.effects import Effect, region_effects
-from memlint.model.kept_states import Form, is_loaded_after, is_put_into_list, kept_states, states_in_lists
+from memlint.model.kept_states import (
+    Form,
+    is_loaded_after,
+    is_put_into_list,
+    kept_states,
+    starting_states,
+    states_in_lists,
+)
 from memlint.model.kinds import Role, role
 from memlint.model.program import Program
 from memlint.model.source_text import code
@@ -27,7 +34,8 @@ class ModelCopiedOnDevice(Rule):
     appends to a list that outlives it, in code that uses an accelerator; and `model.state_dict()` stored in its place
     without a copy, and loaded again after training. Objects that are told of each result and keep the state in an
     attribute, as for early stopping, functions that return it, and dicts that are made of it are followed. Also a
-    second `copy.deepcopy(model)` of the same model that an object keeps beside the first.
+    second `copy.deepcopy(model)` of the same model that an object keeps beside the first, and a copy of the state
+    before training that is kept to go back to it, or for nothing.
 
     ## Why is this bad?
     The copy has the size of the parameters and buffers, `P`, and stays on the GPU through the rest of training, though
@@ -209,8 +217,71 @@ def snapshots(model, loader: torch.utils.data.DataLoader, epochs):
         copies.append({k: v.clone() for k, v in model.state_dict().items()})  # MEM704: 23
     return history, copies
 """,
+        """
+import copy
+import torch
+class Finder:
+    def __init__(self, model: torch.nn.Module, optimizer):
+        self.model, self.optimizer = model, optimizer
+        self.weights = copy.deepcopy(model.state_dict())  # MEM704: 24
+        self.device = torch.device("cuda")
+    def reset(self):
+        self.model.load_state_dict(self.weights)
+def folds(model: torch.nn.Module, loaders, make_optimizer):
+    model.cuda()
+    start = copy.deepcopy(model.state_dict())  # MEM704: 13
+    for loader in loaders:
+        model.load_state_dict(start)
+        optimizer = make_optimizer(model.parameters())
+        for x in loader:
+            optimizer.zero_grad()
+            model(x).mean().backward()
+            optimizer.step()
+""",
     )
     negative = (
+        """
+import copy
+import torch
+def fit(model: torch.nn.Module, loader, optimizer, evaluate, epochs):
+    model.cuda()
+    best, best_score = copy.deepcopy(model.state_dict()), 0.0
+    for epoch in range(epochs):
+        for x in loader:
+            optimizer.zero_grad()
+            model(x).mean().backward()
+            optimizer.step()
+        if evaluate(model) > best_score:
+            best = {k: v.cpu() for k, v in model.state_dict().items()}
+    model.load_state_dict(best)
+""",
+        """
+import copy
+import torch
+class Client:
+    def __init__(self, model: torch.nn.Module, device):
+        self.model = model
+        self.sent = copy.deepcopy(model.state_dict())
+        self.first = copy.deepcopy(model.state_dict())
+        self.model.to(device)
+    def difference(self):
+        return {k: v - self.sent[k] for k, v in self.model.state_dict().items()}
+    def reset(self):
+        self.model.load_state_dict(self.first)
+""",
+        """
+import copy
+import torch
+class Server:
+    def __init__(self, model: torch.nn.Module):
+        self.model = model.cuda()
+        self.sent = copy.deepcopy(model.state_dict())
+    def difference(self):
+        return {k: v - self.sent[k] for k, v in self.model.state_dict().items()}
+def export(model: torch.nn.Module, path):
+    weights = copy.deepcopy(model.cuda().state_dict())
+    torch.save(weights, path)
+""",
         """
 import copy
 import torch
@@ -373,6 +444,7 @@ def rounds(model: torch.nn.Module, clients, average):
             kept = None if call.function.module.is_test else next(kept_states(call), None)
             if kept is None:
                 yield from self._listed(call)
+                yield from self._starting(call)
                 continue
             if kept.form is Form.ITSELF and is_loaded_after(kept):
                 yield self._alias(call)
@@ -389,6 +461,18 @@ def rounds(model: torch.nn.Module, clients, average):
                 # What ``deepcopy`` returns is looked at with the other copies.
                 yield self._kept(value, _Kept.EACH)
             return
+
+    def _starting(self, state: Call) -> Iterator[Finding]:
+        first = None if state.function.module.is_test else next(starting_states(state), None)
+        if first is not None and may_use_accelerator(state.function):
+            yield self.finding(
+                first.made.node,
+                f"The weights that `{_model(state)}` has now are copied on the device, and stay there while it trains",
+                holds="a second copy of all parameters and buffers",
+                confidence=Confidence.LIKELY,
+                fixes=_fixes(state, first.made),
+                claim=Claim(ClaimShape.PLATEAU, "device", "P", held=first.made.node),
+            )
 
     def _kept_copies(self, program: Program) -> Iterator[Finding]:
         for call in program.calls("deepcopy"):
