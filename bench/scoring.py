@@ -45,7 +45,7 @@ RULES_OF_CLASS: Mapping[str, frozenset[str]] = {
     "fragmentation": _codes(804, 811, 812),
     "empty-cache-in-loop": _codes(803),
     "debug-left-on": _codes(206, 904, 905),
-    "dataloader-host-memory": _codes(304, 901, 902, 903),
+    "dataloader-host-memory": _codes(304, 901, 902, 903, 908),
     "graph kept in list": _codes(101, 102, 103, 106),
     # Classes of the labelled files.
     "G1": _codes(101, 102, 103, 106, 109, 111, 112, 301, 606, 607, 703),

@@ -169,6 +169,8 @@ class Watch(str, Enum):
     """What is freed while the line runs, which must be in every step."""
     SAMPLE_OBJECTS = "sample-objects"
     """The Python objects that the attribute of a data set holds, once for each worker that reads it."""
+    CYCLED = "cycled"
+    """What an `itertools.cycle` keeps, each time that its next element is taken."""
     CACHED_CASTS = "cached-casts"
     """Casts that are made in the block of the line and are alive when an optimizer step in it is over."""
 

@@ -85,10 +85,8 @@ def starting_states(state: Call) -> Iterator[KeptState]:
 def _is_replaced(store: Store) -> bool:
     """Whether something else may take the place of what is stored, as better weights do in the end."""
     owner = instance_class(store.base) if store.base is not None else None
-    if owner is not None:
-        others = owner.instance_stores.get(store.attribute or "", ())
-    else:
-        others = tuple(other for other in store.function.stores if other.key == store.key)
+    stores = store.function.stores if owner is None else owner.instance_stores.get(store.attribute or "", ())
+    others = stores if owner is not None else [other for other in stores if other.key == store.key]
     return any(other is not store and not isinstance(other.value, Constant) for other in others)
 
 

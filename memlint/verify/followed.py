@@ -311,6 +311,25 @@ def _unsharded(evidence: Evidence) -> Ruling:
     )
 
 
+def _cycled(evidence: Evidence) -> Ruling:
+    sizes, root = [each.size for each in evidence.seen.amounts], evidence.seen.root
+    rises = [other - one for one, other in pairwise(sizes) if other > one]
+    if not root:
+        return inconclusive(f"{evidence.ran}, but the iterator could not be looked at")
+    if not any(sizes):
+        return refuted(f"`{root}` keeps nothing of what it has yielded")
+    if len(rises) < 2:
+        return inconclusive(f"{evidence.ran}, too seldom to see `{root}` grow; --batches gives it more")
+    size = round(median(rises))
+    return confirmed(
+        f"`{root}` keeps {in_bytes(size)} more with each new batch, {in_bytes(max(sizes))} after {len(rises) + 1}",
+        "host",
+        bytes_per_step=size,
+        bytes_at_peak=max(sizes),
+        per="execution",
+    )
+
+
 def _gathered(evidence: Evidence) -> Ruling:
     seen = [each for each in evidence.seen.amounts if each.what != ALONE]
     if not seen and evidence.seen.amounts:
@@ -396,6 +415,7 @@ DECISIONS: dict[Watch, Callable[[Evidence], Ruling]] = {
     Watch.EVALUATION_LOOP: _evaluation_loop,
     Watch.UNSHARDED: _unsharded,
     Watch.GATHERED: _gathered,
+    Watch.CYCLED: _cycled,
     Watch.QUANTISED_LAYERS: _quantised_layers,
     Watch.CACHE_EMPTIED: _cache_emptied,
     Watch.SAMPLE_OBJECTS: _sample_objects,

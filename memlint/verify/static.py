@@ -116,7 +116,9 @@ def _place(diagnostic: Diagnostic, claim: LocatedClaim, statements: Statements) 
     return replace(place, rows=place.block) if claim.watch == Watch.CACHED_CASTS.value else place
 
 
-_AT_THE_HOLDER = frozenset({Watch.FILLED.value, Watch.CACHED_CASTS.value, Watch.SAMPLE_OBJECTS.value})
+_AT_THE_HOLDER = frozenset(
+    {Watch.FILLED.value, Watch.CACHED_CASTS.value, Watch.SAMPLE_OBJECTS.value, Watch.CYCLED.value}
+)
 
 
 def _roots(diagnostic: Diagnostic, claim: LocatedClaim, place: Place, statements: Statements) -> Iterable[str]:
@@ -132,7 +134,7 @@ def _roots(diagnostic: Diagnostic, claim: LocatedClaim, place: Place, statements
     elif watch is Watch.SUMMED_GRAPHS:
         # What the statement binds may be the loss of one iteration.
         candidates = [holder, place.taker]
-    elif watch in {Watch.FILLED, Watch.SAMPLE_OBJECTS}:
+    elif watch in {Watch.FILLED, Watch.SAMPLE_OBJECTS, Watch.CYCLED}:
         candidates = [claim.holder]
     elif watch is Watch.UNSHARDED:
         candidates = [*place.arguments]

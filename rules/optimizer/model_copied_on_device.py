@@ -261,11 +261,8 @@ import torch
 class Client:
     def __init__(self, model: torch.nn.Module, device):
         self.model = model
-        self.sent = copy.deepcopy(model.state_dict())
         self.first = copy.deepcopy(model.state_dict())
         self.model.to(device)
-    def difference(self):
-        return {k: v - self.sent[k] for k, v in self.model.state_dict().items()}
     def reset(self):
         self.model.load_state_dict(self.first)
 """,

@@ -68,6 +68,7 @@ _WATCHES = {
     "MEM805": Watch.GRADIENT_BUCKETS,
     "MEM806": Watch.OUTPUT_COPIES,
     "MEM901": Watch.SAMPLE_OBJECTS,
+    "MEM908": Watch.CYCLED,
     "MEM906": Watch.SERIALISED,
 }
 _SHAPES = {Watch.REACHABLE: ClaimShape.GROWS, Watch.ALLOCATED: ClaimShape.PLATEAU}

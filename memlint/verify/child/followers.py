@@ -5,7 +5,7 @@ from __future__ import annotations
 from memlint.findings import Watch
 from memlint.verify.child.file_followers import Loaded, Serialised
 from memlint.verify.child.following import Follower
-from memlint.verify.child.host_followers import CacheEmptied, SampleObjects
+from memlint.verify.child.host_followers import CacheEmptied, Cycled, SampleObjects
 from memlint.verify.child.model_followers import (
     BlockActivations,
     EvaluationLoop,
@@ -32,5 +32,6 @@ FOLLOWERS: dict[Watch, type[Follower]] = {
     Watch.GATHERED: Gathered,
     Watch.QUANTISED_LAYERS: QuantisedLayers,
     Watch.CACHE_EMPTIED: CacheEmptied,
+    Watch.CYCLED: Cycled,
     Watch.SAMPLE_OBJECTS: SampleObjects,
 }

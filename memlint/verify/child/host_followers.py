@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import sys
 import types
 import weakref
@@ -12,6 +14,7 @@ import torch
 from torch.utils.data import dataloader
 
 from memlint.verify.child.following import Follower, wrap
+from memlint.verify.child.reachable import reach
 
 _MAX_ENTRIES = 20_000
 """Of a longer container so many entries, evenly spaced, stand for all."""
@@ -67,6 +70,17 @@ class SampleObjects(Follower):
             objects, size = python_objects(value)
             self.note(size * loader.num_workers, objects, str(loader.num_workers))
         return original(iterator, loader, *args)
+
+
+class Cycled(Follower):
+    """The tensors that an ``itertools.cycle`` keeps; other iterators keep none that it could yield again."""
+
+    def end(self, frame: types.FrameType) -> None:
+        """Look at what it has saved so far."""
+        super().end(frame)
+        for value in self.values(frame):
+            saved = gc.get_referents(value) if isinstance(value, itertools.cycle) else []
+            self.note(reach([each for each in saved if isinstance(each, list)]).device_bytes)
 
 
 def _datasets(dataset: Any) -> Iterable[Any]:
