@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import lru_cache
 
+from memlint.model.coupled_losses import couples_samples
+
 _KEPT = 512
 """Files whose answer is remembered."""
 
@@ -120,13 +122,7 @@ _SIGNS = {
         imported=re.compile(r"^find_executable_batch_size$"),
     ),
     Technique.COUPLED_BATCH: _Signs(
-        names=(
-            "torch.nn.TripletMarginLoss",
-            "torch.nn.TripletMarginWithDistanceLoss",
-            "torch.nn.functional.triplet_margin_loss",
-            "pytorch_metric_learning",
-        ),
-        settings=re.compile(r"contrastive|info_?nce|logit_scale|triplet|supcon|clip_?loss"),
+        names=("pytorch_metric_learning", "lightly.loss"),
         imported=re.compile(r"contrastive|info_?nce|triplet|supcon|clip_?loss", re.IGNORECASE),
     ),
     Technique.SHARDING: _Signs(
@@ -155,11 +151,16 @@ def techniques(text: str) -> frozenset[Technique]:
 @lru_cache(_KEPT)
 def _techniques(text: str) -> frozenset[Technique]:
     try:
-        uses = _Uses.of(ast.parse(text))
+        tree = ast.parse(text)
+        uses = _Uses.of(tree)
     except (SyntaxError, ValueError, RecursionError):
         return frozenset()
     found = {technique for technique, signs in _SIGNS.items() if _shows(uses, signs)}
-    return frozenset(found | ({Technique.ACCUMULATION} if uses.counts_steps else set()))
+    if uses.counts_steps:
+        found.add(Technique.ACCUMULATION)
+    if couples_samples(text, tree):
+        found.add(Technique.COUPLED_BATCH)
+    return frozenset(found)
 
 
 def _shows(uses: _Uses, signs: _Signs) -> bool:

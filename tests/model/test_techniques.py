@@ -42,8 +42,7 @@ _USES = {
     Technique.COUPLED_BATCH: (
         "from losses import InfoNCELoss",
         "class ContrastiveLoss:\n    pass",
-        "from torch.nn import TripletMarginLoss",
-        "scale = self.logit_scale",
+        "loss = cross_entropy(q @ k.t(), torch.arange(len(q)))",
     ),
     Technique.SHARDING: (
         "from torch.distributed.fsdp import fully_shard",
