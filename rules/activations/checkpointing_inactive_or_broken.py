@@ -17,6 +17,7 @@ from memlint.model.checkpointing import (
     needless_input_gradients,
     untrained_adapter,
 )
+from memlint.model.late_binding import rebound_in_segments
 from memlint.model.pins import is_at_least
 from memlint.model.program import Program
 from memlint.model.source_text import code
@@ -38,13 +39,17 @@ class CheckpointingInactiveOrBroken(Rule):
       them: their layers checkpoint only while `training` is set;
     - `use_reentrant=True` where no input requires a gradient: images or token ids that go into the first block, or
       adapters of peft on a frozen model;
+    - a function given to `checkpoint` in a loop that reads a variable of the loop, such as
+      `checkpoint(lambda h: block(h), x)`: the backward runs it again when the variable has its last value;
     - `enable_input_require_grads()` beside `use_reentrant=False`;
     - `checkpoint(f, x)` without `use_reentrant`, unless the project pins a torch before 1.11, which lacks it.
 
     ## Why is this bad?
     Checkpointing that does not take place saves nothing: all of A is alive at the peak. The reentrant form runs the
     forward without gradients, and records a single node if one of its inputs requires a gradient; if none does, what
-    comes out requires none, and the parameters inside are never trained. Input gradients that only the reentrant form
+    comes out requires none, and the parameters inside are never trained. A function that reads the variable of a loop
+    reads it again in the backward: of three blocks run by `lambda h: block(h)` the last one got the gradients of its
+    own, and the other two none or zeros (measured, in both forms). Input gradients that only the reentrant form
     needs make autograd save the activations of all frozen layers: 9.0 MiB in place of 2.0 MiB in a frozen network
     (measured with torch 2.13 on a CPU). Without `use_reentrant` torch warns and takes the reentrant form, which is to
     change. `use_cache=True` needs no change: models of transformers switch the cache off themselves while they
@@ -62,7 +67,8 @@ class CheckpointingInactiveOrBroken(Rule):
 
     ## Fix safety
     `use_reentrant=False` gives the same numbers; the fix is safe where the project asks for torch 2.1 or later, and
-    unsafe otherwise, since older versions lack parts of that form. There is no fix for the others.
+    unsafe otherwise, since older versions lack parts of that form. There is no fix for the others: give `checkpoint`
+    the block itself, or bind it by `lambda h, block=block: block(h)`, which changes what is trained.
 
     ## When to ignore
     When the project hands the option on in a way that memlint does not see.
@@ -97,6 +103,22 @@ class CheckpointingInactiveOrBroken(Rule):
     )
     fixers = ("add_argument",)
     positive = (
+        """
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+class Net(nn.Module):
+    def forward(self, x, mask):
+        for block in self.blocks:
+            x = checkpoint(lambda h: block(h, mask), x, use_reentrant=False)  # MEM502: 17
+        for i, block in enumerate(self.others):
+            def run(h):
+                return block(h, mask)
+            x = checkpoint(run, x, use_reentrant=False)  # MEM502
+        function = getattr(self, "_gradient_checkpointing_func", None) or checkpoint
+        for block in self.tail:
+            x = function(lambda *given: block(*given), x, mask)  # MEM502
+        return x
+""",
         """
 from dataclasses import dataclass
 from transformers import HfArgumentParser as Parser
@@ -215,6 +237,31 @@ def build(config):
     )
     negative = (
         """
+from functools import partial
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+def module_function(module):
+    def run(*inputs):
+        return module(*inputs)
+    return run
+class Net(nn.Module):
+    def forward(self, x, mask):
+        for block in self.blocks:
+            x = checkpoint(lambda h, block=block: block(h, mask), x, use_reentrant=False)
+            x = checkpoint(module_function(block), x, use_reentrant=False)
+            x = checkpoint(partial(block, mask=mask), x, use_reentrant=False)
+            width = mask.shape[-1]
+            x = checkpoint(lambda h: h.reshape(-1, width), x, use_reentrant=False)
+        block = self.last
+        return checkpoint(lambda h: block(h, mask), x, use_reentrant=False)
+def train(model, loader, optimizer):
+    for x, y in loader:
+        loss = checkpoint(lambda h: (model(h) - y).square().mean(), x, use_reentrant=False)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+        """
 from dataclasses import asdict, dataclass
 import tyro
 from transformers import HfArgumentParser, TrainingArguments
@@ -314,6 +361,15 @@ def build():
     def check(self, program: Program) -> Iterator[Finding]:
         yield from self._checkpoints(program)
         yield from self._models(program)
+        for call, name in rebound_in_segments(program):
+            yield self.finding(
+                call.node,
+                f"The backward computes each segment with the last `{name}` of the loop: the others get no gradient",
+                holds="nothing: what the other iterations used gets no gradient, or a wrong one",
+                severity=Severity.ERROR,
+                confidence=Confidence.LIKELY,
+                claim=_claim(call.node, "a gradient that is missing takes no memory"),
+            )
         for name, node in ignored_options(program):
             yield self.finding(
                 node,
