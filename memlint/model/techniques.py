@@ -15,6 +15,7 @@ from enum import Enum, auto
 from functools import lru_cache
 
 from memlint.model.coupled_losses import couples_samples
+from memlint.model.taken_in_parts import accumulates, takes_batches_apart
 
 _KEPT = 512
 """Files whose answer is remembered."""
@@ -31,6 +32,8 @@ class Technique(Enum):
     """Activations are computed again, or moved to the host."""
     ACCUMULATION = auto()
     """Gradients of several micro-batches are added up."""
+    PARTS = auto()
+    """A batch of the loader is taken apart, so that what runs is smaller."""
     AUTOMATIC_BATCH = auto()
     """The size of the batch is found by trying."""
     COUPLED_BATCH = auto()
@@ -38,7 +41,9 @@ class Technique(Enum):
     SHARDING = auto()
     """Parameters, gradients or states are spread over several GPUs."""
     REDUCED_STATES = auto()
-    """Parameters or states are moved to the host, quantised, or trained by adapters only."""
+    """Parameters or states are moved to the host, or trained by adapters only."""
+    QUANTISED = auto()
+    """Weights are of 4 or 8 bits, and computed with in half precision."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ class _Signs:
 
 
 _HALF_TYPES = ("float16", "half", "bfloat16", "HalfTensor", "BFloat16Tensor", "cuda.HalfTensor", "cuda.BFloat16Tensor")
-_HALF_SETTING = r"(^|_)(fp16|bf16|float16|bfloat16|autocast|mixed_precision|mixed_prec|mix_prec|half_precision)(_|$)"
+_HALF_WORDS = "fp16|bf16|float16|bfloat16|autocast|mixed_precision|mixed_prec|mix_prec|half_precision"
+_HALF_SETTING = rf"^(?!.*_full_eval$)(.*_)?({_HALF_WORDS})(_|$)"
 _SIGNS = {
     Technique.HALF_PRECISION: _Signs(
         names=(
@@ -114,6 +120,7 @@ _SIGNS = {
     Technique.ACCUMULATION: _Signs(
         methods=frozenset({"no_sync", "accumulate"}),
         settings=re.compile(r"(^|_)accum(ulate|ulation|ulating)?(_|$)|micro_?batch|virtual_batch"),
+        imported=re.compile(r"^GradientAccumulationScheduler$"),
     ),
     Technique.AUTOMATIC_BATCH: _Signs(
         names=("accelerate.utils.find_executable_batch_size", "accelerate.find_executable_batch_size"),
@@ -136,9 +143,13 @@ _SIGNS = {
         imported=re.compile(r"^(FSDP|FullyShardedDataParallel|fully_shard|FSDPStrategy|DeepSpeed(Strategy|Plugin))$"),
     ),
     Technique.REDUCED_STATES: _Signs(
-        names=("peft", "bitsandbytes", "transformers.BitsAndBytesConfig"),
-        settings=re.compile(r"^load_in_[48]bit$|(^|_)(cpu_offload|offload)(_|$)"),
+        names=("peft",),
+        settings=re.compile(r"(^|_)(cpu_offload|offload)(_|$)"),
         imported=re.compile(r"^(get_peft_model|LoraConfig)$"),
+    ),
+    Technique.QUANTISED: _Signs(
+        names=("bitsandbytes.nn", "transformers.BitsAndBytesConfig", "torchao.quantization"),
+        settings=re.compile(r"^(load_in_[48]bit|quantization_config)$"),
     ),
 }
 
@@ -156,8 +167,10 @@ def _techniques(text: str) -> frozenset[Technique]:
     except (SyntaxError, ValueError, RecursionError):
         return frozenset()
     found = {technique for technique, signs in _SIGNS.items() if _shows(uses, signs)}
-    if uses.counts_steps:
+    if uses.counts_steps or accumulates(tree):
         found.add(Technique.ACCUMULATION)
+    if takes_batches_apart(tree):
+        found.add(Technique.PARTS)
     if couples_samples(text, tree):
         found.add(Technique.COUPLED_BATCH)
     return frozenset(found)

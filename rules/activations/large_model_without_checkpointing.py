@@ -333,7 +333,7 @@ def generate(path):
             much = f", autograd saves about {shown_bytes(saved)}" if saved is not None else ""
             yield self.finding(
                 node,
-                f"{size / 1e6:,.0f} million parameters are trained without activation checkpointing{much}",
+                f"a model of {size / 1e6:,.0f} million parameters is trained without activation checkpointing{much}",
                 holds="what autograd saves in every block",
                 confidence=confidence_of(models=models) if is_large else confidence_of_estimate(reading),
                 severity=capacity_severity(program),

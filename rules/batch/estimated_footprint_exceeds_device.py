@@ -104,6 +104,30 @@ Trainer(model=model, args=args, train_dataset=data).train()
 import torch, torchvision
 from torch.utils.data import DataLoader
 def train(dataset):
+    model = torchvision.models.resnet50().cuda()
+    optimizer = torch.optim.AdamW(model.parameters())
+    crop = torchvision.transforms.RandomResizedCrop(224)
+    for x, y in DataLoader(dataset, batch_size=4096):
+        for part, labels in zip(x.split(64), y.split(64)):
+            loss = torch.nn.functional.cross_entropy(model(part), labels) / 64
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+        """
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+model = AutoModelForCausalLM.from_pretrained("openai-community/gpt2-xl", device_map="auto")
+tokenizer = AutoTokenizer.from_pretrained("gpt2")
+def encode(batch):
+    return tokenizer(batch["text"], padding="max_length", max_length=1024)
+data = load("texts").map(encode)
+args = TrainingArguments("out", per_device_train_batch_size=64)
+Trainer(model=model, args=args, train_dataset=data).train()
+""",
+        """
+import torch, torchvision
+from torch.utils.data import DataLoader
+def train(dataset):
     model = torchvision.models.resnet18().cuda()
     optimizer = torch.optim.AdamW(model.parameters())
     crop = torchvision.transforms.RandomResizedCrop(224)
@@ -130,7 +154,7 @@ def train(dataset):
     def check(self, program: Program) -> Iterator[Finding]:
         card = card_of(program)
         reading = training_of(program)
-        if reading is None or uses(reading, Technique.AUTOMATIC_BATCH) or is_sharded_unread(reading):
+        if reading is None or uses(reading, Technique.AUTOMATIC_BATCH, Technique.PARTS) or is_sharded_unread(reading):
             return
         peak = estimate(reading)
         batch = reading.facts.get("batch")

@@ -131,6 +131,54 @@ def train(model, optimizer, loader: DataLoader):
     )
     negative = (
         """
+import torch, torchvision
+from torch.utils.data import DataLoader
+def train(dataset):
+    model = torchvision.models.resnet50().cuda()
+    optimizer = torch.optim.AdamW(model.parameters())
+    crop = torchvision.transforms.RandomResizedCrop(224)
+    for x, y in DataLoader(dataset, batch_size=4096):
+        for part, labels in zip(x.split(64), y.split(64)):
+            loss = torch.nn.functional.cross_entropy(model(part), labels) / 64
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+        """
+import torch, torchvision
+from torch.utils.data import DataLoader
+def train(dataset):
+    model = torchvision.models.resnet50().cuda()
+    optimizer = torch.optim.AdamW(model.parameters())
+    crop = torchvision.transforms.RandomResizedCrop(224)
+    waiting = 0
+    for x, y in DataLoader(dataset, batch_size=4096):
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        waiting += 1
+        if waiting == 4:
+            optimizer.step()
+            optimizer.zero_grad()
+            waiting = 0
+""",
+        """
+import lightning as L
+import torch, torchvision
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from torch.utils.data import DataLoader
+class Lit(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.model = torchvision.models.resnet50()
+        self.crop = torchvision.transforms.RandomResizedCrop(224)
+    def training_step(self, batch, index):
+        return torch.nn.functional.cross_entropy(self.model(batch[0]), batch[1])
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters())
+trainer = L.Trainer(callbacks=[GradientAccumulationScheduler(scheduling={0: 8})])
+trainer.fit(Lit(), DataLoader(images, batch_size=4096))
+""",
+        """
 import timm
 import torch
 from torch.utils.data import DataLoader

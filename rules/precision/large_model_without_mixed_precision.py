@@ -198,6 +198,44 @@ def epoch(model, optimizer, loader: DataLoader):
     )
     negative = (
         """
+from transformers import AutoModelForMaskedLM, Trainer, TrainingArguments
+model = AutoModelForMaskedLM.from_pretrained("google-bert/bert-base-uncased")
+args = TrainingArguments("out", deepspeed="a_file_that_is_not_here.json")
+Trainer(model=model, args=args, train_dataset=data).train()
+""",
+        """
+from transformers import AutoModelForMaskedLM, HfArgumentParser, Trainer, TrainingArguments
+model = AutoModelForMaskedLM.from_pretrained("google-bert/bert-base-uncased")
+(args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses()
+Trainer(model=model, args=args, train_dataset=data).train()
+""",
+        """
+from transformers import AutoModelForMaskedLM, Trainer, TrainingArguments
+model = AutoModelForMaskedLM.from_pretrained("google-bert/bert-base-uncased")
+args = TrainingArguments("out", **settings())
+Trainer(model=model, args=args, train_dataset=data).train()
+""",
+        """
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+model = AutoModelForCausalLM.from_pretrained("openai-community/gpt2-large", load_in_8bit=True)
+model = get_peft_model(model, LoraConfig(r=8))
+Trainer(model=model, args=TrainingArguments("out"), train_dataset=data).train()
+""",
+        """
+import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from transformers import AutoModelForMaskedLM
+def train(loader):
+    model = AutoModelForMaskedLM.from_pretrained("google-bert/bert-base-uncased")
+    fully_shard(model, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+    optimizer = torch.optim.AdamW(model.parameters())
+    for batch in loader:
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+""",
+        """
 import torch
 from torch.utils.data import DataLoader
 class Recipe:
@@ -304,7 +342,7 @@ def train(loader, width):
         size = size_of_models(reading) if reading is not None else None
         if reading is None or size is None:
             yield from self._where_memory_is_short(program)
-        elif size >= _LARGE and not uses(reading, Technique.HALF_PRECISION, Technique.LOSS_SCALING):
+        elif size >= _LARGE and not uses(reading, *_HALF):
             yield from self._large(program, reading, size)
 
     def _where_memory_is_short(self, program: Program) -> Iterator[Finding]:
@@ -325,8 +363,8 @@ def train(loader, width):
         if node is not None:
             yield self._finding(
                 node,
-                f"{size / 1e6:,.0f} million parameters are trained in float32; autocast to bfloat16 halves what "
-                "autograd saves",
+                f"a model of {size / 1e6:,.0f} million parameters is trained in float32; autocast to bfloat16 "
+                "halves what autograd saves",
                 confidence_of(models=reading.trained),
                 capacity_severity(program),
                 *(fixes or autocast_fixes(program.module)),
@@ -352,6 +390,7 @@ _SHORT: Mapping[str, Callable[[Module], Call | None]] = {
     "and catches running out of memory,": full_precision_out_of_memory,
 }
 """What shows that memory is short, and the question for where that is."""
+_HALF = (Technique.HALF_PRECISION, Technique.LOSS_SCALING, Technique.QUANTISED)
 _PRECISION = frozenset({"precision", "parameters dtype", "training arguments"})
 """What decides on the precision, among what is read of a program."""
 _ARGUMENTS = {

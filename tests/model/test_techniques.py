@@ -51,9 +51,10 @@ _USES = {
     ),
     Technique.REDUCED_STATES: (
         "from peft import LoraConfig",
-        "load(load_in_4bit=True)",
         "run(cpu_offload=True)",
     ),
+    Technique.QUANTISED: ("load(load_in_4bit=True)", "from transformers import BitsAndBytesConfig"),
+    Technique.PARTS: ("for x in loader:\n  for p in x.split(2):\n    y = f(p)\n    y.backward()\n  optimizer.step()",),
 }
 
 

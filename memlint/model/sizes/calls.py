@@ -92,6 +92,8 @@ class Calls(ABC):
         self.overrides = {}
         self.overridden: set[str] = set()
         """The names among ``overrides`` that the program has an argument for."""
+        self.told_doubt = ""
+        """Why the call that is told of may have other arguments besides."""
         self.options: dict[str, Option] = {}
         """The arguments that the program declares, by the name that they are read by; of fields only those in use."""
         self.absent_is_unknown = False
@@ -461,7 +463,9 @@ class Calls(ABC):
     def _external(  # noqa: PLR0911 - one case after the other
         self, name: str, arguments: list[Any], keywords: dict[str, Any], doubt: str
     ) -> Any:
+        self.told_doubt = doubt
         told = self._tell(name, arguments, keywords)
+        self.told_doubt = ""
         if told is not NotImplemented:
             return self._doubted(told, doubt)
         vectors.changed_in_place(name if "out" not in keywords else "_", [*arguments, *keywords.values()])

@@ -72,7 +72,8 @@ def confidence_of_estimate(reading: Reading) -> Confidence:
     facts = reading.facts
     is_full = reading.value("precision") is None and reading.value("parameters dtype") is None
     unread = "precision" in facts or uses(reading, Technique.HALF_PRECISION, Technique.LOSS_SCALING)
-    if (is_full and unread) or _keeps_less(reading):
+    is_unsaid = not {"precision", "parameters dtype"}.isdisjoint(reading.unknown)
+    if is_unsaid or (is_full and unread) or _keeps_less(reading):
         return Confidence.POSSIBLE
     read = ("batch", "length", "image", *(("ranks",) if "sharding" in facts else ()))
     return confidence_of(*map(facts.get, read), models=reading.trained)
@@ -100,7 +101,7 @@ def uses(reading: Reading, *wanted: Technique) -> bool:
 
 def is_sharded_unread(reading: Reading) -> bool:
     """Whether a file of the program may shard or lighten what is trained in a way that the estimate does not count."""
-    if uses(reading, Technique.REDUCED_STATES):
+    if uses(reading, Technique.REDUCED_STATES, Technique.QUANTISED):
         return True
     return uses(reading, Technique.SHARDING) and "sharding" not in reading.facts
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from memlint.model.sizes.calls import Calls
 
 PARSERS = frozenset({"argparse.ArgumentParser", "configargparse.ArgumentParser"})
+BY_PARSER = "filled by a parser"
+"""The attribute of an object of a library whose fields a parser fills."""
 _ARGUMENTS = "arguments of the parser"
 _CLASSES = "classes of the parser"
 
@@ -108,6 +110,8 @@ def _into_dataclasses(calls: Calls, parser: Instance, _arguments: list[Any], _na
             value.attributes.update(given)
             calls.overridden.update(given)
             calls.options.update({name: Option(f"--{name}", calls.place) for name in given})
+            if isinstance(each, External):
+                value.attributes[BY_PARSER] = True
             value.attributes = {k: marked(v, calls.place, by_command_line=True) for k, v in value.attributes.items()}
         made.append(value)
     return tuple(made)

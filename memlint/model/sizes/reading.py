@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from memlint.model.sizes import sharding
+from memlint.model.sizes import setting_files, sharding
 from memlint.model.sizes.architectures import known_configuration, known_model
+from memlint.model.sizes.command_line import BY_PARSER
 from memlint.model.sizes.evaluate import Evaluator, Stopped, TooMuch
 from memlint.model.sizes.hugging_face import built
-from memlint.model.sizes.marks import Mark, place_of
+from memlint.model.sizes.marks import Mark, marked, place_of
 from memlint.model.sizes.natives import Items
 from memlint.model.sizes.objects import (
     PLAIN,
@@ -179,10 +180,11 @@ class Reader:
             return self._loader(name, arguments, keywords, place)
         if last in OPTIMIZERS and (".optim" in name or top in {"bitsandbytes", "apex", "transformers", "deepspeed"}):
             return self._optimizer(name, last, arguments, keywords, place)
+        left_open = {BY_PARSER: True} if self.evaluator.told_doubt else {}
         if top == "trl" and last.endswith("Config"):
-            return Instance(External(name), self._trl_settings(keywords), open=True)
+            return Instance(External(name), {**self._trl_settings(keywords), **left_open}, open=True)
         if last.endswith("TrainingArguments"):
-            return Instance(External(name), dict(keywords), open=True)
+            return Instance(External(name), {**keywords, **left_open}, open=True)
         if last.endswith("Trainer") and top in {"transformers", "trl", "lightning", "pytorch_lightning"}:
             return self._trainer(name, arguments, keywords, place)
         if last == "Accelerator" and top == "accelerate":
@@ -209,6 +211,11 @@ class Reader:
             self._autocast(name, arguments, keywords, place)
             return PLAIN
         self._note_all(sharding.made(name, keywords), place)
+        config = keywords.get("config", keywords.get("config_params", keywords.get("hf_ds_config")))
+        if name == "deepspeed.initialize" or (config is not None and last in ("DeepSpeedStrategy", "DeepSpeedPlugin")):
+            self._deepspeed(config, place)
+        if keywords.get("device_map") in _SPREADING and name.startswith("transformers."):
+            self._note_all({"sharding": "device_map", "stage": PLAIN}, place)
         ranks = sharding.ranks(name, arguments, keywords)
         if ranks is not None:
             self._note("ranks", ranks, place)
@@ -246,6 +253,8 @@ class Reader:
         batch = keywords.get("batch_size", arguments[1] if len(arguments) > 1 else 1)
         if "batch_sampler" in keywords:
             batch = Unknown("a sampler of batches")
+        elif "batch_size" not in keywords and self.evaluator.told_doubt:
+            batch = Unknown(self.evaluator.told_doubt)
         loader = Instance(External(name), {"batch_size": batch, "shuffle": keywords.get("shuffle", False)}, open=True)
         by_command_line = isinstance(batch, Mark) and batch.by_command_line
         value = batch if isinstance(batch, int) else None
@@ -260,12 +269,14 @@ class Reader:
         state += 4 if keywords.get("amsgrad") is True else 0
         if last == "RMSprop" and keywords.get("centered") is True:
             state += 4
+        is_open = momentum and "momentum" not in keywords and self.evaluator.told_doubt
+        known = None if is_open else state
         before = self.reading.facts.get("optimizer")
         if self.evaluator.since and before is not None and before.value != last:
             # One of several, and the program does not say which.
             for fact in ("optimizer", "optimizer state", "foreach"):
                 self.reading.facts[fact] = Fact(None, before.place)
-        self.reading.facts.setdefault("optimizer state", Fact(state, place))
+        self.reading.facts.setdefault("optimizer state", Fact(known, place))
         self.reading.facts.setdefault("optimizer", Fact(last, place))
         foreach = keywords.get("foreach") is not False and keywords.get("fused") is not True
         self.reading.facts.setdefault("foreach", Fact(foreach and name.startswith("torch."), place))
@@ -295,6 +306,10 @@ class Reader:
         if args is not None and not isinstance(args, Instance):
             self.reading.unknown.append("training arguments")
             return
+        if known.get("deepspeed"):
+            self._deepspeed(known["deepspeed"], place)
+        if BY_PARSER in known:
+            self._left_to_the_command_line(known, place)
         note("batch", known.get("per_device_train_batch_size", 8), place)
         note("accumulation", known.get("gradient_accumulation_steps", 1), place)
         self._hf_settings(known, place)
@@ -304,6 +319,22 @@ class Reader:
         if isinstance(optimizer, str) and optimizer in state:
             note("optimizer state", state[optimizer], place)
         note("foreach", optimizer == "adamw_torch", place)
+
+    def _deepspeed(self, config: Any, place: Place) -> None:
+        """The configuration of DeepSpeed, itself or by the name of a file."""
+        found = setting_files.loaded(self.evaluator, [config], {}) if isinstance(config, str) else config
+        self._note_all(sharding.by_deepspeed(found), place)
+
+    def _left_to_the_command_line(self, known: Mapping[str, Any], place: Place) -> None:
+        """Fields of training arguments that a parser fills, and whose defaults stand in the library."""
+        if "per_device_train_batch_size" not in known:
+            self._note("batch", marked(8, place, by_command_line=True), place)
+        if known.keys().isdisjoint(("bf16", "fp16")):
+            self._note("precision", PLAIN, place)
+        if "gradient_checkpointing" not in known:
+            self._note("checkpointing", PLAIN, place)
+        if "gradient_accumulation_steps" not in known:
+            self._note("accumulation", PLAIN, place)
 
     def _hf_settings(self, known: Mapping[str, Any], place: Place) -> None:
         half = "bfloat16" if known.get("bf16") else "float16" if known.get("fp16") else None
@@ -318,7 +349,11 @@ class Reader:
 
     def _lightning_trainer(self, trainer: Instance, place: Place) -> None:
         given = trainer.attributes
-        self._note("accumulation", given.get("accumulate_grad_batches", 1), place)
+        if "accumulate_grad_batches" in given:
+            self._note("accumulation", given["accumulate_grad_batches"], place)
+        if self.evaluator.told_doubt:
+            for fact in ("precision", "accumulation", "sharding"):
+                self._note(fact, PLAIN, place)
         precision = given.get("precision")
         if precision is not None and str(precision) not in {"32", "32-true"}:
             text = str(precision)
@@ -330,7 +365,7 @@ class Reader:
         self._note_all(sharding.by_lightning(given), place)
 
     def _accelerator(self, name: str, keywords: dict[str, Any], place: Place) -> Any:
-        precision = keywords.get("mixed_precision")
+        precision = keywords.get("mixed_precision", PLAIN if self.evaluator.told_doubt else None)
         if isinstance(precision, str) and precision in {"bf16", "fp16"}:
             self._note("precision", f"autocast {'bfloat16' if precision == 'bf16' else 'float16'}", place)
         elif precision not in (None, "no"):
@@ -474,6 +509,10 @@ class Reader:
                 if any(loader is each for each in wanted):
                     return fact
         return self.loaders[0][1] if len(self.loaders) == 1 else None
+
+
+_SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Values of ``device_map`` that spread a model over what GPUs there are, and over the host."""
 
 
 def _parameters_in(value: Any) -> list[Parameter]:

@@ -29,8 +29,6 @@ _OFFLOADING = ("cpu_offload", "offload_policy", "offload_optimizer", "offload_pa
 def made(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
     """What a call of ``name`` says about sharding, be it one of FSDP, of a strategy or of a plug-in."""
     last = name.rpartition(".")[2]
-    if name == "deepspeed.initialize":
-        return {"sharding": "deepspeed", "stage": _UNKNOWN}
     if not name.startswith(_FRAMEWORKS) or last not in _FSDP | _DEEPSPEED:
         return {}
     if last in _DEEPSPEED:
@@ -75,9 +73,7 @@ def by_lightning(keywords: Mapping[str, Any]) -> dict[str, Any]:
 
 def by_transformers(keywords: Mapping[str, Any]) -> dict[str, Any]:
     """What training arguments of transformers say: ``fsdp="full_shard auto_wrap"``, ``deepspeed=...``."""
-    fsdp, deepspeed = keywords.get("fsdp"), keywords.get("deepspeed")
-    if deepspeed:
-        return {"sharding": "deepspeed", "stage": _UNKNOWN}
+    fsdp = keywords.get("fsdp")
     if not fsdp:
         return {}
     words = fsdp.split() if isinstance(fsdp, str) else fsdp
@@ -86,6 +82,30 @@ def by_transformers(keywords: Mapping[str, Any]) -> dict[str, Any]:
     known = [_STAGES[each.upper()] for each in words if each.upper() in _STAGES]
     facts: dict[str, Any] = {"sharding": "fsdp", "stage": known[0] if known else _UNKNOWN}
     return facts | ({"offload": "fsdp"} if "offload" in words else {})
+
+
+def by_deepspeed(config: Any) -> dict[str, Any]:
+    """What a configuration of DeepSpeed says, a dict; ``auto`` leaves a value to the program.
+
+    Half precision of DeepSpeed keeps weights of both types, which the estimate does not count: it is unknown.
+    """
+    if not isinstance(config, dict):
+        return {"sharding": "deepspeed", "stage": _UNKNOWN, "precision": _UNKNOWN, "accumulation": _UNKNOWN}
+    facts: dict[str, Any] = {}
+    zero = _section(config, "zero_optimization")
+    if zero.get("stage", 0) != 0:
+        facts |= {"sharding": "deepspeed", "stage": zero["stage"] if isinstance(zero["stage"], int) else _UNKNOWN}
+    if any(_section(zero, part).get("device", "none") != "none" for part in ("offload_optimizer", "offload_param")):
+        facts["offload"] = "deepspeed"
+    if any(_section(config, kind).get("enabled", False) not in (False, "auto") for kind in ("fp16", "bf16")):
+        facts["precision"] = _UNKNOWN
+    said = {"batch": "train_micro_batch_size_per_gpu", "accumulation": "gradient_accumulation_steps"}
+    return facts | {fact: config[key] for fact, key in said.items() if isinstance(config.get(key), int)}
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = config.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def ranks(name: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> int | None:

@@ -415,3 +415,30 @@ def test_a_loss_computes_with_the_scores_of_all_words(tmp_path: Path, model: str
     assert peak is not None
     assert peak.is_complete
     assert peak.scores.likely == copies * element * 2 * 512 * 50257
+
+
+_DEEPSPEED = """\
+from transformers import AutoModelForMaskedLM, Trainer, TrainingArguments
+model = AutoModelForMaskedLM.from_pretrained("google-bert/bert-base-uncased")
+args = TrainingArguments("out", per_device_train_batch_size=4, deepspeed="zero.json")
+Trainer(model=model, args=args, train_dataset=data).train()
+"""
+
+
+def test_a_configuration_of_deepspeed_is_read(tmp_path: Path) -> None:
+    zero = '{"stage": 2, "offload_optimizer": {"device": "cpu"}}'
+    half = '"bf16": {"enabled": "auto"}, "fp16": {"enabled": true}'
+    (tmp_path / "zero.json").write_text(f'{{"gradient_accumulation_steps": 8, "zero_optimization": {zero}, {half}}}')
+    facts = _reading(tmp_path, _DEEPSPEED).facts
+    assert {name: facts[name].value for name in ("batch", "accumulation", "stage")} == {
+        "batch": 4,
+        "accumulation": 8,
+        "stage": 2,
+    }
+    assert "offload" in facts
+    assert facts["precision"].value is None
+
+
+def test_a_configuration_of_deepspeed_that_is_not_here_says_nothing(tmp_path: Path) -> None:
+    reading = _reading(tmp_path, _DEEPSPEED)
+    assert {"precision", "stage", "accumulation"} <= set(reading.unknown)
