@@ -139,7 +139,9 @@ def _added_to_field(store: Store, base: Value) -> Accumulation | None:
 
 
 def _added_to_item(store: Store, base: Value) -> Accumulation | None:
-    """``sums["loss"] += loss``, ``sums[:, step] += loss``."""
+    """``sums["loss"] += loss``, ``sums[:, step] += loss``, ``self.mean[:] = 0.9 * self.mean + 0.1 * mean``."""
+    if _is_whole(store.target):
+        return _written_over(base, store.value, store.target, store.region)
     span, loop = container_span(base, store.region)
     if span is None:
         span, loop = tensor_span(base, store.region)
@@ -150,13 +152,35 @@ def _added_to_item(store: Store, base: Value) -> Accumulation | None:
     return None if span is None else _build(store, lambda value: _reads_item(value, store), span, loop)
 
 
+def _is_whole(target: cst.CSTNode) -> bool:
+    """Whether ``target`` is all of a tensor: ``mean[:]``, ``mean[...]``."""
+    if not isinstance(target, cst.Subscript) or len(target.slice) != 1:
+        return False
+    part = target.slice[0].slice
+    if isinstance(part, cst.Slice):
+        return part.lower is None and part.upper is None and part.step is None
+    return isinstance(part, cst.Index) and isinstance(part.value, cst.Ellipsis)
+
+
+def _written_over(holder: Value, value: Value, node: cst.CSTNode, region: Region) -> Accumulation | None:
+    """The tensor ``holder`` gets ``value`` for all of its elements, which is made of what they were before."""
+    span, loop, attribute = _lifetime(holder, region)
+    addends: list[Occurrence] = []
+    if span is None or _split(value, lambda old: same_place(old, holder), addends, set()) is not _Old.MERGED:
+        return None
+    return Accumulation(node, attribute, region, value, tuple(addends), span, loop) if addends else None
+
+
 def _is_text(value: Value | None) -> bool:
     return isinstance(value, Constant) and isinstance(value.constant, str)
 
 
 def _build(store: Store, is_old: Callable[[Value], bool], span: Span, loop: Loop | None) -> Accumulation | None:
+    def is_carried(value: Value) -> bool:
+        return is_old(value) and not _is_replaced(value, store)
+
     addends: list[Occurrence] = []
-    if _split(store.value, is_old, addends, set()) is not _Old.MERGED or not addends:
+    if _split(store.value, is_carried, addends, set()) is not _Old.MERGED or not addends:
         return None
     attribute = store.attribute if store.base is not None and instance_class(store.base) is not None else None
     return Accumulation(store.target, attribute, store.region, store.value, tuple(addends), span, loop)
@@ -167,6 +191,8 @@ _IN_PLACE = frozenset({"add_", "sub_", "lerp_", "addcmul_", "addcdiv_"})
 
 def _in_place(call: Call) -> Accumulation | None:
     """``holder.add_(x)`` or ``holder.mul_(m).add_(x)`` on something that outlives the iteration or the call."""
+    if call.method == "copy_" and call.receiver is not None and call.positional():
+        return _written_over(call.receiver, call.positional()[0], operand_occurrences(call)[0].node, call.region)
     if call.method not in _IN_PLACE or not call.arguments:
         return None
     holder = operand_occurrences(call)[0]
@@ -216,13 +242,21 @@ def _split(value: Value, is_old: Callable[[Value], bool], addends: list[Occurren
     seen.add(id(value))
     if is_old(value):
         return _Old.ITSELF
-    parts = combined(value)
+    parts = _left_by_loop(value) or combined(value)
     old = [_split(part.value, is_old, addends, seen) for part in parts]
     if any(old):
         addends.extend(part for part, within in zip(parts, old, strict=True) if not within)
     most = max(old, default=_Old.NOTHING)
     selects = isinstance(value, (Phi, Choice)) or len(parts) == 1
     return _Old.MERGED if most and not selects else most
+
+
+def _left_by_loop(value: Value) -> tuple[Occurrence, ...]:
+    """What a loop leaves that has run, if ``value`` joins that with what was there before the loop."""
+    if not isinstance(value, Phi) or value.loop is not None:
+        return ()
+    around = set(value.region.loops())
+    return tuple(part for part in operand_occurrences(value) if not around.issuperset(part.value.region.loops()))
 
 
 def combined(value: Value) -> tuple[Occurrence, ...]:
@@ -245,6 +279,25 @@ def combined(value: Value) -> tuple[Occurrence, ...]:
             if conversion or names & _CORRECTIONS:
                 return operand_occurrences(value)[:1]
     return ()
+
+
+def _is_replaced(value: Value, store: Store) -> bool:
+    """Whether ``value`` is what an inner loop leaves that has put something new in the place of what was there.
+
+    ``loss`` after ``for step in range(steps): loss = criterion(...)``, if the loop has run at all.
+    """
+    if not isinstance(value, Phi) or value.loop is None or store.region.within(value.loop):
+        return False
+    seen: set[int] = set()
+    pending = list(value.inputs[1:])
+    while pending:
+        current = pending.pop()
+        if current is value:
+            return False
+        if id(current) not in seen:
+            seen.add(id(current))
+            pending.extend(current.operands())
+    return True
 
 
 def _carrying_loop(store: Store) -> Loop | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from memlint.model.aliases import find_method, instance_class, module_of, origins, qualified_names, sources
+from memlint.model.aliases import find_method, instance_class, module_of, origins, qualified_names, sources, zipped
 from memlint.model.attachment import Attachment, attachment
 from memlint.model.calls import (
     argument_parameters,
@@ -23,7 +23,7 @@ from memlint.model.containers import GROWING_METHODS, insertions_of, names_of
 from memlint.model.differentiated import feeds_backward, starts_backward
 from memlint.model.effects import backward_of, returns_loss_to_framework
 from memlint.model.evidence import known_names
-from memlint.model.fields import Field, part_at, record_fields
+from memlint.model.fields import Field, Rest, part_at, record_fields
 from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.kinds import Role, class_of, kinds, role
 from memlint.model.knowledge import frameworks, torch
@@ -142,6 +142,20 @@ def _is_filled_in(container: Value, loop: Loop) -> bool:
     )
 
 
+def _writes_in_place(call: Call) -> bool:
+    """Whether a method of a tensor writes what it is given into it: ``nll.index_copy_(0, rows, -scores)``."""
+    method = call.method or ""
+    return method.endswith("_") and not method.startswith("_") and grad_mode(call.region) is not GradMode.DISABLED
+
+
+def _paired(container: Value) -> Iterator[Value]:
+    """The containers of a literal that a loop over pairs goes through: ``for xs, x in zip((heads, tails), (a, b))``."""
+    column = zipped(container)
+    for source in sources(column) if column is not None else ():
+        if isinstance(source, Display) and not source.starred:
+            yield from (element for element in source.elements if element is not container)
+
+
 def _is_filled_field(value: Value) -> bool:
     """Whether ``value`` is an attribute of another object that is filled as a list is: ``stats.losses.append(x)``."""
     if not isinstance(value, Attribute) or instance_class(value.base) is not None:
@@ -224,6 +238,10 @@ class _Flow:
         index = component_index(part)
         if isinstance(self.component, Field) and not isinstance(index, str):
             self.push(part)  # A named tuple may be unpacked as well.
+            return
+        if isinstance(index, Rest):
+            if not isinstance(self.component, int) or self.component < 0 or self.component >= index.start:
+                self.push(part)
             return
         from_the_end = isinstance(index, int) and index < 0
         if self.component is None or index is None or from_the_end or index == self.component:
@@ -323,6 +341,8 @@ class _Flow:
         for source in sources(holder):
             if isinstance(source, Parameter) and source is not source.function.instance:
                 self.into_argument(source)
+        for one in _paired(container):
+            self.into_container(one)
 
     def into_argument(self, parameter: Parameter) -> None:
         """The container that the callers pass for ``parameter``: those by which the function was entered, if it was."""
@@ -378,6 +398,8 @@ class _Flow:
             return False
         if call.method in frameworks.DETACHING_SINK_METHODS and not _is_of_torch(names):
             return False
+        if call.receiver is not None and _writes_in_place(call):
+            self.into_container(call.receiver)
         return self.argument(value, call, names)
 
     def argument(self, value: Value, call: Call, names: frozenset[str]) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from memlint.model.aliases import base_names, display_element, find_method, mro, qualified_names, sources
 from memlint.model.memo import query
 from memlint.model.scopes import Class, Function
-from memlint.model.values import Call, ClassValue, Value
+from memlint.model.values import Binary, Call, ClassValue, Display, Value
 
 _NAMED_TUPLES = frozenset({"typing.NamedTuple", "typing_extensions.NamedTuple"})
 _DATACLASSES = frozenset({"dataclasses.dataclass", "attr.s", "attr.define", "attrs.define", "attrs.frozen"})
@@ -15,6 +17,12 @@ class Field(str):
     """The name of a field, as the component of a record that counts; a key of a dict is a plain text."""
 
     __slots__ = ()
+
+
+class Rest(NamedTuple):
+    """What follows the first elements of a list or tuple, as the component that counts: ``outputs[1:]``."""
+
+    start: int
 
 
 @query(on_cycle=())
@@ -37,7 +45,25 @@ def part_at(source: Value, index: object) -> Value | None:
     """The part of a literal tuple, list or dict, or of a newly made record, at a constant index, key or field."""
     if isinstance(source, Call):
         return _given_for(source, index)
+    if isinstance(index, Rest):
+        return _joined_behind(source, index)
     return display_element(source, index)
+
+
+def _joined_behind(source: Value, rest: Rest) -> Value | None:
+    """``states`` for the rest behind the first element of ``[loss] + states``."""
+    if not isinstance(source, Binary) or source.operator != "+":
+        return None
+    exact = all(len(first) == rest.start for first in map(literal_elements, sources(source.left)) if first is not None)
+    known = all(literal_elements(first) is not None for first in sources(source.left))
+    return source.right if known and exact else None
+
+
+def literal_elements(value: Value) -> tuple[Value, ...] | None:
+    """The elements of a literal list or tuple; None for everything else."""
+    if isinstance(value, Display) and value.kind in {"list", "tuple"} and not value.starred:
+        return value.elements
+    return None
 
 
 def _given_for(call: Call, index: object) -> Value | None:

@@ -200,7 +200,7 @@ def _result_may_hold_parameters(call: Call) -> bool:
     made_by = callees(call)
     if made_by and all(function.name != "__init__" and function.exits for function in made_by):
         return any(may_hold_parameters(exit.value) for function in made_by for exit in function.exits)
-    return _used_as_module(call)
+    return bool(names & _PARAMETER_CONTAINERS) or _used_as_module(call)
 
 
 def _makes_plain_holder(call: Call) -> bool:
@@ -260,6 +260,7 @@ def _is_torch_operation(use: object) -> bool:
     return isinstance(use, Call) and any(name.startswith("torch.") for name in qualified_names(use.callee))
 
 
+_PARAMETER_CONTAINERS = frozenset({"torch.nn.ParameterList", "torch.nn.ParameterDict"})
 _SEQUENTIAL = frozenset({"torch.nn.Sequential", "torch.nn.modules.container.Sequential"})
 
 

@@ -11,6 +11,7 @@ import libcst as cst
 
 from memlint.model.aliases import constant_texts, display_element, mro, qualified_names, sources
 from memlint.model.calls import call_sites, callees
+from memlint.model.containers import elements, is_made_here
 from memlint.model.effects import backward_of, calls_in, optimizers_stepped
 from memlint.model.identity import Object, Objects, everywhere, holds, objects, seen_from
 from memlint.model.kinds import Role, role
@@ -335,6 +336,8 @@ def makes_parameter(call: Call) -> bool:
 
 def _contents(collection: Call | Display | Comprehension) -> Iterator[Value]:
     yield from collection.operands()
+    if is_made_here(collection):
+        yield from elements(collection)  # Parameters that a loop sorts into lists.
     if isinstance(collection, Comprehension) and collection.loop.iterable is not None:
         yield collection.loop.iterable
     if isinstance(collection, Call):

@@ -229,7 +229,11 @@ def _feeds_backward_in(kept: Value, loop: Loop) -> bool:
     )
 
 
-def depends_on_input(value: Value, function: Function) -> bool:
+_MAX_NESTING = 3
+"""Modules around a module that hand their own input on to it."""
+
+
+def depends_on_input(value: Value, function: Function, depth: int = _MAX_NESTING) -> bool:
     """Whether ``value`` is computed differentiably from what a forward method gets from callers out of sight.
 
     The input of a module inside a network is an activation; only the first module gets what needs no gradient.
@@ -238,7 +242,11 @@ def depends_on_input(value: Value, function: Function) -> bool:
         return False
     for ancestor in local_ancestors(value):
         if isinstance(ancestor, Parameter) and ancestor.function is function and ancestor is not function.instance:
-            return passed_arguments(ancestor) is None and attachment(ancestor) is Attachment.UNKNOWN
+            passed = passed_arguments(ancestor) if depth else ()
+            handed_on = passed is None or (
+                bool(passed) and all(depends_on_input(given, given.function, depth - 1) for given in passed)
+            )
+            return handed_on and attachment(ancestor) is Attachment.UNKNOWN
     return False
 
 

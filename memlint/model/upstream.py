@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import libcst as cst
+
 from memlint.model.aliases import aliases, attribute_values, instance_class, qualified_names, sources
 from memlint.model.calls import bound_arguments, callees, passed_arguments
 from memlint.model.containers import elements, is_made_here
-from memlint.model.fields import Field, part_at
+from memlint.model.fields import Field, Rest, literal_elements, part_at
 from memlint.model.gradmode import GradMode, declared_without_grad, grad_mode
 from memlint.model.kinds import Role, class_of, is_always, role
 from memlint.model.knowledge import torch
@@ -39,14 +41,35 @@ from memlint.model.values import (
 
 
 def exit_values(function: Function, component: object) -> Iterator[Value]:
-    """What ``function`` returns or yields, or the component of it."""
-    for exit in function.exits:
-        if component is None:
-            yield exit.value
-            continue
-        for source in sources(exit.value):
-            element = part_at(source, component)
-            yield source if element is None else element
+    """What ``function`` returns or yields, or the component of it.
+
+    Who takes a component does not mean those exits that return one tensor, if others return a tuple: a flag decides.
+    """
+    if component is None:
+        yield from (exit.value for exit in function.exits)
+        return
+    found = [(source, part_at(source, component)) for exit in function.exits for source in sources(exit.value)]
+    some = any(element is not None for _, element in found)
+    for source, element in found:
+        if element is not None:
+            yield element
+        elif not _lacks(source, component) and not (some and _is_one_tensor(source)):
+            yield source
+
+
+def _lacks(source: Value, component: object) -> bool:
+    """Whether a literal list has nothing behind its first elements."""
+    listed = literal_elements(source) if isinstance(component, Rest) else None
+    return isinstance(component, Rest) and listed is not None and len(listed) <= component.start
+
+
+@query(on_cycle=False)
+def _is_one_tensor(value: Value) -> bool:
+    """Whether ``value`` is the result of arithmetic, here or in the functions of the project that it comes from."""
+    if not isinstance(value, Call):
+        return isinstance(value, (Binary, Unary))
+    returned = [source for function in callees(value) for exit in function.exits for source in sources(exit.value)]
+    return bool(returned) and all(map(_is_one_tensor, returned))
 
 
 def is_index_component(value: Item | Part | Element) -> bool:
@@ -63,12 +86,23 @@ def is_index_component(value: Item | Part | Element) -> bool:
 
 
 def component_index(value: Item | Part | Element) -> object:
-    """The constant index or key of a component; None if there is none."""
+    """The constant index or key of a component, or where a slice to the end starts; None if there is none."""
     if isinstance(value, Part):
         return value.index
-    if isinstance(value, Item) and len(value.index) == 1 and isinstance(value.index[0], Constant):
-        return value.index[0].constant
-    return None
+    if not isinstance(value, Item) or len(value.index) != 1:
+        return None
+    index = value.index[0]
+    if index is None:
+        return _rest(value)
+    return index.constant if isinstance(index, Constant) else None
+
+
+def _rest(item: Item) -> Rest | None:
+    """The component that ``outputs[1:]`` takes."""
+    part = item.node.slice[0].slice if isinstance(item.node, cst.Subscript) else None
+    if not isinstance(part, cst.Slice) or part.upper is not None or part.step is not None:
+        return None
+    return Rest(int(part.lower.value)) if isinstance(part.lower, cst.Integer) and part.lower.value.isdecimal() else None
 
 
 def picked_elements(value: Item | Part | Element) -> tuple[Value, ...]:
