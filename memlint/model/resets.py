@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.model.aliases import instance_class, mro
+from memlint.model.aliases import instance_class, mro, sources
 from memlint.model.attachment import Attachment, attachment
-from memlint.model.calls import call_sites
+from memlint.model.calls import call_sites, callees
 from memlint.model.effects import Effect, region_effects
 from memlint.model.kinds import class_of
 from memlint.model.memo import query
 from memlint.model.scopes import Class, Function
-from memlint.model.values import Region, Store
+from memlint.model.values import Branch, Parameter, Region, Store
 
 _MAX_CALLERS = 3
 """Calls that lie between the code that runs a model and the method that drops its state."""
@@ -30,6 +30,30 @@ def is_dropped_for_each_pass(updating: Function, attribute: str) -> bool:
     if not any(place.function is not store.function or _is_from_outside(store) for store, place in found):
         return False  # Nobody is known to call the method that drops it.
     return not any(_is_outside_steps(place) for _, place in found)
+
+
+@query(on_cycle=False)
+def starts_anew_on_request(updating: Function, attribute: str) -> bool:
+    """Whether the method ``updating`` drops the state in ``attribute`` itself, if one of its arguments says so.
+
+    ``if step == 0: self.start(batch)``, where ``start`` assigns zeros.
+    """
+    owner = updating.owner
+    dropped = {store.function for store in _dropping(updating, owner, attribute)} if owner is not None else set()
+    own = [store.region for store in updating.stores if store.attribute == attribute and _has_no_graph(store)]
+    calls = [call.region for call in updating.calls for function in callees(call) if function in dropped]
+    return any(_is_asked_for(region, updating) for region in (*own, *calls))
+
+
+def _is_asked_for(region: Region, function: Function) -> bool:
+    """Whether a branch around ``region`` tests an argument of ``function``."""
+    tests = [each.test for each in region.ancestors() if isinstance(each, Branch) and each.test is not None]
+    tested = [*tests, *(operand for test in tests for operand in test.operands())]
+    return any(
+        isinstance(source, Parameter) and source.function is function and source is not function.instance
+        for test in tested
+        for source in sources(test)
+    )
 
 
 def _dropping(updating: Function, owner: Class, attribute: str) -> Iterator[Store]:

@@ -16,7 +16,7 @@ from memlint.model.gradmode import GradMode, grad_mode
 from memlint.model.holding import holding
 from memlint.model.knowledge.torch import GRAPH_WORDS
 from memlint.model.program import Program
-from memlint.model.resets import is_dropped_for_each_pass
+from memlint.model.resets import is_dropped_for_each_pass, starts_anew_on_request
 from memlint.model.retention import depends_on_input
 from memlint.model.scopes import Function
 from memlint.model.source_text import code
@@ -376,7 +376,9 @@ class Counter(nn.Module):
             found = Confidence.LIKELY
         if found is None or accumulation.attribute is None:
             return found
-        return Confidence.POSSIBLE if is_dropped_for_each_pass(function, accumulation.attribute) else found
+        dropped = is_dropped_for_each_pass(function, accumulation.attribute)
+        dropped = dropped or starts_anew_on_request(function, accumulation.attribute)
+        return Confidence.POSSIBLE if dropped else found
 
 
 def _is_differentiated(accumulation: Accumulation) -> bool:

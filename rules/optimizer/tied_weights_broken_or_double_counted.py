@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
-from memlint.model.aliases import sources
+from memlint.model.aliases import qualified_names, sources
 from memlint.model.identity import Object, objects
 from memlint.model.paths import path_key
 from memlint.model.program import Program
@@ -82,6 +82,15 @@ class Model(nn.Module):
 """,
     )
     negative = (
+        """
+from torch import nn
+class Segmenter(nn.Module):
+    def load(self, trained):
+        for old, new in zip(list(trained.features.children())[:4], self.block):
+            if isinstance(old, nn.Conv2d) and isinstance(new, nn.Conv2d):
+                new.weight.data = old.weight.data
+                new.bias.data = old.bias.data
+""",
         """
 from torch import nn
 class Model(nn.Module):
@@ -178,8 +187,13 @@ def _are_parts_of_one(one: Value, other: Value) -> bool:
     written = min(mine.count("."), theirs.count(".")) > 1 and mine.partition(".")[0] == theirs.partition(".")[0]
     return written or (
         not objects(one) & objects(other)
-        and any(_are_beside(a, b) for a in objects(one) for b in objects(other) if a.root == b.root)
+        and any(_are_beside(a, b) for a in objects(one) for b in objects(other) if a.root == b.root and not _pairs(a))
     )
+
+
+def _pairs(found: Object) -> bool:
+    """Whether the object is only known to be in what a builtin makes of others: ``zip(layers, other_layers)``."""
+    return isinstance(found.root, Call) and any(n.startswith("builtins.") for n in qualified_names(found.root.callee))
 
 
 def _are_beside(mine: Object, theirs: Object) -> bool:
