@@ -98,11 +98,16 @@ def component_index(value: Item | Part | Element) -> object:
 
 
 def _rest(item: Item) -> Rest | None:
-    """The component that ``outputs[1:]`` takes."""
+    """The component that ``outputs[1:]`` takes, if a function of the project returns ``[loss] + states``."""
     part = item.node.slice[0].slice if isinstance(item.node, cst.Subscript) else None
     if not isinstance(part, cst.Slice) or part.upper is not None or part.step is not None:
         return None
-    return Rest(int(part.lower.value)) if isinstance(part.lower, cst.Integer) and part.lower.value.isdecimal() else None
+    if not isinstance(part.lower, cst.Integer) or not part.lower.value.isdecimal():
+        return None
+    rest = Rest(int(part.lower.value))
+    calls = (source for source in sources(item.base) if isinstance(source, Call))
+    exits = (exit.value for call in calls for function in callees(call) for exit in function.exits)
+    return rest if any(part_at(source, rest) is not None for value in exits for source in sources(value)) else None
 
 
 def picked_elements(value: Item | Part | Element) -> tuple[Value, ...]:
