@@ -145,7 +145,10 @@ def _is_filled_in(container: Value, loop: Loop) -> bool:
 def _writes_in_place(call: Call) -> bool:
     """Whether a method of a tensor writes what it is given into it: ``nll.index_copy_(0, rows, -scores)``."""
     method = call.method or ""
-    return method.endswith("_") and not method.startswith("_") and grad_mode(call.region) is not GradMode.DISABLED
+    if not method.endswith("_") or method.startswith("_") or grad_mode(call.region) is GradMode.DISABLED:
+        return False
+    # What is written into the data of a tensor goes past its graph.
+    return not (isinstance(call.receiver, Attribute) and call.receiver.name in torch.DETACHING_ATTRIBUTES)
 
 
 def _paired(container: Value) -> Iterator[Value]:
