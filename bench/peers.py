@@ -1,9 +1,7 @@
 """What other estimators that install without a GPU say of the measured runs that ``predict.py`` re-creates.
 
-    PYTHONPATH=... python bench/peers.py gpu_truth/runs.jsonl
-
-Needs torchvision and transformers as ``predict.py``, accelerate, DeepSpeed (``DS_BUILD_OPS=0 pip install deepspeed``
-builds without CUDA), torchinfo 1.8.0 and torch-preflight 0.5.0, in an environment of their own. accelerate's figure is
+They are accelerate, DeepSpeed (``DS_BUILD_OPS=0 pip install deepspeed`` builds without CUDA), torchinfo 1.8.0 and
+torch-preflight 0.5.0, as far as they can be imported. accelerate's figure is
 the largest of those that ``accelerate estimate-memory`` prints for training with Adam, which knows no batch;
 DeepSpeed's is what its estimators of ZeRO 2 and ZeRO 3 say of model states on one GPU without offloading, which know
 neither batch nor optimizer; torchinfo's is the sum that its summary prints, for images, which knows no gradients and
@@ -14,23 +12,18 @@ the optimizer.
 from __future__ import annotations
 
 import importlib
-import json
-import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
-from rich.console import Console
-from rich.table import Table
 
 FOLDER = Path(__file__).parent / "gpu_runs"
 sys.path.insert(0, str(FOLDER))
 IMAGE, LENGTH = 86, 128
-UNDER = -0.05
 
 
 def cnn(name: str) -> Any:
@@ -110,6 +103,13 @@ def preflight(run: dict[str, Any], _model: Any) -> float | None:
     return float(report.total) if profile.resolved and report.total else None
 
 
+LIBRARIES = {
+    "accelerate": "accelerate",
+    "DeepSpeed ZeRO 2": "deepspeed",
+    "DeepSpeed ZeRO 3": "deepspeed",
+    "torchinfo": "torchinfo",
+    "torch-preflight": "torch_preflight",
+}
 PEERS: dict[str, Callable[[dict[str, Any], Any], float | None]] = {
     "accelerate": accelerate,
     "DeepSpeed ZeRO 2": zero2,
@@ -119,32 +119,17 @@ PEERS: dict[str, Callable[[dict[str, Any], Any], float | None]] = {
 }
 
 
-@click.command()
-@click.argument("runs", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--only", default="", help="Only runs whose model has this in its name.")
-def main(runs: Path, only: str) -> None:
-    """Print the signed error of every peer for every run that ended, and the summary."""
-    entries = [json.loads(line) for line in runs.read_text("utf-8").splitlines() if line.strip()]
-    table = Table("model", "optimizer", "batch", "truth MiB", *PEERS)
-    errors: dict[str, list[float]] = {name: [] for name in PEERS}
-    for run in (each for each in entries if each["truth_is_peak"] and only.lower() in each["model"].lower()):
-        model, cells = model_of(run), []
-        for name, estimator in PEERS.items():
-            found = None
-            with suppress(Exception):  # What a peer cannot do is its own matter.
-                found = estimator(run, model)
-            if found is not None:
-                errors[name].append(found / run["truth_bytes"] - 1)
-            cells.append("" if found is None else f"{errors[name][-1]:+.1%}")
-        table.add_row(run["model"], run["optimizer"], str(run["batch"]), str(run["truth_bytes"] >> 20), *cells)
-    console = Console(width=120)
-    console.print(table)
-    for name, found_errors in errors.items():
-        if found_errors:
-            median = statistics.median(map(abs, found_errors))
-            under = sum(each < UNDER for each in found_errors) / len(found_errors)
-            console.print(f"{name}: {len(found_errors)} runs, median |error| {median:.1%}, under by > 5 % {under:.1%}")
+def installed() -> list[str]:
+    """The peers that can be imported here."""
+    return [name for name, library in LIBRARIES.items() if find_spec(library) is not None]
 
 
-if __name__ == "__main__":
-    main()
+def estimates(run: dict[str, Any], wanted: Iterable[str]) -> dict[str, float | None]:
+    """Bytes that each of these peers says of a run; None where it has nothing to say, or fails."""
+    model = model_of(run)
+    found: dict[str, float | None] = {}
+    for name in wanted:
+        found[name] = None
+        with suppress(Exception):  # What a peer cannot do is its own matter.
+            found[name] = PEERS[name](run, model)
+    return found
