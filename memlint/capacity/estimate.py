@@ -84,15 +84,18 @@ def estimate_script(
     """Reads ``script`` and estimates its peak.
 
     ``settings`` are facts or values of its command line, ``arguments`` what else its command line says. Raises
-    UserError for an unknown device, and for a setting that is no fact and that the program has no argument for.
+    UserError for an unknown device, and for a setting that is no fact and that the program has no argument for, nor a
+    variable of unknown value.
     """
     card = known_device(device_name)
     path = absolute(script)
-    reader = read_script(path, {**(arguments or {}), **settings})
+    reader = read_script(path, {**(arguments or {}), **settings}, settings)
     reading = reader.reading
     for name in settings:
         if name not in FACTS and name not in reader.evaluator.overridden:
-            raise UserError(f"--set {name}: not one of {', '.join(FACTS)}, nor an argument that {script} declares")
+            raise UserError(
+                f"--set {name}: not one of {', '.join(FACTS)}, nor an argument or an unknown variable of {script}"
+            )
     for name in FACTS:
         if name in settings:
             reading.facts[name] = Fact(settings[name], Place(Path("--set"), 0))
@@ -103,20 +106,23 @@ def estimate_script(
     return result
 
 
-def read_script(path: Path, values: Mapping[str, Any]) -> Reader:
-    """Who has read the script at ``path``, run with these values of its command line."""
-    reader = _reader(path, values)
+def read_script(path: Path, values: Mapping[str, Any], given: Mapping[str, Any]) -> Reader:
+    """Who has read the script at ``path``, run with these values of its command line.
+
+    ``given`` are values of variables that the script does not tell.
+    """
+    reader = _reader(path, values, given)
     reader.read(path)
     if not reader.reading.models:
         # Many scripts do not go far without arguments that have no default.
-        again = _reader(path, values)
+        again = _reader(path, values, given)
         again.evaluator.absent_is_unknown = True
         again.read(path)
         reader = again if again.reading.models else reader
     return reader
 
 
-def _reader(path: Path, overrides: Mapping[str, Any]) -> Reader:
+def _reader(path: Path, overrides: Mapping[str, Any], given: Mapping[str, Any]) -> Reader:
     root = project_root([path])
 
     def locate(origin: Path, name: str) -> Path | None:
@@ -124,7 +130,9 @@ def _reader(path: Path, overrides: Mapping[str, Any]) -> Reader:
         # A framework's own examples mean what the framework is known to make, not its source.
         return found if found is not None or name.partition(".")[0] in FRAMEWORKS else find_module(origin, root, name)
 
-    return Reader(locate, _text, overrides, 3_000_000)
+    reader = Reader(locate, _text, overrides, 3_000_000)
+    reader.evaluator.given = dict(given)
+    return reader
 
 
 def _text(path: Path) -> str | None:

@@ -58,7 +58,7 @@ def overridden(
     """
     result = Overridden(list(words), settings)
     if given:
-        reader = read_script(absolute(script), {**said, **given})
+        reader = read_script(absolute(script), {**said, **given}, {})
         for name, value in given.items():
             _set(result, reader, name, value)
     return result

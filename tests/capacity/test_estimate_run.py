@@ -109,6 +109,28 @@ def test_a_setting_that_the_program_does_not_know_is_an_error(tmp_path: Path) ->
         _estimated(tmp_path, bacth=16)
 
 
+def test_a_variable_that_the_data_decide_about_can_be_set(tmp_path: Path) -> None:
+    lines = [
+        "import torch",
+        "class Net(torch.nn.Module):",
+        "    def __init__(self, words, width):",
+        "        super().__init__()",
+        "        self.table = torch.nn.Embedding(words, width)",
+        "        self.out = torch.nn.Linear(width, classes)",
+        "classes = len(read('labels.txt'))",
+        "net = Net(len(read('words.txt')), 8)",
+        "net(texts).sum().backward()",
+    ]
+    path = tmp_path / "train.py"
+    path.write_text("\n".join(lines), "utf-8")
+    assert estimate_script(path, None, {}).peak is None
+    known = estimate_script(path, None, {"words": 100, "classes": 3})
+    assert [model.count() for model in known.reading.trained] == [100 * 8 + 8 * 3 + 3]
+    with pytest.raises(UserError, match="width"):
+        # The script says it.
+        estimate_script(path, None, {"width": 16})
+
+
 def test_what_would_fit_is_the_smallest_combination(tmp_path: Path) -> None:
     single = [each for each in _estimated(tmp_path, "6GB", batch=1024, image=224).remedies if each.fits]
     assert [" and " in each.change for each in single] == [False]

@@ -90,8 +90,10 @@ class Calls(ABC):
         self.returned: list[tuple[int, list[Any]]] = []
         """What functions may have returned under conditions of unknown outcome, by the scope."""
         self.overrides = {}
+        self.given: dict[str, Any] = {}
+        """Values of variables, attributes and arguments by name, for those whose value the program does not tell."""
         self.overridden: set[str] = set()
-        """The names among ``overrides`` that the program has an argument for."""
+        """The names among ``overrides`` that the program has an argument for, and among ``given`` a variable."""
         self.told_doubt = ""
         """Why the call that is told of may have other arguments besides."""
         self.options: dict[str, Option] = {}

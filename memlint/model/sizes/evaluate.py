@@ -250,6 +250,8 @@ class Evaluator(Calls):
 
     def store(self, target: ast.expr, value: Any, scope: Scope) -> None:
         """Binds ``target``."""
+        if isinstance(target, (ast.Name, ast.Attribute)):
+            value = self._said(target.id if isinstance(target, ast.Name) else target.attr, value)
         if isinstance(target, ast.Name):
             home = scope.home(target.id)
             if home is not scope and self.since:
@@ -266,6 +268,13 @@ class Evaluator(Calls):
             self.store(target.value, value, scope)
         elif isinstance(target, (ast.Tuple, ast.List)):
             self._unpack(target.elts, value, scope)
+
+    def _said(self, name: str, value: Any) -> Any:
+        """What somebody says of a variable, an attribute or an argument whose value the program does not tell."""
+        if name not in self.given or not isinstance(value, Unknown):
+            return value
+        self.overridden.add(name)
+        return marked(self.given[name], self.place)
 
     def _replaced_inside(self, target: ast.Attribute, scope: Scope) -> None:
         """A layer deep inside a well-known model is replaced, of which nobody knows how large it was."""
@@ -928,7 +937,7 @@ class Evaluator(Calls):
         for keyword in node.keywords:
             value = self.value(keyword.value, scope)
             if keyword.arg is not None:
-                keywords[keyword.arg] = value
+                keywords[keyword.arg] = self._said(keyword.arg, value)
             elif isinstance(value, dict):
                 keywords.update({str(name): each for name, each in value.items()})
                 doubt = doubt or natives.doubt_of(value)
@@ -1031,7 +1040,7 @@ class Evaluator(Calls):
             variables[parameter.arg] = default
         variables.update(function.keyword_defaults)
         for parameter, value in zip(positional, arguments, strict=False):
-            variables[parameter.arg] = value
+            variables[parameter.arg] = self._said(parameter.arg, value)
         if parameters.vararg is not None:
             variables[parameters.vararg.arg] = tuple(arguments[len(positional) :])
         for parameter in [*positional, *parameters.kwonlyargs]:

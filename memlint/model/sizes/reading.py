@@ -93,6 +93,7 @@ OPTIMIZERS: dict[str, tuple[float, float]] = {
     "Adam8bit": (2.02, 0),
     "PagedAdamW8bit": (0, 0),
     "PagedAdamW32bit": (0, 0),
+    "LBFGS": (0, 0),
 }
 """Bytes of state for each trainable float32 element on the device: always, and with momentum besides.
 
@@ -269,6 +270,10 @@ class Reader:
         state += 4 if keywords.get("amsgrad") is True else 0
         if last == "RMSprop" and keywords.get("centered") is True:
             state += 4
+        if last == "LBFGS":
+            # Differences of parameters and of gradients of so many steps, the last gradient and direction.
+            history = keywords.get("history_size", 100)
+            state = 8 * history + 8 if isinstance(history, int) else 0
         is_open = momentum and "momentum" not in keywords and self.evaluator.told_doubt
         known = None if is_open else state
         before = self.reading.facts.get("optimizer")
@@ -486,8 +491,10 @@ class Reader:
         inner = {id(each) for model in self.used.values() for each in model.modules() if each is not model}
         roots = [model for model in self.used.values() if id(model) not in inner and (model.count() or model.doubts())]
         reading.trained = [model for model in reading.trained if id(model) not in inner]
-        if not reading.trained and len(roots) == 1 and any(_is_unread(each) for each in self.optimized):
-            # Its parameters were collected in a way that cannot be read, but there is nothing else to train.
+        by_hand = not self.optimized and "backward" in reading.facts
+        if not reading.trained and len(roots) == 1 and (by_hand or any(map(_is_unread, self.optimized))):
+            # Its parameters were collected in a way that cannot be read, or are changed without an optimizer, but
+            # there is nothing else to train.
             reading.trained = roots[:]
         reading.models = sorted(roots, key=lambda model: all(model is not each for each in reading.trained))
         if "batch" not in reading.facts:

@@ -442,3 +442,9 @@ def test_a_configuration_of_deepspeed_is_read(tmp_path: Path) -> None:
 def test_a_configuration_of_deepspeed_that_is_not_here_says_nothing(tmp_path: Path) -> None:
     reading = _reading(tmp_path, _DEEPSPEED)
     assert {"precision", "stage", "accumulation"} <= set(reading.unknown)
+
+
+@pytest.mark.parametrize(("history", "state"), [("", 808), (", history_size=10", 88)])
+def test_lbfgs_keeps_a_history(tmp_path: Path, history: str, state: float) -> None:
+    lines = ["import torch", "net = torch.nn.Linear(2, 2)", f"step = torch.optim.LBFGS(net.parameters(){history})"]
+    assert _reading(tmp_path, "\n".join(lines)).value("optimizer state") == state
