@@ -12,7 +12,7 @@ from memlint.model.definitions import calls_of_class
 from memlint.model.effects import Effect, region_effects, returns_loss_to_framework
 from memlint.model.forwards import Mode, called_module, in_training_step, mode_before, runs_module
 from memlint.model.gradmode import GradMode, grad_mode, is_lightning_module
-from memlint.model.identity import Objects, everywhere, holds, objects
+from memlint.model.identity import Object, Objects, everywhere, holds, objects
 from memlint.model.instances import instance_kind
 from memlint.model.keywords import entries, given
 from memlint.model.kinds import Role, kinds, role
@@ -252,6 +252,31 @@ def inactive_in_evaluation_mode(call: Call) -> tuple[Call, Confidence] | None:
         if mode is None and _is_loaded(module) and not _is_switched_to_training(forward.function.module, wanted):
             return forward, Confidence.LIKELY
     return None
+
+
+def trained_without(program: Program) -> tuple[Call, Call] | None:
+    """Where checkpointing is switched on in one loaded model, and where another one is switched to training without."""
+    enabling = [(call, everywhere(objects(call.receiver))) for call in enabling_calls(program) if call.receiver]
+    if not enabling or program.module.is_test or not all(models for _, models in enabling):
+        return None
+    for call in program.calls("train"):
+        model = everywhere(objects(call.receiver)) if call.receiver is not None and not call.arguments else frozenset()
+        if not any(model & models for _, models in enabling) and any(map(_may_checkpoint, model)):
+            return enabling[0][0], call
+    return None
+
+
+_CHECKPOINTING_DIFFUSERS = re.compile(r"UNet|Transformer|ControlNet")
+"""Models of diffusers whose blocks checkpoint; adapters and some others do not."""
+
+
+def _may_checkpoint(found: Object) -> bool:
+    """Whether ``from_pretrained`` has made a model that can be told to checkpoint; a class out of sight may be one."""
+    made = found.root
+    if found.path or not isinstance(made, Call) or made.name != "from_pretrained":
+        return False
+    names = {name for name in qualified_names(made.callee) if name.startswith("diffusers.")}
+    return not names or any(map(_CHECKPOINTING_DIFFUSERS.search, names))
 
 
 @query(on_cycle=())

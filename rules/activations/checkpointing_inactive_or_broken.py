@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Severity, Watch
+from memlint.findings import Applicability, Claim, ClaimShape, Confidence, Finding, Fix, Related, Severity, Watch
 from memlint.model.checkpointing import (
     checkpoints,
     cuts_gradients,
@@ -15,13 +15,14 @@ from memlint.model.checkpointing import (
     inactive_in_evaluation_mode,
     leaves_form_open,
     needless_input_gradients,
+    trained_without,
     untrained_adapter,
 )
 from memlint.model.late_binding import rebound_in_segments
 from memlint.model.pins import is_at_least
 from memlint.model.program import Program
 from memlint.model.source_text import code
-from memlint.model.values import Call
+from memlint.model.values import Call, operand_occurrences
 from memlint.rule import Rule
 
 _HOLDS = "what autograd saves in every block, as without checkpointing"
@@ -39,6 +40,7 @@ class CheckpointingInactiveOrBroken(Rule):
       them: their layers checkpoint only while `training` is set;
     - `use_reentrant=True` where no input requires a gradient: images or token ids that go into the first block, or
       adapters of peft on a frozen model;
+    - several pretrained models that are trained, of which only some are told to checkpoint;
     - a function given to `checkpoint` in a loop that reads a variable of the loop, such as
       `checkpoint(lambda h: block(h), x)`: the backward runs it again when the variable has its last value;
     - `enable_input_require_grads()` beside `use_reentrant=False`;
@@ -103,6 +105,24 @@ class CheckpointingInactiveOrBroken(Rule):
     )
     fixers = ("add_argument",)
     positive = (
+        """
+from accelerate import Accelerator
+from diffusers import UNet2DConditionModel
+def main(args, cls, loader, optimizer):
+    accelerator = Accelerator()
+    text_encoder = cls.from_pretrained(args.path, subfolder="text_encoder")
+    unet = UNet2DConditionModel.from_pretrained(args.path, subfolder="unet")
+    if args.checkpoint:
+        unet.enable_gradient_checkpointing()  # MEM502: 9
+    unet, text_encoder, optimizer = accelerator.prepare(unet, text_encoder, optimizer)
+    unet.train()
+    if args.train_text_encoder:
+        text_encoder.train()
+    for batch in loader:
+        accelerator.backward(unet(batch["x"], batch["t"], text_encoder(batch["ids"])[0]).sample.mean())
+        optimizer.step()
+        optimizer.zero_grad()
+""",
         """
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -237,6 +257,23 @@ def build(config):
     )
     negative = (
         """
+from diffusers import AutoencoderKL, T2IAdapter, UNet2DConditionModel
+from transformers import CLIPTextModel
+def main(args):
+    text_encoder = CLIPTextModel.from_pretrained(args.path, subfolder="text_encoder")
+    unet = UNet2DConditionModel.from_pretrained(args.path, subfolder="unet")
+    vae = AutoencoderKL.from_pretrained(args.path, subfolder="vae")
+    adapter = T2IAdapter.from_pretrained(args.adapter)
+    vae.eval()
+    adapter.train()
+    if args.checkpoint:
+        unet.enable_gradient_checkpointing()
+        text_encoder.gradient_checkpointing_enable()
+    unet.train()
+    text_encoder.train()
+    return unet, text_encoder, vae, adapter
+""",
+        """
 from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -361,6 +398,19 @@ def build():
     def check(self, program: Program) -> Iterator[Finding]:
         yield from self._checkpoints(program)
         yield from self._models(program)
+        partly = trained_without(program)
+        if partly is not None:
+            enabling, training = partly
+            other = code(operand_occurrences(training)[0].node)
+            yield self.finding(
+                enabling.node,
+                f"`{other}` is trained as well, and nothing switches checkpointing on in it",
+                holds="what autograd saves in every block of the other model",
+                severity=Severity.NOTE,
+                confidence=Confidence.LIKELY,
+                claim=_inactive(training.node),
+                related=(Related(training.node, "it is trained here"),),
+            )
         for call, name in rebound_in_segments(program):
             yield self.finding(
                 call.node,
