@@ -28,7 +28,7 @@ from memlint.model.memo import Memo
 from memlint.model.mentions import Mentions
 from memlint.model.outline import defines
 from memlint.model.program import Program
-from memlint.model.room import take_apart, to_let_go
+from memlint.model.room import Modules, take_apart
 from memlint.model.scopes import Class, Function, Module
 from memlint.model.values import ClassValue, External, FunctionValue, ModuleValue, Value
 from memlint.parsing import expect_places_in, read, source_encoding
@@ -56,7 +56,7 @@ class Project:
         self.root = root
         self.files = tuple(files)
         self._python_files = tuple(path for path in self.files if path.suffix == ".py")
-        self._modules: dict[Path, Module | None] = {}
+        self._modules = Modules()
         self._found: dict[tuple[Path, str], Path | None] = {}
         self.lookups = Lookups()
         self._digests: dict[Path, bytes] = {}
@@ -97,7 +97,7 @@ class Project:
             self.forget()
             self._index = None
         self._seen[path] = seen
-        self._modules[path] = module
+        self._modules.keep(path, module)
         return module
 
     def _parsed(self, path: Path, text: str) -> Module:
@@ -133,8 +133,7 @@ class Project:
     def _make_room(self, path: Path) -> None:
         """Lets go of modules that have not been used for long, if too many are in memory; that at ``path`` stays."""
         self._uses += 1
-        known = (module for module in self._modules.values() if module is not None and module.path != path)
-        modules = to_let_go(known)
+        modules = self._modules.to_let_go(path)
         if not modules:
             return
         paths = {module.path for module in modules}
@@ -147,7 +146,7 @@ class Project:
         for function in [function for function in self._callers if function.module.path in paths]:
             del self._callers[function]
         for module in modules:
-            del self._modules[module.path]
+            self._modules.drop(module.path)
             take_apart(module)
 
     def at_next_file(self, release: Callable[[], None]) -> None:
@@ -158,12 +157,12 @@ class Project:
         """The module at ``path``; None if it cannot be read or parsed."""
         self.memo.rests_on(FileRead(path))
         if path not in self._modules:
-            self._modules[path] = None
+            self._modules.keep(path, None)
             try:
-                self._modules[path] = self._parsed(path, _decoded(self.read(path)))
+                self._modules.keep(path, self._parsed(path, _decoded(self.read(path))))
             except (cst.ParserSyntaxError, RecursionError, UnicodeError, SyntaxError, LookupError):
                 return None
-        module = self._modules[path]
+        module = self._modules.get(path)
         if module is not None:
             module.last_use = self._uses
         return module

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from pathlib import Path
 
 from memlint.model.scopes import Class, Function, Module
 from memlint.model.values import NO_ANSWERS, Branch, Loop, Phi, Value
@@ -14,19 +14,50 @@ _ROOM = 0.3
 """How much of that is made free at a time: finding out which answers go with a module costs time."""
 
 
-def to_let_go(modules: Iterable[Module]) -> list[Module]:
-    """Those of ``modules`` that have not been used for the longest time, if they are too large together."""
-    kept = sorted(modules, key=lambda module: module.last_use)
-    size = sum(len(module.text) for module in kept)
-    if size <= MAX_CHARACTERS:
-        return []
-    found: list[Module] = []
-    for module in kept:
-        if size <= (1 - _ROOM) * MAX_CHARACTERS:
-            break
-        found.append(module)
-        size -= len(module.text)
-    return found
+class Modules:
+    """The modules in memory by the paths of their files; None stands for a file that cannot be read or parsed."""
+
+    def __init__(self) -> None:
+        self._by_path: dict[Path, Module | None] = {}
+        self._characters = 0
+        """Text of all of them."""
+
+    def get(self, path: Path) -> Module | None:
+        """The module of the file at ``path``; None if there is none, or none yet."""
+        return self._by_path.get(path)
+
+    def __contains__(self, path: Path) -> bool:
+        return path in self._by_path
+
+    def keep(self, path: Path, module: Module | None) -> None:
+        """Puts ``module`` in the place of what was known of the file at ``path``."""
+        self.drop(path)
+        self._by_path[path] = module
+        self._characters += len(module.text) if module is not None else 0
+
+    def drop(self, path: Path) -> None:
+        """Forgets what is known of the file at ``path``."""
+        known = self._by_path.pop(path, None)
+        self._characters -= len(known.text) if known is not None else 0
+
+    def clear(self) -> None:
+        """Forgets all of them."""
+        self._by_path.clear()
+        self._characters = 0
+
+    def to_let_go(self, stays: Path) -> list[Module]:
+        """Those that have not been used for the longest time, but not that at ``stays``, if all are too large."""
+        if self._characters <= MAX_CHARACTERS:
+            return []
+        known = (module for path, module in self._by_path.items() if module is not None and path != stays)
+        found: list[Module] = []
+        size = self._characters
+        for module in sorted(known, key=lambda module: module.last_use):
+            if size <= (1 - _ROOM) * MAX_CHARACTERS:
+                break
+            found.append(module)
+            size -= len(module.text)
+        return found
 
 
 def take_apart(module: Module) -> None:
