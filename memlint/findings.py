@@ -6,7 +6,7 @@ stands: rows and columns are added later (:mod:`memlint.diagnostics`), and only 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     import libcst
 
     FixTarget = libcst.CSTNode | tuple[libcst.CSTNode, ...]
+
+Message = str | Callable[[], str]
+"""What a finding or a fix says, or what makes it. To quote code, the whole file has to be read once more, which is in
+vain for the many findings that are only possible, and are dropped."""
+
+
+def told(message: Message) -> str:
+    """The text of ``message``."""
+    return message if isinstance(message, str) else message()
 
 
 class Severity(str, Enum):
@@ -71,7 +80,7 @@ class Fix:
     """
 
     fixer: str
-    message: str
+    message: Message
     applicability: Applicability
     targets: Mapping[str, FixTarget]
     options: Mapping[str, str | int | bool] = field(default_factory=dict)
@@ -224,7 +233,7 @@ class Finding:
 
     code: str
     name: str
-    message: str
+    message: Message
     node: libcst.CSTNode
     severity: Severity
     confidence: Confidence

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from memlint.findings import Claim, Confidence, Finding, Fix, Related, Severity
+from memlint.findings import Claim, Confidence, Finding, Fix, Message, Related, Severity
 
 if TYPE_CHECKING:
     import libcst
@@ -57,7 +57,7 @@ class Rule(ABC):
     def finding(
         self,
         node: libcst.CSTNode,
-        message: str,
+        message: Message,
         *,
         holds: str,
         confidence: Confidence,

@@ -9,7 +9,7 @@ from libcst import CSTNode
 
 from memlint.diagnostics import Diagnostic, LocatedClaim, LocatedFix, Location, RelatedLocation
 from memlint.edits import merged
-from memlint.findings import CannotFix, Claim, Finding, Fix, Related
+from memlint.findings import CannotFix, Claim, Finding, Fix, Related, told
 from memlint.model.source_text import written
 from memlint.registry import fixer
 from memlint.source import Source
@@ -29,7 +29,7 @@ def _diagnostic(finding: Finding, source: Source, path: Path, url_of: Callable[[
     return Diagnostic(
         code=finding.code,
         name=finding.name,
-        message=finding.message,
+        message=told(finding.message),
         path=path,
         location=location,
         end_location=source.end_location(finding.node),
@@ -52,7 +52,7 @@ def _fix(fix: Fix, source: Source) -> LocatedFix | None:
         edits = fixer(fix.fixer).edits(fix, source)
     except CannotFix:
         return None
-    return LocatedFix(fix.applicability, fix.message, merged(edits), fix.reveals) if edits else None
+    return LocatedFix(fix.applicability, told(fix.message), merged(edits), fix.reveals) if edits else None
 
 
 def _related(related: Related, source: Source) -> RelatedLocation:

@@ -81,7 +81,7 @@ def detach_fixes(kept: Occurrence, container: Value | None = None) -> tuple[Fix,
     return (
         Fix(
             "call_method",
-            f"Detach `{code(target)}` before it is kept",
+            lambda: f"Detach `{code(target)}` before it is kept",
             Applicability.SAFE,
             {"expression": target},
             {"method": "detach"},

@@ -21,6 +21,12 @@ def path_key(node: cst.CSTNode) -> str | None:
     return None
 
 
+def dotted_name(node: cst.CSTNode) -> str:
+    """A name, or attributes of a name; nothing for anything else."""
+    key = path_key(node)
+    return key if key is not None and "[" not in key else ""
+
+
 def _index_text(node: cst.BaseExpression) -> str | None:
     """An index that means the same whenever it is evaluated."""
     if isinstance(node, cst.SimpleString):

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import libcst as cst
 
+from memlint.model.paths import dotted_name
 from memlint.parsing import complete_around
 
 _Node = TypeVar("_Node", bound=cst.CSTNode)
@@ -27,8 +28,8 @@ def laid_out(node: _Node) -> _Node:
 
 
 def text(node: cst.CSTNode) -> str:
-    """The text of ``node`` on one line."""
-    return " ".join(written(node).split())
+    """The text of ``node`` on one line; of a name without the parentheses that it may have."""
+    return dotted_name(node) or " ".join(written(node).split())
 
 
 def code(node: cst.CSTNode) -> str:

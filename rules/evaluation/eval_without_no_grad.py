@@ -917,7 +917,9 @@ class Engine:
         confidence = max(calls.values(), key=lambda confidence: confidence.rank)
         return self.finding(
             call.node,
-            f"`{code(call.node)}` evaluates with gradients enabled: it records a graph that nothing differentiates",
+            lambda: (
+                f"`{code(call.node)}` evaluates with gradients enabled: it records a graph that nothing differentiates"
+            ),
             holds=_held(call),
             confidence=confidence,
             fixes=no_grad_fixes(list(calls), safe=Confidence.POSSIBLE not in calls.values()),

@@ -608,7 +608,7 @@ class Penalty:
         source = leaves[0] if len(leaves) == 1 else addend
         return self.finding(
             addend.node,
-            f"`{code(holder)}` takes in `{code(source.node)}` with its autograd graph",
+            lambda: f"`{code(holder)}` takes in `{code(source.node)}` with its autograd graph",
             holds=held.phrase,
             severity=held.severity,
             confidence=confidence,

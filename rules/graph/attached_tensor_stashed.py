@@ -701,7 +701,7 @@ def train(loader, opt, window):
         bounded = "" if limit is None else f", for the last {limit} of them"
         return self.finding(
             member.node,
-            f"`{code(member.node)}` is kept in `{code(holder)}` with its autograd graph",
+            lambda: f"`{code(member.node)}` is kept in `{code(holder)}` with its autograd graph",
             holds=held.phrase + bounded,
             severity=held.severity if limit is None else Severity.WARNING,
             confidence=confidence,

@@ -284,7 +284,7 @@ class Layer(nn.Module):
     def _other(self, owner: Class, found: Stashed) -> Finding:
         return self.finding(
             found.member.node,
-            f"`{code(found.store.target)}` keeps a tensor that no backward frees",
+            lambda: f"`{code(found.store.target)}` keeps a tensor that no backward frees",
             holds="the tensor of every call on the device, until nothing refers to the loss or another result any more",
             confidence=found.confidence,
             fixes=_save(owner, found),

@@ -10,7 +10,7 @@ import libcst as cst
 from memlint.model.knowledge.torch import IN_PLACE_DETACH, SET_GRAD_ENABLED
 from memlint.model.lowering.environment import MISSING, Environment
 from memlint.model.lowering.expressions import Expressions
-from memlint.model.paths import stored_paths
+from memlint.model.paths import dotted_name, stored_paths
 from memlint.model.scopes import Class, Function
 from memlint.model.values import (
     Binary,
@@ -180,7 +180,7 @@ class Statements(Expressions):
 
     def import_(self, node: cst.Import) -> None:
         for alias in node.names:
-            name = _dotted(alias.name)
+            name = dotted_name(alias.name)
             if alias.asname is not None and isinstance(alias.asname.name, cst.Name):
                 self.bind(alias.asname.name.value, External(alias, self.region, self.tick(), name))
             else:
@@ -188,12 +188,12 @@ class Statements(Expressions):
                 self.bind(top, External(alias, self.region, self.tick(), top))
 
     def import_from(self, node: cst.ImportFrom) -> None:
-        name = self.module.absolute(_dotted(node.module) if node.module is not None else "", len(node.relative))
+        name = self.module.absolute(dotted_name(node.module) if node.module else "", len(node.relative))
         if isinstance(node.names, cst.ImportStar):
             self.module.star_imports.append(name)
             return
         for alias in node.names:
-            imported = _dotted(alias.name)
+            imported = dotted_name(alias.name)
             bound = imported
             if alias.asname is not None and isinstance(alias.asname.name, cst.Name):
                 bound = alias.asname.name.value
@@ -407,12 +407,6 @@ class Statements(Expressions):
 def _unsubscripted(base: cst.BaseExpression) -> cst.BaseExpression:
     """``Base`` for a base class that is written ``Base[T]``."""
     return base.value if isinstance(base, cst.Subscript) else base
-
-
-def _dotted(node: cst.BaseExpression) -> str:
-    if isinstance(node, cst.Attribute):
-        return f"{_dotted(node.value)}.{node.attr.value}"
-    return node.value if isinstance(node, cst.Name) else ""
 
 
 def _entered_for_the_rest(value: Value) -> Value | None:
