@@ -52,9 +52,14 @@ class ForkServers:
         return server
 
     def close(self) -> None:
-        """End them."""
+        """End them, all at once."""
         for server in self._all:
-            server.communicate()
+            assert server.stdin is not None
+            server.stdin.close()
+        for server in self._all:
+            assert server.stdout is not None
+            server.stdout.close()
+            server.wait()
 
 
 def _serve() -> None:
