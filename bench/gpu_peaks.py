@@ -1,8 +1,10 @@
 """Measures small training runs on this machine's CUDA GPU and scores what memlint predicts of them.
 
-    python bench/gpu_peaks.py [--json FILE] [--only MODEL] [--predict-only]
+    python bench/gpu_peaks.py [--json FILE] [--only MODEL] [--measure-only | --predict-only]
 
-Needs a CUDA build of torch and an idle GPU; without one, ``--predict-only`` prints the predictions alone.
+Needs a CUDA build of torch and an idle GPU. Where time on it is short, ``--measure-only --json FILE`` measures, and
+``--predict-only --json FILE`` predicts the same runs elsewhere, for the GPU that the file names; without a file it
+prints predictions alone. An interrupted run goes on with what FILE holds.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ class Measured:
     precision: str
     checkpointing: str
     batch: int
+    gpu: str = ""
     truth: dict[str, int] = field(default_factory=dict)
     allocated: int = 0
     reserved: int = 0
@@ -89,6 +92,13 @@ def predict(run: Measured, gpu: Device) -> None:
         run.failure = run.failure or prediction.outcome.error
 
 
+def known(path: Path | None) -> list[Measured]:
+    """The runs of an earlier call."""
+    if path is None or not path.is_file():
+        return []
+    return [Measured(**each) for each in json.loads(path.read_text("utf-8"))]
+
+
 def this_gpu() -> Device:
     """The GPU of this machine. Raises :class:`click.ClickException` where there is none."""
     import torch
@@ -126,7 +136,7 @@ def summary(runs: list[Measured]) -> Table:
     """How far off the predictions are."""
     table = Table("against", "runs", "median |error|", "under by > 5 %")
     for of in ("allocated", "reserved", "driver"):
-        errors = [error for run in runs if not run.failure and (error := run.error(of)) is not None]
+        errors = [error for run in runs if run.allocated and (error := run.error(of)) is not None]
         if errors:
             under = sum(error < UNDER for error in errors) / len(errors)
             table.add_row(of, str(len(errors)), f"{statistics.median(map(abs, errors)):.1%}", f"{under:.1%}")
@@ -137,20 +147,24 @@ def summary(runs: list[Measured]) -> Table:
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write every run there, too.")
 @click.option("--only", default="", help="Only this model.")
 @click.option("--predict-only", is_flag=True, help="Measure nothing.")
-def main(output: Path | None, only: str, predict_only: bool) -> None:
+@click.option("--measure-only", is_flag=True, help="Predict nothing.")
+def main(output: Path | None, only: str, predict_only: bool, measure_only: bool) -> None:
     """Measure and predict every configuration."""
-    gpu = device("A100-40GB") if predict_only else this_gpu()
-    runs = [run for run in configurations() if only in run.model]
+    done = {run.arguments: run for run in known(output)}
+    runs = [done.get(run.arguments, run) for run in configurations() if only in run.model]
+    here = None if predict_only else this_gpu()
     for number, run in enumerate(runs):
-        if not predict_only:
+        if here is not None and not run.truth:
+            run.gpu = here.name
             measure(run)
-        predict(run, gpu)
+        if not measure_only and not run.allocated:
+            predict(run, here or device(run.gpu or "A100-40GB"))
         print(f"{number + 1}/{len(runs)} {' '.join(run.arguments)} {run.failure}", file=sys.stderr)
+        if output is not None:
+            output.write_text(json.dumps([asdict(each) for each in runs], indent=1), "utf-8")
     console = Console(width=150)
     console.print(table_of(runs))
     console.print(summary(runs))
-    if output is not None:
-        output.write_text(json.dumps([asdict(run) for run in runs], indent=1), "utf-8")
 
 
 if __name__ == "__main__":
