@@ -68,6 +68,8 @@ def _stashes(function: Function) -> Iterator[Stash]:
             continue  # What a class of the project keeps is told by its own methods.
         if _is_told_otherwise(insertion) or _replaces_entries(insertion) or _is_array(insertion.container):
             continue
+        if _is_written_in_part(insertion):
+            continue
         span, loop = container_span(insertion.container, insertion.event.region)
         if span is not None:
             yield Stash(insertion, span, loop)
@@ -81,6 +83,14 @@ def _is_told_otherwise(insertion: Insertion) -> bool:
     if any(kind.name.endswith("AverageMeter") for kind in kinds(container)):
         return False  # A class that many projects have copied: it sums up what it is given.
     return event.method in GROWING_METHODS and (is_known_other(container, Role.CONTAINER) or is_of_another(container))
+
+
+def _is_written_in_part(insertion: Insertion) -> bool:
+    """Whether slices of a tensor are written that another object has: ``x.embedding[:, start:end] = y``."""
+    target = insertion.event.target if isinstance(insertion.event, Store) else None
+    if not isinstance(target, cst.Subscript) or not is_of_another(insertion.container):
+        return False
+    return len(target.slice) > 1 and any(isinstance(part.slice, cst.Slice) for part in target.slice)
 
 
 def _is_array(container: Value) -> bool:

@@ -654,6 +654,27 @@ def train(loader, opt, window):
             h = h.detach()
             kept.clear()
 """,
+        """
+import torch
+from torch import nn
+
+class Convolution(nn.Module):
+    def __init__(self, count):
+        super().__init__()
+        self.layers = nn.ModuleList()
+        for _ in range(count):
+            self.layers.append(nn.Linear(8, 8))
+        self.count = count
+
+    def forward(self, x, edge):
+        start = 0
+        for m in range(self.count):
+            part = x.embedding[:, start : start + 8].contiguous()
+            part = self.layers[m](part, edge)
+            x.embedding[:, start : start + 8] = part
+            start = start + 8
+        return x
+""",
     )
 
     def check(self, program: Program) -> Iterator[Finding]:
