@@ -11,36 +11,39 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 _BACKWARDS = frozenset({"backward", "manual_backward"})
 _UPDATE = frozenset({"step", "zero_grad"})
 _Loop = ast.For | ast.While
 
 
-def accumulates(tree: ast.Module) -> bool:
+def accumulates(calls: Calls) -> bool:
     """Whether a file steps once for several backwards."""
-    calls = _Calls(tree)
     if not calls.trains:
         return False
-    blocks = [node.body for node in ast.walk(tree) if isinstance(node, (_Loop, ast.FunctionDef, ast.Module))]
-    loops = [node for node in ast.walk(tree) if isinstance(node, _Loop)]
+    blocks = [node.body for node in calls.nodes if isinstance(node, (_Loop, ast.FunctionDef, ast.Module))]
+    loops = [node for node in calls.nodes if isinstance(node, _Loop)]
     return any(_waits(calls, loop) for loop in loops) or any(_has_parts(calls, block) for block in blocks)
 
 
-def takes_batches_apart(tree: ast.Module) -> bool:
+def takes_batches_apart(calls: Calls) -> bool:
     """Whether a loop over batches has one over the parts of each."""
-    calls = _Calls(tree)
-    loops = (node for node in ast.walk(tree) if isinstance(node, ast.For) and not _is_counting(node))
+    loops = (node for node in calls.nodes if isinstance(node, ast.For) and not _is_counting(node))
     return calls.trains and any(_has_parts(calls, loop.body) for loop in loops)
 
 
-class _Calls:
-    """What statements call, themselves or through functions of their file, by the last names."""
+class Calls:
+    """What statements of a file call, themselves or through functions of it, by the last names."""
 
-    def __init__(self, tree: ast.Module) -> None:
-        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-        self._functions = {node.name: _named(node.body) for node in functions}
-        self.trains = not _named(tree.body).isdisjoint(_BACKWARDS)
+    def __init__(self, nodes: Sequence[ast.AST]) -> None:
+        """``nodes`` are all of the file."""
+        self.nodes = nodes
+        self.trains = any(isinstance(node, ast.Call) and _last(node.func) in _BACKWARDS for node in nodes)
+
+    @cached_property
+    def _functions(self) -> dict[str, set[str]]:
+        return {node.name: _named(node.body) for node in self.nodes if isinstance(node, ast.FunctionDef)}
 
     def of(self, *statements: ast.stmt) -> set[str]:
         """The last names of what is called in ``statements``."""
@@ -58,12 +61,12 @@ def _named(statements: Sequence[ast.stmt]) -> set[str]:
     return {name for node in nodes if (name := _last(node.func))}
 
 
-def _waits(calls: _Calls, loop: _Loop) -> bool:
+def _waits(calls: Calls, loop: _Loop) -> bool:
     """Whether an update in a loop runs in some iterations only, and the backward in each."""
     return any(_waits_in(calls, block) for block in _blocks(loop))
 
 
-def _waits_in(calls: _Calls, block: Sequence[ast.stmt]) -> bool:
+def _waits_in(calls: Calls, block: Sequence[ast.stmt]) -> bool:
     differentiated = False
     for number, statement in enumerate(block):
         if differentiated and isinstance(statement, ast.If):
@@ -87,7 +90,7 @@ def _blocks(loop: _Loop) -> Iterator[Sequence[ast.stmt]]:
         pending += [each.body for each in block if isinstance(each, (ast.With, ast.Try))]
 
 
-def _has_parts(calls: _Calls, block: Sequence[ast.stmt]) -> bool:
+def _has_parts(calls: Calls, block: Sequence[ast.stmt]) -> bool:
     """Whether a loop in ``block`` runs a model forward and backward without a step, which comes behind it."""
     for number, statement in enumerate(block):
         if isinstance(statement, _Loop) and _is_of_parts(calls, statement):
@@ -97,7 +100,7 @@ def _has_parts(calls: _Calls, block: Sequence[ast.stmt]) -> bool:
     return False
 
 
-def _is_of_parts(calls: _Calls, loop: _Loop) -> bool:
+def _is_of_parts(calls: Calls, loop: _Loop) -> bool:
     inside = calls.of(*loop.body)
     if inside.isdisjoint(_BACKWARDS) or "step" in inside:
         return False

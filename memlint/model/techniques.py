@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import lru_cache
 
 from memlint.model.coupled_losses import couples_samples
-from memlint.model.taken_in_parts import accumulates, takes_batches_apart
+from memlint.model.taken_in_parts import Calls, accumulates, takes_batches_apart
 
 _KEPT = 512
 """Files whose answer is remembered."""
@@ -163,13 +164,15 @@ def techniques(text: str) -> frozenset[Technique]:
 def _techniques(text: str) -> frozenset[Technique]:
     try:
         tree = ast.parse(text)
-        uses = _Uses.of(tree)
+        nodes = list(ast.walk(tree))
+        uses = _Uses.of(nodes)
     except (SyntaxError, ValueError, RecursionError):
         return frozenset()
     found = {technique for technique, signs in _SIGNS.items() if _shows(uses, signs)}
-    if uses.counts_steps or accumulates(tree):
+    calls = Calls(nodes)
+    if uses.counts_steps or accumulates(calls):
         found.add(Technique.ACCUMULATION)
-    if takes_batches_apart(tree):
+    if takes_batches_apart(calls):
         found.add(Technique.PARTS)
     if couples_samples(text, tree):
         found.add(Technique.COUPLED_BATCH)
@@ -207,10 +210,9 @@ class _Uses:
     """What names of imports are bound to."""
 
     @classmethod
-    def of(cls, tree: ast.Module) -> _Uses:
-        """What a parsed file refers to."""
+    def of(cls, nodes: Sequence[ast.AST]) -> _Uses:
+        """What the nodes of a file refer to."""
         uses = cls()
-        nodes = list(ast.walk(tree))
         for node in nodes:
             uses._import(node)
         for node in nodes:

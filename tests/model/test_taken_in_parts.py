@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from memlint.model.taken_in_parts import accumulates, takes_batches_apart
+from memlint.model.taken_in_parts import Calls, accumulates, takes_batches_apart
 
 _WAITING = {
     "counter": """
@@ -123,17 +123,21 @@ for x in loader:
 
 @pytest.mark.parametrize("text", _WAITING.values(), ids=_WAITING)
 def test_a_step_waits_for_several_backwards(text: str) -> None:
-    assert accumulates(ast.parse(text))
-    assert not takes_batches_apart(ast.parse(text))
+    assert accumulates(_calls(text))
+    assert not takes_batches_apart(_calls(text))
 
 
 @pytest.mark.parametrize("text", _PARTS.values(), ids=_PARTS)
 def test_a_batch_is_taken_apart(text: str) -> None:
-    assert accumulates(ast.parse(text))
-    assert takes_batches_apart(ast.parse(text))
+    assert accumulates(_calls(text))
+    assert takes_batches_apart(_calls(text))
 
 
 @pytest.mark.parametrize("text", _OTHERS.values(), ids=_OTHERS)
 def test_each_batch_is_taken_as_a_whole(text: str) -> None:
-    assert not accumulates(ast.parse(text))
-    assert not takes_batches_apart(ast.parse(text))
+    assert not accumulates(_calls(text))
+    assert not takes_batches_apart(_calls(text))
+
+
+def _calls(text: str) -> Calls:
+    return Calls(list(ast.walk(ast.parse(text))))
