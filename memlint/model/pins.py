@@ -96,7 +96,7 @@ def pinned(module: Module, package: str) -> tuple[Range, ...]:
 
 def _folders(module: Module) -> Iterator[Path]:
     root = module.project.root
-    folder = module.path.parent
+    folder = module.folder
     above = folder.parents if folder.is_relative_to(root) and folder != root else ()
     for each in (folder, *above)[:_MAX_FOLDERS]:
         yield each

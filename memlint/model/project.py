@@ -58,6 +58,8 @@ class Project:
         self._python_files = tuple(path for path in self.files if path.suffix == ".py")
         self._modules = Modules()
         self._found: dict[tuple[Path, str], Path | None] = {}
+        self._paths = {str(path): path for path in self._python_files}
+        """One object for each file: paths that are the same object are quick to compare."""
         self.lookups = Lookups()
         self._digests: dict[Path, bytes] = {}
         """Of the bytes of files as they were read; empty for those that cannot be."""
@@ -199,7 +201,7 @@ class Project:
         """
         if Path(name).suffix not in SUFFIXES:
             return None
-        for base in self._roots(origin.path.parent):
+        for base in self._roots(origin.folder):
             path = Path(base, name)
             self.memo.rests_on(FileRead(path))
             if path not in self._documents:
@@ -218,7 +220,7 @@ class Project:
         A :class:`FunctionValue`, :class:`ClassValue` or :class:`ModuleValue`, or the value that a module-level
         variable was bound to last; None for everything outside the project.
         """
-        key = (origin.path.parent, qualified_name)
+        key = (origin.folder, qualified_name)
         found = self.memo.once(self._resolved, key, lambda: self._resolve(origin, qualified_name, depth=0))
         if found is not None:
             found.module.last_use = self._uses
@@ -229,7 +231,7 @@ class Project:
         if depth > 8:
             return None
         for count in range(len(parts), 0, -1):
-            path = self._locate(origin.path.parent, ".".join(parts[:count]))
+            path = self._locate(origin.folder, ".".join(parts[:count]))
             if path is None:
                 continue
             module = self.load(path)
@@ -265,7 +267,7 @@ class Project:
             found = self._resolve(module, f"{star}.{name}", depth + 1)
             if found is not None:
                 return found
-        submodule = self._locate(module.path.parent, f"{module.name}.{name}") if module.is_package else None
+        submodule = self._locate(module.folder, f"{module.name}.{name}") if module.is_package else None
         loaded = self.load(submodule) if submodule is not None else None
         return ModuleValue(loaded.tree, loaded.body.body, 0, loaded) if loaded is not None else None
 
@@ -273,14 +275,14 @@ class Project:
         """The qualified name of ``name`` if one of the ``from m import *`` of ``module`` provides it."""
         for star in module.star_imports:
             if (
-                self._locate(module.path.parent, star) is not None
+                self._locate(module.folder, star) is not None
                 and self.resolve(module, f"{star}.{name}") is not None
             ):
                 return f"{star}.{name}"
         if name in _LIBRARIES:
             return name
         only = module.star_imports[0] if len(module.star_imports) == 1 else None
-        return f"{only}.{name}" if only is not None and self._locate(module.path.parent, only) is None else None
+        return f"{only}.{name}" if only is not None and self._locate(module.folder, only) is None else None
 
     def locate(self, importing: Path, name: str) -> Path | None:
         """The file of the module ``name`` as the file at ``importing`` imports it; None if the project has none."""
@@ -303,7 +305,7 @@ class Project:
                 relative = f"{base}{name.replace('.', os.sep)}"
                 for candidate in (f"{relative}.py", f"{relative}{os.sep}__init__.py"):
                     if lookups.is_file(folder, candidate):
-                        return Path(candidate)
+                        return self._paths.setdefault(candidate, Path(candidate))
         return None
 
     def _roots(self, folder: Path) -> tuple[str, ...]:

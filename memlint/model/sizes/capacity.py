@@ -171,7 +171,7 @@ def _read(module: Module) -> Reader:
             return module.text
         return project.read(path).decode("utf-8", "replace")
 
-    in_package = (module.path.parent / "__init__.py").is_file()
+    in_package = (module.folder / "__init__.py").is_file()
     steps = _STEPS_OF_LIBRARIES if not is_run else _STEPS_IN_PACKAGES if in_package else _STEPS
     reader = Reader(locate, read, steps=steps, older=partial(is_older, module))
     reader.read(module.path)
