@@ -80,7 +80,7 @@ def _place(path: str, line: int) -> str:
 
 def _verdict(result: SimulatedEstimate) -> Iterator[str]:
     if result.device is not None:
-        word = "fits" if result.fits else "does not fit"
+        word = {True: "fits", False: "does not fit", None: "may or may not fit"}[result.fits]
         yield from ("", f"  {word}: {result.device.name} has {shown_size(result.device.usable)}")
     for remedy in result.remedies:
         fits = ", fits" if remedy.prediction.fits and result.device is not None else ""

@@ -22,6 +22,11 @@ _GRACE = 60.0
 _UNCERTAIN_ABOVE, _UNCERTAIN_BELOW = 0.08, 0.05
 
 
+_FAILURES = frozenset({"raised", "timed out", "died"})
+_STEPS_TO_PEAK = 2
+"""The states of optimizers are made in the first step, so that the second one may need more."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What the script's step takes on the device. Sizes are bytes."""
@@ -54,12 +59,14 @@ class Prediction:
 
     @property
     def fits(self) -> bool | None:
-        """None where nothing ran."""
+        """None where nothing ran, or where the run failed before the second step: more may have been to come."""
         if not self.is_known:
             return None
         usable = self.settings.device.usable
         least, _, _ = context(usable)
-        return not self.outcome.out_of_memory and self.peak_reserved + least <= usable
+        if self.outcome.out_of_memory or self.peak_reserved + least > usable:
+            return False
+        return None if self.outcome.ending in _FAILURES and self.outcome.steps < _STEPS_TO_PEAK else True
 
     def by_category(self) -> dict[str, int]:
         """What is allocated at the peak, by category, largest first."""

@@ -215,6 +215,46 @@ def test_a_script_that_fails_says_where(tmp_path: Path) -> None:
     assert prediction.fits is None
 
 
+def test_a_run_that_fails_before_the_second_step_does_not_say_that_it_fits(tmp_path: Path) -> None:
+    failing = STEPS.format(options="").replace("    optimizer.step()", "    raise ValueError('no data')")
+    prediction = run(tmp_path, failing)
+    assert prediction.is_known
+    assert prediction.fits is None
+    assert run(tmp_path, failing, device=device("8MiB")).fits is False
+
+
+def test_what_would_be_compiled_runs_as_it_is(tmp_path: Path) -> None:
+    compiling = STEPS.replace(
+        "optimizer =", "model = torch.compile(model, mode='max-autotune'); model.compile(); optimizer ="
+    )
+    prediction = run(tmp_path, compiling.format(options=""))
+    assert prediction.peak_allocated == run(tmp_path, STEPS.format(options="")).peak_allocated
+    assert [note for note in prediction.outcome.notes if "torch.compile" in note]
+
+
+def test_numbers_are_formatted_as_numbers(tmp_path: Path) -> None:
+    source = "import torch\nx = torch.ones(3, device='cuda').sum()\nassert f'{x:.2f} {x}'.split()[0].count('.') == 1\n"
+    assert run(tmp_path, source).outcome.error == ""
+
+
+def test_files_that_were_there_are_not_overwritten(tmp_path: Path) -> None:
+    kept = tmp_path / "model.pt"
+    kept.write_text("a checkpoint of an earlier training")
+    source = f"""
+import torch
+model = torch.nn.DataParallel(torch.nn.Linear(8, 8)).cuda()
+with open({str(kept)!r}, "wb") as file:
+    torch.save(model, file)
+with open({str(kept)!r}, "rb") as file:
+    assert torch.load(file) is model and torch.load({str(kept)!r}) is model
+assert model(torch.ones(2, 8)).device.type == "cuda"
+"""
+    outcome = run(tmp_path, source).outcome
+    assert outcome.error == ""
+    assert kept.read_text() == "a checkpoint of an earlier training"
+    assert [note for note in outcome.notes if note.startswith(str(kept))]
+
+
 GRADIENTS = """
 import torch
 table = torch.nn.Parameter(torch.empty(1024, 512, device="cuda"))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import optimizer as optimizers
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader
 
 from memlint.capacity.simulate.child.device import CUDA, SimulatedDevice
@@ -27,7 +28,6 @@ class Facade:
         self._device = device
         self._recorder = recorder
         self._settings = settings
-        self._saved: dict[str, Any] = {}
         self.notes: list[str] = []
 
     def install(self) -> None:
@@ -39,8 +39,9 @@ class Facade:
         self._streams()
         self._statistics()
         self._parameters()
-        self._files()
         self._loaders()
+        self._compilation()
+        torch.nn.DataParallel.scatter = _to_the_first
         for kind in ("_foreach_supported_types",):
             getattr(optimizers, kind).append(FakeTensor)
 
@@ -54,6 +55,7 @@ class Facade:
         FakeTensor.get_device = lambda tensor: -1 if (found := device.of(tensor)).index is None else found.index
         FakeTensor.data_ptr = lambda tensor: tensor.untyped_storage()._cdata + tensor.storage_offset()
         FakeTensor.tolist = lambda tensor: values.real(tensor).tolist()
+        FakeTensor.__format__ = lambda tensor, spec: values.real(tensor).__format__(spec)
         FakeTensor.numpy = lambda tensor, **_: values.real(tensor).numpy()
         FakeTensor.__array__ = lambda tensor, dtype=None: values.real(tensor).numpy().astype(dtype or None)
         FakeTensor.record_stream = lambda *_: None
@@ -224,20 +226,22 @@ class Facade:
         index = _cuda_device(device).index
         return self._device.current if index is None else index
 
-    # ------------------------------------------------------------------------------------- files and loaders
+    # ------------------------------------------------------------------------------------------- compilation
 
-    def _files(self) -> None:
-        """What is saved is kept as it is: nothing without data can be written."""
-        load = torch.load
+    def _compilation(self) -> None:
+        def compiled(model: Any = None, *_: Any, **__: Any) -> Any:
+            self._note_compilation()
+            return (lambda function: function) if model is None else model
 
-        def save(value: Any, file: Any, *_: Any, **__: Any) -> None:
-            self._saved[str(file)] = value
+        torch.compile = compiled
+        torch.nn.Module.compile = lambda *_, **__: self._note_compilation()
 
-        def read(file: Any, *args: Any, **kwargs: Any) -> Any:
-            return self._saved[str(file)] if str(file) in self._saved else load(file, *args, **kwargs)
+    def _note_compilation(self) -> None:
+        note = "torch.compile is left out: compiled code saves less for the backward as a rule"
+        if note not in self.notes:
+            self.notes.append(note)
 
-        torch.save = save
-        torch.load = read
+    # ----------------------------------------------------------------------------------------------- loaders
 
     def _loaders(self) -> None:
         """Batches are made in this process, since no other knows the device."""
@@ -328,6 +332,13 @@ def _generator(base: type) -> type:
             return super().__new__(cls, "cpu" if torch.device(device).type == CUDA else device)
 
     return Generator
+
+
+def _to_the_first(_: Any, inputs: Any, kwargs: Any, devices: list[int]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """What ``DataParallel`` hands to one GPU; a CPU build cannot scatter."""
+    first = torch.device(CUDA, devices[0])
+    inputs, kwargs = tree_map_only(torch.Tensor, lambda tensor: tensor.to(first), (inputs, kwargs))
+    return (inputs,), (kwargs or {},)
 
 
 def _asked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[torch.device | None, Any, dict[str, Any]]:

@@ -14,6 +14,7 @@ from memlint.capacity.simulate.child.checkpoints import Checkpoints
 from memlint.capacity.simulate.child.device import SimulatedDevice
 from memlint.capacity.simulate.child.distributed import Distributed
 from memlint.capacity.simulate.child.facade import Facade
+from memlint.capacity.simulate.child.files import Files
 from memlint.capacity.simulate.child.kernels import Kernels
 from memlint.capacity.simulate.child.recorder import DeviceRecorder
 from memlint.capacity.simulate.child.workspaces import Workspaces
@@ -40,6 +41,7 @@ class Session:
         workspaces = Workspaces(self._recorder, settings.device.capability, _version(settings.torch))
         self._device = SimulatedDevice(self._recorder, workspaces.around)
         self._facade = Facade(self._device, self._recorder, settings)
+        self._files = Files(plan.recording.parent, self._facade.notes)
         self._kept: tuple[Any, ...] = ()
         self._changes: Changes | None = None
         budget = Budget(batches=settings.steps + 1, until=(settings.steps, 0))
@@ -49,6 +51,7 @@ class Session:
         """From here on the script sees a GPU."""
         self._seen.torch = torch.__version__
         self._facade.install()
+        self._files.install()
         Checkpoints(self._facade.notes).install()
         Distributed(self._recorder, self._plan.settings.count).install()
         self._kept = Kernels(self._device, self._plan.settings.device.capability), Autocast(self._device)
@@ -60,6 +63,7 @@ class Session:
     def finish(self) -> None:
         """Gather everything and write the recording."""
         self._leave()
+        self._files.leave()
         seen, recorder = self._seen, self._recorder
         seen.steps, seen.forwards = self.progress.step, self.progress.forwards
         seen.losses = len(self.progress.losses)
