@@ -274,10 +274,7 @@ class Project:
     def star_import(self, module: Module, name: str) -> str | None:
         """The qualified name of ``name`` if one of the ``from m import *`` of ``module`` provides it."""
         for star in module.star_imports:
-            if (
-                self._locate(module.folder, star) is not None
-                and self.resolve(module, f"{star}.{name}") is not None
-            ):
+            if self._locate(module.folder, star) is not None and self.resolve(module, f"{star}.{name}") is not None:
                 return f"{star}.{name}"
         if name in _LIBRARIES:
             return name
