@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 
 from memlint.check.results import FileResult
 from memlint.config import Configuration, Options
@@ -27,6 +28,10 @@ SCRIPTS = sorted([*SCENARIOS.glob("*.py"), *SCENARIOS.glob("*/train.py")])
 
 def identity(script: Path) -> str:
     return script.relative_to(SCENARIOS).as_posix().removesuffix(".py").removesuffix("/train")
+
+
+_CHECKING = Lock()
+"""Scenarios run side by side, in processes; a check is made by one thread at a time."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,8 @@ def judged_run(
     rules = all_rules()
     options = Options(select=("ALL",), device=device_of(script))
     configuration = Configuration(frozenset(rule.code for rule in rules), options, isolated=True)
-    static = with_forced(check_program(script, configuration, rules), script)
+    with _CHECKING:
+        static = with_forced(check_program(script, configuration, rules), script)
     lines = watched_lines(static)
     sources = {str(script): str(source)} if source is not None else None
     program = Program(str(script), False, ())
