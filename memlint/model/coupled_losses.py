@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from memlint.model.syntax import imported_names, last_name
 
 _DEPTH = 8
 """Bindings that are followed from a name."""
@@ -37,7 +39,7 @@ _PAIRS = re.compile(r"(\w)(\w),(\w)\2->(\1\3|\3\1)$")
 
 _POSSIBLE = re.compile(r"arange|cdist|pdist|einsum|[cC]osine_?[sS]imilarity|\.T\b|\bt\(|transpose\((0, ?1|1, ?0)\)")
 """Without one of these there is no such loss."""
-_NUMBERS = frozenset({"np", "numpy", "math"})
+_NUMBERS = frozenset({"numpy", "math"})
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -52,26 +54,32 @@ class _Scope:
     """A function with the names that it binds, and what the methods of its class bind and call."""
 
     nodes: list[ast.AST]
+    imported: Mapping[str, str]
+    """Packages, by the names that the file binds them, or something in them, to."""
     bound: dict[str, ast.expr] = field(default_factory=dict)
     attributes: dict[str, ast.expr] = field(default_factory=dict)
     called: set[str] = field(default_factory=set)
     """Last names."""
 
     @classmethod
-    def of(cls, node: ast.AST) -> _Scope:
+    def of(cls, node: ast.AST, imported: Mapping[str, str]) -> _Scope:
         """What a node and everything in it binds and calls."""
-        scope = cls(list(ast.walk(node)))
+        scope = cls(list(ast.walk(node)), imported)
         for each in scope.nodes:
             match each:
                 case ast.Assign(targets=[ast.Name(id=name)], value=value):
                     scope.bound[name] = value
                 case ast.Assign(targets=[ast.Attribute(value=ast.Name(id="self"), attr=name)], value=value):
                     scope.attributes[name] = value
-                case ast.Call(func=ast.Attribute(value=ast.Name(id=library))) if library in _NUMBERS:
-                    pass
-                case ast.Call(func=callee):
-                    scope.called.add(_last(callee))
+                case ast.Call(func=callee) if scope.package(callee) not in _NUMBERS:
+                    scope.called.add(last_name(callee))
         return scope
+
+    def package(self, callee: ast.expr) -> str:
+        """The package that a function is of: ``torch`` for ``F.normalize``; empty for one of the file."""
+        while isinstance(callee, ast.Attribute):
+            callee = callee.value
+        return self.imported.get(callee.id, "") if isinstance(callee, ast.Name) else ""
 
     def resolved(self, value: ast.expr) -> ast.expr:
         """What a name or an attribute of the object is bound to."""
@@ -88,57 +96,63 @@ class _Scope:
 
 def _scopes(tree: ast.Module) -> Iterator[_Scope]:
     """Functions and methods, those under ``no_grad`` left out, and what the module does itself."""
+    nodes = list(ast.walk(tree))
+    imported = {name: qualified.partition(".")[0] for name, qualified in imported_names(nodes).items()}
     methods: set[ast.AST] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ClassDef):
             own = [each for each in node.body if isinstance(each, _Function)]
             methods.update(own)
-            yield from _methods(own)
-    for node in ast.walk(tree):
+            yield from _methods(own, imported)
+    for node in nodes:
         if isinstance(node, _Function) and node not in methods and _records(node):
-            yield _Scope.of(node)
+            yield _Scope.of(node, imported)
     top = [each for each in tree.body if not isinstance(each, (*_Function.__args__, ast.ClassDef))]
-    yield _Scope.of(ast.Module(top, []))
+    yield _Scope.of(ast.Module(top, []), imported)
 
 
-def _methods(functions: list[_Function]) -> Iterator[_Scope]:
-    scopes = [_Scope.of(each) for each in functions]
+def _methods(functions: list[_Function], imported: Mapping[str, str]) -> Iterator[_Scope]:
+    scopes = [_Scope.of(each, imported) for each in functions]
     attributes = {name: value for scope in scopes for name, value in scope.attributes.items()}
     called = {name for scope in scopes for name in scope.called}
     for function, scope in zip(functions, scopes, strict=True):
         if _records(function):
-            yield _Scope(scope.nodes, scope.bound, attributes, called)
+            yield replace(scope, attributes=attributes, called=called)
 
 
 def _records(function: _Function) -> bool:
     """Whether gradients may be recorded in a function."""
     named = [each.func if isinstance(each, ast.Call) else each for each in function.decorator_list]
-    return not any(_last(each) in ("no_grad", "inference_mode") for each in named)
+    return not any(last_name(each) in ("no_grad", "inference_mode") for each in named)
 
 
 def _couples(scope: _Scope) -> bool:
     for node in scope.nodes:
-        match node:
-            case ast.Call() if _is_told_by_position(scope, node):
-                return True
-            case ast.BinOp(left=one, op=ast.MatMult(), right=other) if _is_of_pairs(scope, one, other):
-                return True
-            case ast.Call(args=[one, other, *_]) if _last(node.func) in _PRODUCTS and _is_of_pairs(scope, one, other):
-                return True
-            case ast.Call(func=ast.Attribute(value=one, attr="matmul" | "mm"), args=[other]) if _is_of_pairs(
-                scope, one, other
-            ):
-                return True
-            case ast.Call() if _is_pairwise(scope, node):
-                return True
+        if isinstance(node, ast.Call) and (_is_told_by_position(scope, node) or _is_pairwise(scope, node)):
+            return True
+        factors = _factors(node)
+        if factors is not None and _is_of_pairs(scope, *factors):
+            return True
     return False
+
+
+def _factors(node: ast.AST) -> tuple[ast.expr, ast.expr] | None:
+    """The operands of ``a @ b``, ``torch.matmul(a, b)`` or ``a.mm(b)``."""
+    match node:
+        case ast.BinOp(left=one, op=ast.MatMult(), right=other):
+            return one, other
+        case ast.Call(func=callee, args=[one, other, *_]) if last_name(callee) in _PRODUCTS:
+            return one, other
+        case ast.Call(func=ast.Attribute(value=one, attr=method), args=[other]) if method in _PRODUCTS:
+            return one, other
+    return None
 
 
 def _is_told_by_position(scope: _Scope, call: ast.Call) -> bool:
     """A cross-entropy whose targets are ``torch.arange(n)``."""
     made = scope.resolved(call.func)
-    by_module = isinstance(made, ast.Call) and _last(made.func) in _ENTROPY_MODULES
-    if not by_module and _last(call.func) not in _ENTROPIES:
+    by_module = isinstance(made, ast.Call) and last_name(made.func) in _ENTROPY_MODULES
+    if not by_module and last_name(call.func) not in _ENTROPIES:
         return False
     targets = [each.value for each in call.keywords if each.arg == "target"] or call.args[1:2]
     return any(_is_positions(scope, each) for each in targets)
@@ -150,10 +164,11 @@ def _is_positions(scope: _Scope, value: ast.expr, depth: int = _DEPTH) -> bool:
             return _is_positions(scope, base, depth - 1)
         case ast.BinOp(left=left, op=ast.Add(), right=right) if depth:
             return _is_positions(scope, left, depth - 1) or _is_positions(scope, right, depth - 1)
-        case ast.Call(func=callee, args=[ast.List(elts=parts) | ast.Tuple(elts=parts), *_]) if _last(callee) == "cat":
-            return bool(depth and parts) and all(_is_positions(scope, each, depth - 1) for each in parts)
+        case ast.Call(func=callee, args=[ast.List(elts=parts) | ast.Tuple(elts=parts), *_]):
+            joined = last_name(callee) == "cat" and depth and parts
+            return bool(joined) and all(_is_positions(scope, each, depth - 1) for each in parts)
         case ast.Call(func=callee):
-            return _last(callee) == "arange"
+            return last_name(callee) == "arange"
     return False
 
 
@@ -180,7 +195,7 @@ def _transposed(value: ast.expr) -> ast.expr | None:
             return base
         case ast.Call(func=ast.Attribute(value=base, attr="transpose"), args=[ast.Constant(1), ast.Constant(0)]):
             return base
-        case ast.Call(func=callee, args=[base]) if _last(callee) == "t":
+        case ast.Call(func=callee, args=[base]) if last_name(callee) == "t":
             return base
     return None
 
@@ -195,8 +210,8 @@ def _is_weight(scope: _Scope, value: ast.expr, depth: int = _DEPTH) -> bool:
             return True
         case ast.Call(func=ast.Attribute(value=ast.Name(id="self"))):
             return False  # What a part of the module, or a method, computes.
-        case ast.Call(func=callee, args=[first, *_]) if _is_of_library(callee):
-            return _last(callee) in _KEPT or _is_weight(scope, first, depth - 1)
+        case ast.Call(func=callee, args=[first, *_]) if scope.package(callee) == "torch":
+            return last_name(callee) in _KEPT or _is_weight(scope, first, depth - 1)
         case ast.Call(func=ast.Attribute(value=base)) | ast.Subscript(value=base):
             return _is_weight(scope, base, depth - 1)
         case ast.BinOp(left=left, right=right):
@@ -205,18 +220,12 @@ def _is_weight(scope: _Scope, value: ast.expr, depth: int = _DEPTH) -> bool:
     return False
 
 
-def _is_of_library(callee: ast.expr) -> bool:
-    while isinstance(callee, ast.Attribute):
-        callee = callee.value
-    return isinstance(callee, ast.Name) and callee.id in ("F", "torch", "nn")
-
-
 _KEPT = frozenset({"Parameter", "Embedding", "zeros", "ones", "randn", "rand", "empty", "tensor"})
 """What makes something that stays the same, or is learned."""
 
 
 def _is_pairwise(scope: _Scope, call: ast.Call) -> bool:
-    name = _last(call.func)
+    name = last_name(call.func)
     match call.args:
         case [ast.Constant(value=str(equation)), one, other] if name == "einsum":
             is_weight = _is_weight(scope, one) or _is_weight(scope, other)
@@ -240,10 +249,3 @@ def _expanded_at(scope: _Scope, value: ast.expr) -> int | None:
             added = [isinstance(each, ast.Constant) and each.value is None for each in (first, *rest)]
             return added.index(True) if True in added else None
     return None
-
-
-def _last(callee: ast.expr) -> str:
-    match callee:
-        case ast.Attribute(attr=name) | ast.Name(id=name):
-            return name
-    return ""

@@ -165,11 +165,11 @@ def _switched_by(parameter: Parameter) -> Iterator[tuple[Call, _Facts]]:
     may be those who evaluate.
     """
     function = parameter.function
-    if any(grad_mode(site.region) is GradMode.DISABLED for site in proven_call_sites(function)):
+    # Who calls the function is dear to find out.
+    switches = [call for call in function.calls if call.method in {"train", "eval"} and _is_of_module(call)]
+    if not switches or any(grad_mode(site.region) is GradMode.DISABLED for site in proven_call_sites(function)):
         return
-    for call in function.calls:
-        if call.receiver is None or not role(call.receiver, Role.MODULE):
-            continue
+    for call in switches:
         for value in _FLAG_VALUES:
             facts: _Facts = {parameter: value}
             if call.method == "train" and len(call.arguments) == 1:
@@ -178,6 +178,10 @@ def _switched_by(parameter: Parameter) -> Iterator[tuple[Call, _Facts]]:
                     yield call, facts
             elif call.method == "eval" and _runs_only_with(call, facts):
                 yield call, facts
+
+
+def _is_of_module(call: Call) -> bool:
+    return call.receiver is not None and role(call.receiver, Role.MODULE) is not None
 
 
 _FLAG_VALUES = (False, None, True)

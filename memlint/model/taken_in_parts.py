@@ -13,6 +13,8 @@ import ast
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
+from memlint.model.syntax import last_name
+
 _BACKWARDS = frozenset({"backward", "manual_backward"})
 _UPDATE = frozenset({"step", "zero_grad"})
 _Loop = ast.For | ast.While
@@ -39,7 +41,7 @@ class Calls:
     def __init__(self, nodes: Sequence[ast.AST]) -> None:
         """``nodes`` are all of the file."""
         self.nodes = nodes
-        self.trains = any(isinstance(node, ast.Call) and _last(node.func) in _BACKWARDS for node in nodes)
+        self.trains = any(isinstance(node, ast.Call) and last_name(node.func) in _BACKWARDS for node in nodes)
 
     @cached_property
     def _functions(self) -> dict[str, set[str]]:
@@ -58,7 +60,7 @@ class Calls:
 
 def _named(statements: Sequence[ast.stmt]) -> set[str]:
     nodes = (node for statement in statements for node in ast.walk(statement) if isinstance(node, ast.Call))
-    return {name for node in nodes if (name := _last(node.func))}
+    return {name for node in nodes if (name := last_name(node.func))}
 
 
 def _waits(calls: Calls, loop: _Loop) -> bool:
@@ -123,11 +125,4 @@ def _read(target: ast.expr) -> ast.expr:
 
 def _is_counting(loop: ast.For) -> bool:
     """Whether a loop counts, as one over epochs does."""
-    return isinstance(loop.iter, ast.Call) and _last(loop.iter.func) in ("range", "trange", "count")
-
-
-def _last(callee: ast.expr) -> str:
-    match callee:
-        case ast.Attribute(attr=name) | ast.Name(id=name):
-            return name
-    return ""
+    return isinstance(loop.iter, ast.Call) and last_name(loop.iter.func) in ("range", "trange", "count")

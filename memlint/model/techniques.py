@@ -16,6 +16,7 @@ from enum import Enum, auto
 from functools import lru_cache
 
 from memlint.model.coupled_losses import couples_samples
+from memlint.model.syntax import imported_names
 from memlint.model.taken_in_parts import Calls, accumulates, takes_batches_apart
 
 _KEPT = 512
@@ -212,28 +213,14 @@ class _Uses:
     @classmethod
     def of(cls, nodes: Sequence[ast.AST]) -> _Uses:
         """What the nodes of a file refer to."""
-        uses = cls()
-        for node in nodes:
-            uses._import(node)
+        bound = imported_names(nodes)
+        # ``import a.b`` binds ``a``.
+        modules = {each.name for node in nodes if isinstance(node, ast.Import) for each in node.names}
+        uses = cls(modules.union(bound.values()), imported={name.rpartition(".")[2] for name in bound.values()})
+        uses._bound = bound
         for node in nodes:
             uses._read(node)
         return uses
-
-    def _import(self, node: ast.AST) -> None:
-        if isinstance(node, ast.Import):
-            for each in node.names:
-                # ``import a.b`` binds ``a``.
-                bound = each.name if each.asname else each.name.partition(".")[0]
-                self._bind(each.asname or bound, bound)
-                self.names.add(each.name)
-        elif isinstance(node, ast.ImportFrom):
-            for each in node.names:
-                self._bind(each.asname or each.name, f"{node.module or ''}.{each.name}")
-
-    def _bind(self, name: str, qualified: str) -> None:
-        self._bound[name] = qualified
-        self.names.add(qualified)
-        self.imported.add(qualified.rpartition(".")[2])
 
     def _read(self, node: ast.AST) -> None:
         match node:

@@ -9,6 +9,7 @@ from pathlib import Path
 import libcst
 import pytest
 
+from memlint import parsing
 from memlint.check.engine import check_data
 from memlint.config import Settings
 from memlint.findings import Confidence
@@ -189,3 +190,40 @@ def test_the_order_of_the_files_changes_nothing(tmp_path: Path, make: Callable[[
     assert any(forwards.values())
     assert found(reversed(files)) == forwards
     assert {path: alone for path in files for alone in found([path]).values()} == forwards
+
+
+KEPT_GRAPHS = """\
+import torch
+from torch import nn
+
+def test_losses(loader):
+    model, kept, total = nn.Linear(3, 3), [], 0
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for x, y in loader:
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        kept.append(loss[None])
+        total += loss[None]
+    print(total, kept)
+"""
+
+
+@pytest.mark.parametrize(("name", "count"), [("test_losses.py", 0), ("losses.py", 1)])
+def test_a_text_is_read_once_more_only_for_findings_that_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, count: int
+) -> None:
+    path = tmp_path / name
+    path.write_text(KEPT_GRAPHS)
+    completed: list[str] = []
+    parse = parsing.parse
+
+    def counted(text: str) -> libcst.Module:
+        completed.append(text)
+        return parse(text)
+
+    monkeypatch.setattr(parsing, "parse", counted)
+    result = check_data(path, path.read_bytes(), all_rules(), Project(tmp_path, [path]), Settings(tmp_path))
+    assert bool(result.diagnostics) == bool(count)
+    assert len(completed) == count

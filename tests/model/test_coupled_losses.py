@@ -145,11 +145,37 @@ class Quantizer(nn.Module):
 }
 
 
+_IMPORTS = """
+import math
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+"""
+
+
 @pytest.mark.parametrize("text", _COUPLED.values(), ids=_COUPLED)
 def test_samples_are_compared_with_each_other(text: str) -> None:
-    assert couples_samples(text, ast.parse(text))
+    assert _couples(_IMPORTS + text)
 
 
 @pytest.mark.parametrize("text", _OTHERS.values(), ids=_OTHERS)
 def test_what_looks_alike_is_none(text: str) -> None:
-    assert not couples_samples(text, ast.parse(text))
+    assert not _couples(_IMPORTS + text)
+
+
+_PRODUCT = """
+class Scores(nn.Module):
+    def forward(self, x, y):
+        table = norm.normalize(self.rows)
+        return torch.matmul(x, table.t()).softmax(-1)
+"""
+
+
+def test_weights_are_those_that_a_function_of_torch_is_given_whatever_its_module_is_called() -> None:
+    assert not _couples(f"import torch\nfrom torch import nn\nimport torch.nn.functional as norm\n{_PRODUCT}")
+    assert _couples(f"import torch\nfrom torch import nn\nimport mine as norm\n{_PRODUCT}")
+
+
+def _couples(text: str) -> bool:
+    return couples_samples(text, ast.parse(text))

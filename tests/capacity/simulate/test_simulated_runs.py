@@ -45,7 +45,8 @@ CUBLAS = 2 * (8 * MIB + 128 * KIB)
 
 
 def test_a_step_holds_weights_state_gradients_and_what_the_optimizer_needs_meanwhile(tmp_path: Path) -> None:
-    prediction = run(tmp_path, STEPS.format(options=""))
+    # From 2.14 on cuBLAS has a workspace of its own, which the allocator does not see.
+    prediction = run(tmp_path, STEPS.format(options=""), torch="2.13")
     sizes = prediction.by_category()
     assert (prediction.outcome.ending, prediction.outcome.steps) == ("stopped", 3)
     assert sizes["parameter"] == WEIGHTS
