@@ -32,7 +32,7 @@ from memlint.model.sizes.evaluate import Evaluator, TooMuch
 from memlint.model.sizes.hugging_face import module_of_diffusers, source_of
 from memlint.model.sizes.objects import ModuleObject
 from memlint.model.sizes.reading import Reader
-from memlint.source import deep_recursion
+from memlint.parsing import deep_recursion
 
 _STEPS = 20_000_000
 _TIMM = """

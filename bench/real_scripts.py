@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from memlint.capacity.estimate import Estimate, estimate_script
-from memlint.source import deep_recursion
+from memlint.parsing import deep_recursion
 
 SCRIPTS = {
     ("pytorch/examples", "77f55b91"): (

@@ -16,8 +16,8 @@ import libcst
 
 from memlint.bare_trees.building import NoBareTree, bare_tree
 from memlint.bare_trees.layout import LayoutError, lay_out
-from memlint.parsing import parse
-from memlint.source import Source, SourceError, deep_recursion
+from memlint.parsing import deep_recursion, parse
+from memlint.source import Source, SourceError
 
 
 def verdict(path: Path) -> str:

@@ -22,7 +22,8 @@ from memlint.findings import CannotFix, Fix
 from memlint.fixers._asked import expect, option, target
 from memlint.fixers._expressions import parsed
 from memlint.fixers._imports import import_edits
-from memlint.source import Source, Span
+from memlint.places import Span
+from memlint.source import Source
 
 
 def edits(fix: Fix, source: Source) -> list[Edit]:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from memlint.diagnostics import Diagnostic, Edit, LocatedFix, Location, RelatedLocation
-from memlint.source import Source, SourceError, Span
+from memlint.places import Span
+from memlint.source import Source, SourceError
 
 PYTHON_CELL_MAGICS = frozenset({"capture", "debug", "ipytest", "memit", "prun", "time", "timeit", "wandb"})
 """Cell magics whose cell is Python in the notebook's own namespace (of IPython, ipytest, memory_profiler, wandb)."""

@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import tokenize
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import libcst
 
 from memlint.bare_trees.building import QUOTED, NoBareTree, bare_tree
-from memlint.bare_trees.layout import LayoutError, holds, is_bare, lay_out
+from memlint.bare_trees.layout import (
+    LayoutError,
+    is_bare,
+    is_incomplete,
+    lay_out,
+    lay_out_part,
+    outer_function,
+    parents,
+)
 from memlint.bare_trees.making import BareTree
 
 # libcst 1.9 with the usual stack of 8 MiB dies from 1100 open brackets, 3100 calls in a chain or 8000 elif on.
@@ -28,6 +38,8 @@ MAX_BRANCHES = 4000
 """``elif`` in one file, each of which libcst nests in the one before."""
 TOO_DEEP = "nested too deeply"
 _DEEP = 50
+_DEEP_RECURSION = 20_000
+"""Python frames; libcst generates code recursively, with up to three frames for each level of nesting."""
 
 _TOKEN = re.compile(
     r"""
@@ -46,6 +58,7 @@ _TOKEN = re.compile(
 )
 
 
+_NEWLINE = re.compile(r"\r\n?|\n")
 _HEAD_BYTES = 4096
 """Enough for the two rows in which an encoding may be declared."""
 _REWRITING_CODEC = re.compile(rb"\A(?:[^\n]*\n)?[ \t\f]*#[^\n]*?coding[:=][ \t]*future[_-](?:fstrings|annotations)\b")
@@ -93,7 +106,7 @@ def complete(tree: libcst.Module) -> None:
     Raises :class:`~memlint.bare_trees.layout.LayoutError` if libcst cannot read the text, or reads it in another way
     than Python does.
     """
-    if not isinstance(tree, BareTree) or tree.text is None:
+    if not is_incomplete(tree):
         return
     try:
         full = parse(tree.text)
@@ -103,23 +116,77 @@ def complete(tree: libcst.Module) -> None:
     _bare.pop(id(tree), None)
 
 
+class LaidOut(NamedTuple):
+    """A function that has its layout, where it stands, and the defaults that its layout leaves out."""
+
+    function: libcst.FunctionDef
+    start: int
+    """The offset of the first row."""
+    end: int
+    """The offset after the last row."""
+    indentation: str
+    default_indent: str
+    default_newline: str
+
+
+def complete_function(tree: BareTree, function: libcst.FunctionDef) -> LaidOut | None:
+    """Gives one of the outermost functions of ``tree`` its layout, without the comments above and below it.
+
+    None if only the whole text shows how it is laid out. ``tree`` has no layout yet.
+    """
+    start, end = _rows(tree.text, *tree.functions[id(function)])
+    text = tree.text[start:end]
+    indentation = text[: len(text) - len(text.lstrip(" \t"))]
+    header = f"if True:{tree.default_newline}" if indentation else ""
+    try:
+        parsed = parse(header + text)
+        around = parsed.body[0] if header else None
+        (full,) = around.body.body if isinstance(around, libcst.If) else parsed.body
+        lay_out_part(function, full)
+    except (libcst.ParserSyntaxError, LayoutError, ValueError):
+        return None
+    return LaidOut(function, start, end, indentation, parsed.default_indent, parsed.default_newline)
+
+
+def _rows(text: str, first: int, last: int) -> tuple[int, int]:
+    """The offsets of the first character of a row, and after the last one of another."""
+    starts = [0, *(match.end() for match in islice(_NEWLINE.finditer(text), last))]
+    return starts[first - 1], starts[last] if last < len(starts) else len(text)
+
+
 def complete_around(node: libcst.CSTNode) -> None:
-    """Completes the tree that ``node`` stands in; see :func:`complete`.
+    """Completes the function that ``node`` stands in, or the whole tree; see :func:`complete`.
 
     Raises ValueError for a node without layout that is in no tree: a changed copy of one, which would lose the
     parentheses of its text.
     """
-    if is_bare(node):
-        tree = next((tree for tree in reversed(list(_bare.values())) if holds(tree, node)), None)
-        if tree is None:
-            raise ValueError(f"a {type(node).__name__} without layout is in no tree")
-        complete(tree)
+    if not is_bare(node):
+        return
+    for tree in reversed(list(_bare.values())):
+        above = parents(tree)
+        if id(node) in above:
+            function = outer_function(tree, above, node)
+            if function is None or complete_function(tree, function) is None:
+                complete(tree)
+            return
+    raise ValueError(f"a {type(node).__name__} without layout is in no tree")
 
 
 def expect_places_in(tree: libcst.Module) -> None:
     """Says that ``tree`` is the one which will be completed next, if any is."""
     if isinstance(tree, BareTree) and id(tree) in _bare:
         _bare[id(tree)] = _bare.pop(id(tree))
+
+
+@contextmanager
+def deep_recursion() -> Iterator[None]:
+    """Lets code inside recurse as deep as anything needs that follows a tree that libcst can parse."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, _DEEP_RECURSION))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 @contextmanager

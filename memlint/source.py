@@ -10,40 +10,26 @@ from __future__ import annotations
 import codecs
 import io
 import re
-import sys
 import tokenize
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple, TypeVar, cast
 
 import libcst
-from libcst._nodes.internal import CodegenState
 
+from memlint.bare_trees.layout import LayoutError, is_incomplete, is_part, outer_function, parents
 from memlint.diagnostics import Diagnostic, Edit, Location
-from memlint.parsing import complete, source_encoding
-
-_Node = TypeVar("_Node", bound=libcst.CSTNode)
+from memlint.parsing import complete, complete_function, source_encoding
+from memlint.places import Places, Span
 
 Statement = libcst.BaseSmallStatement | libcst.BaseCompoundStatement | libcst.SimpleStatementLine
 
 _NEWLINE = re.compile(r"\r\n?|\n")
 _INDENTATION = re.compile(r"[ \t\f]*")
-_BLANKS_OF_PYTHON = " \t\f\r\n\\"
-_DEEP_RECURSION = 20_000
-"""Python frames; libcst generates code recursively, with up to three frames for each level of nesting."""
 
 
 class SourceError(Exception):
     """Bytes that are not the text of a Python file; ``str(error)`` says in one line what is wrong with them."""
-
-
-class Span(NamedTuple):
-    """A stretch of text: the offset of its first character and the offset after its last."""
-
-    start: int
-    end: int
 
 
 class Source:
@@ -54,6 +40,8 @@ class Source:
         self.encoding = encoding
         self._data = data
         self._tree: libcst.Module | None = None
+        self._known: list[Places] = []
+        """Of functions, or of everything."""
 
     @classmethod
     def decode(cls, data: bytes) -> Source:
@@ -89,7 +77,9 @@ class Source:
     def attach(self, tree: libcst.Module) -> None:
         """Says that ``tree`` is what :attr:`text` parses to."""
         self._tree = tree
-        self.__dict__.pop("_nodes", None)
+        self._known = []
+        for known in ("_above", "_everything"):
+            self.__dict__.pop(known, None)
 
     @property
     def tree(self) -> libcst.Module:
@@ -145,18 +135,60 @@ class Source:
 
     # Nodes
 
+    # Most nodes that anybody asks for stand in a function, and what they need of the layout stands there as well: the
+    # function is completed, and not the whole tree, which takes long in large files.
+
     @cached_property
-    def _nodes(self) -> _Nodes:
+    def _above(self) -> Mapping[int, libcst.CSTNode | None]:
+        """The parents of those nodes that the tree has while it is not complete."""
+        return parents(self.tree) if is_incomplete(self.tree) else {}
+
+    @cached_property
+    def _everything(self) -> Places:
         complete(self.tree)
-        return _Nodes(self.tree, self.text)
+        everything = Places.of_tree(self.tree, self.text)
+        self._known = [everything]
+        return everything
+
+    def _places(self, node: libcst.CSTNode) -> Places:
+        """Places among which there is that of ``node``, if it is a node of the tree."""
+        for places in self._known:
+            if node in places:
+                return places
+        return self._places_in_function(node) or self._everything
+
+    def _places_in_function(self, node: libcst.CSTNode) -> Places | None:
+        """The places in the function that ``node`` stands in; None if it is in none, or that cannot be completed."""
+        if id(node) not in self._above or not is_incomplete(self.tree):
+            return None
+        function = outer_function(self.tree, self._above, node)
+        laid_out = complete_function(self.tree, function) if function is not None else None
+        if laid_out is None:
+            return None
+        try:
+            places = Places.of_function(laid_out, self.text, self._above[id(function)])
+        except LayoutError:
+            return None
+        self._known.append(places)
+        return places
+
+    def _places_on(self, row: int) -> Places:
+        """Places among which there are all on a row."""
+        start, end = self.row_starts[row - 1], self.row_end(row)
+        return next((places for places in self._known if places.cover(start, end)), None) or self._everything
 
     def __contains__(self, node: libcst.CSTNode) -> bool:
         """Whether ``node`` is a node of the attached tree, and not of another file's."""
-        return id(node) in self._nodes.parents
+        if id(node) in self._above or any(node in places for places in self._known):
+            return True
+        return not (is_part(node) and is_incomplete(self.tree)) and node in self._everything
 
     def span(self, node: libcst.CSTNode) -> Span:
-        """Where ``node`` stands, without surrounding whitespace, comments and parentheses of its own."""
-        return self._nodes.span(node)
+        """Where ``node`` stands, without surrounding whitespace, comments and parentheses of its own.
+
+        After this, the layout of ``node`` and of what is in it is known.
+        """
+        return self._places(node).span(node)
 
     def outer_span(self, node: libcst.CSTNode) -> Span:
         """Where ``node`` stands, with the parentheses around an expression that are its own (not a call's)."""
@@ -180,7 +212,10 @@ class Source:
 
     def parent(self, node: libcst.CSTNode) -> libcst.CSTNode | None:
         """The node that ``node`` is a part of; None for the module."""
-        return self._nodes.parents[id(node)]
+        for places in self._known:
+            if node in places:
+                return places.parent(node)
+        return self._above[id(node)] if id(node) in self._above else self._everything.parent(node)
 
     def ancestors(self, node: libcst.CSTNode) -> Iterator[libcst.CSTNode]:
         """The nodes that ``node`` is a part of, from its parent to the module."""
@@ -216,17 +251,15 @@ class Source:
         This is flake8's rule: rows inside brackets are separate, rows joined by a multi-line string or a
         continuation are one.
         """
-        for first, last in self._joined_rows:
+        for first, last in self._joined_rows(self._places_on(row)):
             if first <= row <= last:
                 return last
         return row
 
-    @cached_property
-    def _joined_rows(self) -> list[tuple[int, int]]:
+    def _joined_rows(self, places: Places) -> list[tuple[int, int]]:
         """Ranges of rows that a string or a continuation joins, sorted, merged where they share a row."""
-        continuations = (self.span(node) for node in self._nodes.of_kind(libcst.SimpleWhitespace) if "\\" in node.value)
         joined: list[tuple[int, int]] = []
-        for start, end in sorted([*self._multi_line_strings, *continuations]):
+        for start, end in sorted([*places.multi_line_strings, *places.continuations]):
             first, last = self.place(start).row, self.place(end).row
             if joined and first <= joined[-1][1]:
                 joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
@@ -236,31 +269,13 @@ class Source:
 
     def inside_string(self, row: int) -> bool:
         """Whether ``row`` starts inside a string, so that its leading whitespace is part of a value."""
-        return row in self._rows_inside_strings
-
-    @cached_property
-    def _rows_inside_strings(self) -> frozenset[int]:
-        rows = (range(self.place(start).row + 1, self.place(end).row + 1) for start, end in self._multi_line_strings)
-        return frozenset(row for string in rows for row in string)
-
-    @cached_property
-    def _multi_line_strings(self) -> list[Span]:
-        spans = (self.span(node) for kind in _STRINGS for node in self._nodes.of_kind(kind))
-        return [span for span in spans if _NEWLINE.search(self.text, span.start, span.end)]
+        start = self.row_starts[row - 1]
+        return any(string.start < start <= string.end for string in self._places_on(row).multi_line_strings)
 
     def has_comment(self, start: int, end: int) -> bool:
         """Whether a comment starts between two offsets."""
-        return any(start <= comment < end for comment in self._comments)
-
-    @cached_property
-    def _comments(self) -> list[int]:
-        return [self.span(comment).start for comment in self._nodes.of_kind(libcst.Comment)]
-
-
-# Template strings came with Python 3.14 and later versions of libcst.
-_STRINGS: tuple[type[libcst.CSTNode], ...] = tuple(
-    getattr(libcst, kind) for kind in ("SimpleString", "FormattedString", "TemplatedString") if hasattr(libcst, kind)
-)
+        known = (places for places in self._known if places.cover(start, end))
+        return any(start <= comment < end for comment in (next(known, None) or self._everything).comments)
 
 
 def _encoding(data: bytes) -> str:
@@ -276,125 +291,6 @@ def _encoding(data: bytes) -> str:
 
 def _shown(encoding: str) -> str:
     return "UTF-8" if encoding in ("utf-8", "utf-8-sig") else encoding
-
-
-class _Nodes:
-    """The places and parents of all nodes of a tree, found in one pass of code generation.
-
-    This is what libcst's own position and parent providers find, several times faster (they take longer than the
-    parse), and in characters of the real text, from which libcst drops form feeds and continuations before
-    indentation.
-    """
-
-    def __init__(self, tree: libcst.Module, text: str) -> None:
-        recorder = _Recorder(tree)
-        with deep_recursion():
-            tree._codegen(recorder)
-        self._all = recorder.nodes  # That keeps the numbers of the nodes theirs.
-        self.parents = recorder.parents
-        self._spans = recorder.spans
-        generated = "".join(recorder.tokens)
-        self._offsets = None if generated == text else _align(generated, text)
-
-    def of_kind(self, kind: type[_Node]) -> Iterator[_Node]:
-        """The nodes of one type, in the order of the text."""
-        # The check of an instance of an abstract class is slow, and there are few types.
-        types = {found for found in set(map(type, self._all)) if issubclass(found, kind)}
-        return (cast(_Node, node) for node in self._all if type(node) in types)
-
-    def span(self, node: libcst.CSTNode) -> Span:
-        start, end = self._spans[id(node)]
-        if self._offsets is None:
-            return Span(start, end)
-        if start == end:
-            return Span(self._offsets[start], self._offsets[start])
-        return Span(self._offsets[start], self._offsets[end - 1] + 1)
-
-
-class _Recorder(CodegenState):
-    """Generates code and notes, for each node, its span in characters and the node that it is a part of.
-
-    The spans are those of libcst's PositionProvider: a node says while it generates itself which part of it counts.
-    """
-
-    def __init__(self, tree: libcst.Module) -> None:
-        super().__init__(tree.default_indent, tree.default_newline)
-        self.at = 0
-        self.nodes: list[libcst.CSTNode] = []
-        # By their numbers: a node calculates its hash in Python.
-        self.spans: dict[int, tuple[int, int]] = {}
-        self.parents: dict[int, libcst.CSTNode | None] = {}
-        self._open: list[tuple[libcst.CSTNode | None, int]] = [(None, 0)]
-
-    def add_token(self, value: str) -> None:
-        self.tokens.append(value)
-        self.at += len(value)
-
-    def add_indent_tokens(self) -> None:
-        for token in self.indent_tokens:
-            self.add_token(token)
-
-    def before_codegen(self, node: libcst.CSTNode) -> None:
-        self.nodes.append(node)
-        self.parents[id(node)] = self._open[-1][0]
-        self._open.append((node, self.at))
-
-    def after_codegen(self, node: libcst.CSTNode) -> None:
-        _, start = self._open.pop()
-        self.spans.setdefault(id(node), (start, self.at))
-
-    @contextmanager
-    def record_syntactic_position(
-        self,
-        node: libcst.CSTNode,
-        *,
-        start_node: libcst.CSTNode | None = None,
-        end_node: libcst.CSTNode | None = None,
-    ) -> Iterator[None]:
-        start = self.at
-        yield
-        self.spans[id(node)] = (
-            self.spans[id(start_node)][0] if start_node is not None else start,
-            self.spans[id(end_node)][1] if end_node is not None else self.at,
-        )
-
-
-def _align(generated: str, text: str) -> list[int]:
-    """For each offset of the code that libcst generates, the offset of the same character in the text.
-
-    The two differ only in whitespace and continuations, so everything else is found in order.
-    """
-    offsets = []
-    at = 0
-    for character in generated:
-        while at < len(text) and text[at] != character and text[at] in _BLANKS_OF_PYTHON:
-            at += 1
-        offsets.append(at)
-        if at < len(text) and text[at] == character:
-            at += 1
-        elif not character.isspace() and _is_comment_to_the_end(text, at):
-            # Of comments at the end that are indented like nothing before, libcst keeps only the last.
-            return [*offsets, *[len(text)] * (len(generated) + 1 - len(offsets))]
-        elif not character.isspace():
-            raise SourceError(f"cannot tell where its statements stand (at character {at})")
-    return [*offsets, len(text)]
-
-
-def _is_comment_to_the_end(text: str, at: int) -> bool:
-    """Whether the row at offset ``at``, and all rows below, hold nothing but comments."""
-    start = max(text.rfind("\n", 0, at), text.rfind("\r", 0, at)) + 1
-    return all(not row.strip() or row.lstrip().startswith("#") for row in _NEWLINE.split(text[start:]))
-
-
-@contextmanager
-def deep_recursion() -> Iterator[None]:
-    """Lets code inside recurse as deep as anything needs that follows a tree that libcst can parse."""
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(limit, _DEEP_RECURSION))
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(limit)
 
 
 def encoded(lines: Sequence[str]) -> bytes:

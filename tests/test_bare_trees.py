@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memlint.bare_trees.building import NoBareTree, bare_tree
-from memlint.bare_trees.layout import LayoutError, holds, is_bare, lay_out, spelling
+from memlint.bare_trees.layout import LayoutError, is_bare, lay_out, parents, spelling
 from memlint.parsing import complete, complete_around, read
 from memlint.source import Source
 
@@ -76,7 +76,9 @@ def completed(text: str) -> libcst.Module:
     """The tree of ``text`` that was bare first. Nodes must not change by becoming complete."""
     tree = bare_tree(text)
     before = list(map(id, tree.body))
-    lay_out(tree, libcst.parse_module(text))
+    full = libcst.parse_module(text)
+    assert (tree.default_indent, tree.default_newline) == (full.default_indent, full.default_newline)
+    lay_out(tree, full)
     assert list(map(id, tree.body)) == before
     return tree
 
@@ -161,14 +163,27 @@ def test_a_node_completes_the_tree_that_it_stands_in() -> None:
     trees = [read("x = (a  + b)\n"), read("y = (c  + d)\n")]
     statement = trees[1].body[0]
     assert is_bare(statement)
-    assert holds(trees[1], statement)
-    assert not holds(trees[0], statement)
+    assert id(statement) in parents(trees[1])
+    assert id(statement) not in parents(trees[0])
     complete_around(statement)
     assert trees[1].code == "y = (c  + d)\n"
     assert not is_bare(statement)
     assert is_bare(trees[0].body[0])
     complete(trees[0])
     assert trees[0].code == "x = (a  + b)\n"
+
+
+def test_a_node_in_a_function_completes_that() -> None:
+    tree = read("x = (a  + b)\nclass A:\n  def f(self):  # why\n    return  1\n  def g(self): return  2\n")
+    _, cls = tree.body
+    first, second = cls.body.body  # type: ignore[union-attr]
+    complete_around(first.body.body[0])  # type: ignore[union-attr]
+    assert not is_bare(first)
+    assert libcst.Module((), default_indent="  ").code_for_node(first) == "def f(self):  # why\n  return  1\n"
+    assert is_bare(second)
+    assert is_bare(tree.body[0])
+    complete(tree)
+    assert tree.code == "x = (a  + b)\nclass A:\n  def f(self):  # why\n    return  1\n  def g(self): return  2\n"
 
 
 def test_a_changed_copy_is_not_shown_without_its_layout() -> None:

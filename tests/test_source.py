@@ -10,7 +10,9 @@ import libcst
 import pytest
 from libcst.metadata import MetadataWrapper, ParentNodeProvider, PositionProvider
 
+from memlint.bare_trees.layout import is_incomplete, is_part
 from memlint.diagnostics import Edit, Location
+from memlint.parsing import complete, read
 from memlint.source import Source, SourceError
 
 
@@ -187,6 +189,70 @@ def test_places_and_parents_are_libcsts(text: str) -> None:
         assert (start.row, start.column - 1) == (place.start.line, place.start.column), node
         assert (end.row, end.column - 1) == (place.end.line, place.end.column), node
         assert source.parent(node) is parents.get(node)
+
+
+FUNCTIONS = '''\
+# head
+x = """a
+b"""
+@decorator(1)  # why
+
+@other
+async def f(a, /, b: int = 1, *args: str, c, d=(2), **kw) -> None:
+    global x; y = await g(*args,
+                          **kw)
+    return f"""{a}
+    {b}"""
+    # foot
+
+class A(B):
+    # about
+    @staticmethod
+    def g(self):
+        """Doc.
+
+        More."""
+        def inner(): return (a \\
+            + b)  # end
+        try: return inner
+        finally: pass
+    async def h(self, x=lambda: (1)): pass ; return 2
+
+    if a:
+        def i(self): ...
+def last(): pass'''
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("text", [FUNCTIONS, Path(__file__).read_text(encoding="utf-8")], ids=["zoo", "this-file"])
+def test_places_in_a_function_are_those_in_the_whole_tree(text: str, newline: str) -> None:
+    text = text.replace("\n", newline)
+    source = Source(text)
+    source.attach(read(text))
+    functions = [node for node in parts(source.tree) if isinstance(node, libcst.FunctionDef)]
+    before = {function: said_of(source, function) for function in functions}
+    assert is_incomplete(source.tree), "one function was enough"
+    complete(source.tree)
+    source.attach(source.tree)
+    for function in functions:
+        assert said_of(source, function) == before[function], function.name.value
+
+
+def parts(node: libcst.CSTNode) -> list[libcst.CSTNode]:
+    """``node`` and the nodes in it that are more than layout."""
+    return [*([node] if is_part(node) else []), *(each for child in node.children for each in parts(child))]
+
+
+def said_of(source: Source, function: libcst.FunctionDef) -> list[object]:
+    """Everything that a source says of what stands in ``function``."""
+    start, end = source.span(function)
+    rows = range(source.place(start).row, source.place(end).row + 1)
+    of_nodes = [
+        (source.outer_span(node), source.code(node), source.parent(node), source.indentation(node), node in source)
+        for node in parts(function)
+    ]
+    of_rows = [(source.noqa_row(row), source.inside_string(row)) for row in rows]
+    return [of_nodes, of_rows, [source.has_comment(at, end) for at in range(start, end)]]
 
 
 def test_offsets_and_places_are_inverse() -> None:

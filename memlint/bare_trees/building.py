@@ -38,10 +38,20 @@ class _Builder:
         self._starts = [0, *(match.end() for match in _NEWLINE.finditer(text))]
         self._is_ascii = text.isascii()
         self._has_semicolons = ";" in text
+        self._indent: str | None = None
+        """The indentation of the first block."""
+        self._functions: dict[int, tuple[int, int]] = {}
+        self._is_in_function = False
 
     def module(self, module: ast.Module) -> make.BareTree:
         made: make.BareTree = make.module(self._statements(module.body))
+        newline = _NEWLINE.search(self._text)
+        object.__setattr__(made, "default_newline", newline.group() if newline else "\n")
+        if self._indent is not None:
+            object.__setattr__(made, "default_indent", self._indent)
         object.__setattr__(made, "text", self._text)
+        object.__setattr__(made, "is_complete", False)
+        object.__setattr__(made, "functions", self._functions)
         return made
 
     # Places
@@ -106,6 +116,9 @@ class _Builder:
             if len(lines) != 1:
                 raise NoBareTree
             return make.suite(lines[0].body)
+        if self._indent is None:
+            start = self._starts[first.lineno - 1]
+            self._indent = self._text[start : start + first.col_offset]
         return make.block(self._statements(statements))
 
     def _follows_colon(self, statement: ast.stmt) -> bool:
@@ -167,6 +180,15 @@ class _Builder:
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> Any:
         if getattr(node, "type_params", None):
             raise NoBareTree
+        is_outer, self._is_in_function = not self._is_in_function, True
+        made = self._made_function(node)
+        if is_outer:
+            self._is_in_function = False
+            first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+            self._functions[id(made)] = (first, node.end_lineno or first)
+        return made
+
+    def _made_function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> Any:
         return make.function(
             make.name(node.name),
             self._parameters(node.args),

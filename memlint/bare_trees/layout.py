@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import libcst as cst
 
@@ -21,9 +21,15 @@ def lay_out(bare: BareTree, full: cst.Module) -> None:
 
     Raises :class:`LayoutError` if the two do not say the same.
     """
+    lay_out_part(bare, full)
+    object.__setattr__(bare, "is_complete", True)
+
+
+def lay_out_part(bare: Node, full: Node) -> None:
+    """Does for a part of a bare tree what :func:`lay_out` does for all of it."""
     pending: list[tuple[Node, Node]] = [(bare, full)]
     for node, counterpart in pending:
-        if type(node) is not type(counterpart) and node is not bare:
+        if type(node) is not type(counterpart) and not isinstance(node, BareTree):
             raise LayoutError(f"a {type(counterpart).__name__} was taken for a {type(node).__name__}")
         parts, layout = _fields(type(node))
         for name in layout:
@@ -37,7 +43,6 @@ def lay_out(bare: BareTree, full: cst.Module) -> None:
                 pending.extend(zip(inner, counterparts, strict=True))
             else:
                 object.__setattr__(node, name, wanted)
-    object.__setattr__(bare, "text", None)
 
 
 @cache
@@ -71,9 +76,30 @@ def is_bare(node: Node) -> bool:
     return any(getattr(each, name) is NO_LAYOUT for each in _walk(node) for name in _fields(type(each))[1])
 
 
-def holds(tree: Node, wanted: Node) -> bool:
-    """Whether ``wanted`` is a node of ``tree`` that is more than layout."""
-    return any(node is wanted for node in _walk(tree))
+def is_incomplete(tree: cst.Module) -> TypeGuard[BareTree]:
+    """Whether parts of ``tree`` may have no layout yet."""
+    return isinstance(tree, BareTree) and not tree.is_complete
+
+
+def is_part(node: Node) -> bool:
+    """Whether ``node`` is of a kind that is more than layout."""
+    return type(node) in PARTS
+
+
+def parents(tree: Node) -> dict[int, Node | None]:
+    """For the nodes of ``tree`` that are more than layout, by their numbers: what each is a part of."""
+    found: dict[int, Node | None] = {id(tree): None}
+    for node in _walk(tree):
+        found.update((id(child), node) for child in _children(node))
+    return found
+
+
+def outer_function(tree: BareTree, above: Mapping[int, Node | None], node: Node) -> cst.FunctionDef | None:
+    """The function that ``node`` stands in, the outermost one; ``above`` are the :func:`parents` of ``tree``."""
+    each: Node | None = node
+    while each is not None and id(each) not in tree.functions:
+        each = above[id(each)]
+    return each if isinstance(each, cst.FunctionDef) else None
 
 
 def _walk(tree: Node) -> Iterator[Node]:
@@ -81,8 +107,12 @@ def _walk(tree: Node) -> Iterator[Node]:
     pending = [tree]
     for node in pending:
         yield node
-        for part in _fields(type(node))[0]:
-            pending.extend(_nodes(getattr(node, part)))
+        pending.extend(_children(node))
+
+
+def _children(node: Node) -> Iterator[Node]:
+    for part in _fields(type(node))[0]:
+        yield from _nodes(getattr(node, part))
 
 
 def _nodes(value: object) -> list[Node]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, TypeAlias
 
@@ -16,8 +16,12 @@ Make: TypeAlias = Callable[..., Any]
 class BareTree(cst.Module):
     """The tree of a file that may have no layout yet."""
 
-    text: str | None
-    """What the layout is to be read from; None once that is done."""
+    text: str
+    """What the layout is to be read from."""
+    is_complete: bool
+    """Whether that is done."""
+    functions: Mapping[int, tuple[int, int]]
+    """The first and the last row of each function that is in no other one, by the numbers of their nodes."""
 
 
 PARTS: dict[type[Node], tuple[str, ...]] = {

@@ -24,10 +24,10 @@ from memlint.findings import Confidence, Finding
 from memlint.model.program import Program
 from memlint.model.project import Project
 from memlint.notebook import Notebook, read_source
-from memlint.parsing import TOO_DEEP, is_deep, parse
+from memlint.parsing import TOO_DEEP, deep_recursion, is_deep, parse
 from memlint.registry import documentation_url
 from memlint.rule import Rule
-from memlint.source import Source, SourceError, deep_recursion
+from memlint.source import Source, SourceError
 from memlint.stages import stage
 
 _DEBUG = "MEMLINT_DEBUG"

@@ -45,9 +45,11 @@ def _diagnostic(finding: Finding, source: Source, path: Path, url_of: Callable[[
 
 
 def _fix(fix: Fix, source: Source) -> LocatedFix | None:
-    targets = (each for target in fix.targets.values() for each in (target if isinstance(target, tuple) else [target]))
+    targets = [each for target in fix.targets.values() for each in (target if isinstance(target, tuple) else [target])]
     if not all(target in source for target in targets):
         return None
+    for target in targets:
+        source.span(target)  # Fixers read the layout of what they are given.
     try:
         edits = fixer(fix.fixer).edits(fix, source)
     except CannotFix:

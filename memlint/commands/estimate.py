@@ -23,8 +23,8 @@ from memlint.capacity.simulated import SimulatedEstimate, simulated_data, simula
 from memlint.commands.check import print_text, write_output
 from memlint.config import shown
 from memlint.messages import CLEAN, FAILED, FOUND, UserError
+from memlint.parsing import deep_recursion
 from memlint.report.simulation import simulated_html
-from memlint.source import deep_recursion
 
 _INSTALL = 'pip install "torch-memlint[verify]"'
 

@@ -10,8 +10,10 @@ from typing import Protocol
 import libcst
 import pytest
 
+from memlint.bare_trees.layout import is_part
 from memlint.edits import Replacement, applied, merged
 from memlint.findings import Applicability, Fix
+from memlint.parsing import read
 from memlint.source import Source
 
 KINDS: dict[str, tuple[type[libcst.CSTNode], ...]] = {
@@ -50,6 +52,21 @@ def walk(node: libcst.CSTNode) -> Iterator[libcst.CSTNode]:
     yield node
     for child in node.children:
         yield from walk(child)
+
+
+def in_bare_tree(source: Source, targets: Mapping[str, libcst.CSTNode]) -> tuple[Source, dict[str, libcst.CSTNode]]:
+    """The same text and targets as a check has them: without layout, but for what the targets themselves need."""
+    bare = Source(source.text)
+    bare.attach(read(source.text))
+    counterparts = {id(full): each for full, each in zip(_parts(source.tree), _parts(bare.tree), strict=True)}
+    found = {name: counterparts[id(target)] for name, target in targets.items()}
+    for target in found.values():
+        bare.span(target)
+    return bare, found
+
+
+def _parts(tree: libcst.Module) -> list[libcst.CSTNode]:
+    return [node for node in walk(tree) if is_part(node) and node is not tree]
 
 
 def repaired(fixer: str, before: str, targets: Mapping[str, str | tuple[str, ...]], **options: str) -> str:
