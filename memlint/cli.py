@@ -140,10 +140,13 @@ def check(rules: Sequence[Rule] | None, /, paths: tuple[str, ...], **options: An
 
     Exits with 1 if errors or warnings are found, with 2 if something could not be checked.
     """
-    from memlint.commands.check import Arguments
-    from memlint.commands.check import check as run_check
+    from memlint.check.collector import collector_out
 
-    return run_check(paths, rules, Arguments(**options))
+    with collector_out():
+        from memlint.commands.check import Arguments
+        from memlint.commands.check import check as run_check
+
+        return run_check(paths, rules, Arguments(**options))
 
 
 @_cli.command()

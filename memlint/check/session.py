@@ -126,7 +126,7 @@ class Session:
 
     def _checked(self, files: Sequence[SourceFile], jobs: int | None) -> Generator[FileReport, None, None]:
         if files:
-            from memlint.check.parallel import Task, check_files
+            from memlint.check.worker import Task, check_files
 
             task = Task(
                 self.root, self._members, self.configuration, self.rules, self.action, self.is_profiled, self._is_kept
@@ -135,7 +135,7 @@ class Session:
 
     def run_on(self, data: bytes, name: Path | None) -> Outcome:
         """Checks ``data`` as if it stood at ``name``; without a name it comes from nowhere. Raises ConfigError."""
-        from memlint.check.parallel import Task, Worker
+        from memlint.check.worker import Task, Worker
 
         file = SourceFile(absolute(name or Path("stdin.py")), named=True)
         settings = self.configuration.settings(file.path.parent)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from memlint.check.engine import check_data
-from memlint.check.parallel import UnstableFile, read
 from memlint.check.results import FileResult
 from memlint.check.suppression import UnusedNoqa
+from memlint.check.worker import UnstableFile, read
 from memlint.config import Configuration
 from memlint.diagnostics import Diagnostic, LocatedClaim
 from memlint.files import ErrorKind, FileError, absolute, project_files, project_root

@@ -11,7 +11,7 @@ from typing import cast
 import libcst
 import pytest
 
-from memlint.check.parallel import Task, UnstableFile, Worker, check_files, read
+from memlint.check.worker import Task, UnstableFile, Worker, check_files, read
 from memlint.check.results import Action, FileReport
 from memlint.check.session import default_jobs
 from memlint.commands.configuration import known_rules
