@@ -16,7 +16,7 @@ import pytest
 
 from memlint.cache import cache as caches
 from memlint.cache import world
-from memlint.check import engine, parallel
+from memlint.check import engine, worker
 from memlint.cli import run
 from memlint.model import project as models
 from tests.cache import projects
@@ -48,7 +48,7 @@ def checked(root: Path, monkeypatch: pytest.MonkeyPatch) -> Checked:
         expected = projects.cold(root)
         seen.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(parallel, "check_data", counted)
+            patch.setattr(worker, "check_data", counted)
             assert projects.warm(root) == expected
         return set(seen)
 
