@@ -11,9 +11,9 @@ from typing import cast
 import libcst
 import pytest
 
-from memlint.check.worker import Task, UnstableFile, Worker, check_files, read
 from memlint.check.results import Action, FileReport
 from memlint.check.session import default_jobs
+from memlint.check.worker import Task, UnstableFile, Worker, check_files, read
 from memlint.commands.configuration import known_rules
 from memlint.config import Configuration, Options
 from memlint.files import ErrorKind, SourceFile
