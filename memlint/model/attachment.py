@@ -142,10 +142,19 @@ def certainty(value: Value) -> Confidence:
     return Confidence.LIKELY if level is Attachment.LIKELY else Confidence.POSSIBLE
 
 
-@query(on_cycle=Attachment.DETACHED)
 def _level(value: Value, bare: Function | None) -> Attachment:
     """What the origin of ``value`` says of its graph, the parameters of the function ``bare`` left out of account."""
-    level = _evaluate(value, bare if bare is value.function else None)
+    if type(value) in _PLAIN:
+        return Attachment.DETACHED
+    return _origin_level(value, bare if bare is value.function else None)
+
+
+_PLAIN = frozenset({Constant, Formatted, Comparison, FunctionValue, ClassValue, Narrowed})
+
+
+@query(on_cycle=Attachment.DETACHED)
+def _origin_level(value: Value, bare: Function | None) -> Attachment:
+    level = _evaluate(value, bare)
     deduced = level is Attachment.UNKNOWN and isinstance(value, (Call, Part, Item)) and is_only_origin(value)
     return Attachment.LIKELY if deduced else level
 
@@ -161,8 +170,6 @@ def _most(values: Iterable[Value], bare: Function | None) -> Attachment:
 
 def _evaluate(value: Value, bare: Function | None) -> Attachment:
     match value:
-        case Constant() | Formatted() | Comparison() | FunctionValue() | ClassValue() | Narrowed():
-            return Attachment.DETACHED
         case Parameter():
             return _parameter(value, bare)
         case Phi() | Choice() | Awaited() | Free() | External():

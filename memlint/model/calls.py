@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.model.aliases import find_method, mro, partial_names, sources
+from memlint.model.aliases import find_method, instance_class, mro, partial_names, sources
 from memlint.model.kinds import Role, class_of, classes_of, kinds, role
 from memlint.model.knowledge import frameworks
 from memlint.model.memo import query
@@ -327,7 +327,8 @@ def _instance_calls(module: Module, function: Function) -> Iterator[Call]:
 
 def _is_held(call: Call) -> bool:
     """Whether what is called is kept in an attribute, as ``self.decoder(x)`` calls it, and is no method."""
-    owner = class_of(call.receiver) if call.receiver is not None else None
+    # What objects of other names hold is not followed, and what they are would be a question for every call of a file.
+    owner = instance_class(call.receiver) if call.receiver is not None else None
     return owner is not None and any(call.method in cls.instance_stores for cls in mro(owner))
 
 

@@ -272,7 +272,7 @@ class Module:
     def __repr__(self) -> str:
         return f"<Module {self.name}>"
 
-    @property
+    @cached_property
     def is_test(self) -> bool:
         """Whether a test runner finds the file, by its name or in a folder of tests, and tests in it by theirs."""
         name = self.path.stem
