@@ -118,6 +118,8 @@ def _assigned(store: Store) -> Accumulation | None:
     if span_loop is not None:
         return _build(store, lambda value: _is_head(value, store.key), Span.ITERATION, span_loop)
     if store.base is None:
+        if not any(store.key in scope.captures for scope in store.function.enclosing()):
+            return None  # Most names are those of the function alone.
         return _build(store, lambda value: _reads_outer(value, store), Span.CALL, store.region.loop)
     if store.attribute is not None and instance_class(store.base) is not None:
         return _build(store, lambda value: _reads_attribute(value, store), Span.CALL, store.region.loop)

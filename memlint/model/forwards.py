@@ -50,14 +50,13 @@ def forwards(function: Function) -> tuple[Call, ...]:
 
 
 def _may_record(call: Call) -> bool:
-    if called_module(call) is None and not callees(call):
+    # What a call runs is quicker to tell than how its function is called, and of a module's own methods less is asked.
+    if _is_part_of_forward(call) or (called_module(call) is None and not callees(call)):
         return False
     return grad_mode(call.region) is GradMode.ENABLED
 
 
 def _records(call: Call) -> bool:
-    if _is_part_of_forward(call):
-        return False
     module = called_module(call)
     if module is not None:
         return attachment(call) >= Attachment.LIKELY and not _may_be_loss(call, module)

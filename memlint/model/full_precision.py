@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from memlint.model.calls import callees
 from memlint.model.devices import files_involved, makes_or_asks_for
 from memlint.model.effects import Effect, backward_roots, calls_in, direct_effects, effects, region_effects
-from memlint.model.handlers import caught_in, retries
+from memlint.model.handlers import catches_out_of_memory, caught_in, retries
 from memlint.model.identifiers import imports_any
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
@@ -62,7 +62,7 @@ def full_precision_out_of_memory(module: Module) -> Call | None:
 
     None under the same conditions.
     """
-    if "except" not in module.text or has_to_do_with_half_precision(module):
+    if not catches_out_of_memory(module) or has_to_do_with_half_precision(module):
         return None
     for loop in training_loops(module):
         call = runs_out_of_memory(loop)

@@ -21,7 +21,8 @@ from memlint.model.footprint import moves_to_host
 from memlint.model.forwards import called_module, forwards
 from memlint.model.kinds import Role, role
 from memlint.model.knowledge import torch
-from memlint.model.scopes import Function
+from memlint.model.memo import query
+from memlint.model.scopes import Function, Module
 from memlint.model.source_text import text
 from memlint.model.spans import container_span
 from memlint.model.stashes import insertions_in
@@ -61,6 +62,8 @@ class Caught:
 
 def caught_in(function: Function) -> Iterator[Caught]:
     """The ``except`` clauses of one function that do something."""
+    if not any(isinstance(part, Handler) for part in function.parts):
+        return
     regions: dict[int, Region] = {}
     places = [*(call.region for call in function.calls), *(store.region for store in function.stores)]
     for place in places:
@@ -70,6 +73,14 @@ def caught_in(function: Function) -> Iterator[Caught]:
         if isinstance(region, Handler):
             tried = next((each for each in tries if _guards(each, region)), None)
             yield Caught(region, tried, _out_of_memory(region))
+
+
+@query(on_cycle=False)
+def catches_out_of_memory(module: Module) -> bool:
+    """Whether a file has an ``except`` clause that is about running out of memory."""
+    if "except" not in module.text:
+        return False
+    return any(caught.out_of_memory is not None for function in module.functions for caught in caught_in(function))
 
 
 def _guards(tried: Try, handler: Handler) -> bool:
@@ -214,8 +225,10 @@ class KeptException:
 
 def kept_exceptions(caught: Caught) -> Iterator[KeptException]:
     """Where a handler keeps its exception in a container, an attribute or another variable of a loop."""
+    if caught.node.name is None:
+        return
     confidence = caught.out_of_memory or (Confidence.LIKELY if _tries_model(caught) else None)
-    if confidence is None or caught.node.name is None:
+    if confidence is None:
         return
     function = caught.handler.function
     if any(order for order in _releases(caught, [c for c in function.calls if c.region.within(caught.handler)])):

@@ -96,8 +96,8 @@ def _records(function: Function) -> dict[int, list[Entry]]:
 
 def _entries(function: Function) -> Iterator[Entry]:
     for call in function.calls:
-        if "builtins.dict" in qualified_names(call.callee):
-            named = (argument for argument in call.arguments if argument.keyword is not None)
+        named = [argument for argument in call.arguments if argument.keyword is not None]
+        if named and "builtins.dict" in qualified_names(call.callee):
             yield from (Entry(call, Occurrence(a.value, a.node.value), call.node) for a in named)
         for argument in call.arguments:
             yield from _literal_entries(argument.value)

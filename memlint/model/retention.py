@@ -55,16 +55,14 @@ def _is_made_within(value: Value, loop: Loop) -> bool:
         return False  # Parts of one output, which is there before: what the loop adds to its graph is small.
     if modules and _comes_from_callers(value, loop):
         return False
-    calls = [
-        a
-        for a in local_ancestors(value)
-        if isinstance(a, Call) and attachment(a) > Attachment.UNKNOWN and not hands_on(a)
-    ]
-    inside = [a for a in local_ancestors(value) if a.region.within(loop) and attachment(a) > Attachment.UNKNOWN]
+    upstream = list(local_ancestors(value))
+    inside = [a for a in upstream if a.region.within(loop) and attachment(a) > Attachment.UNKNOWN]
     if any(isinstance(a, Element) and _yields(a.iterable) for a in inside):
         return True
-    if calls:
-        return any(call.region.within(loop) for call in calls)
+    if any(isinstance(a, Call) and not hands_on(a) for a in inside):
+        return True
+    if any(isinstance(a, Call) and attachment(a) > Attachment.UNKNOWN and not hands_on(a) for a in upstream):
+        return False
     return any(not isinstance(a, Phi) and not _is_taken_out(a) and not _is_part_from_before(a, loop) for a in inside)
 
 

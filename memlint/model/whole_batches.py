@@ -7,6 +7,7 @@ import re
 from memlint.model.devices import files_involved
 from memlint.model.effects import Effect, calls_in, effects, region_effects
 from memlint.model.full_precision import backward_in, runs_out_of_memory, training_loops
+from memlint.model.handlers import catches_out_of_memory
 from memlint.model.identifiers import imports_any
 from memlint.model.memo import query
 from memlint.model.scopes import Module
@@ -40,7 +41,7 @@ def whole_batches_out_of_memory(module: Module) -> Call | None:
 
     None under the same conditions.
     """
-    if "except" not in module.text or _needs_no_parts(module):
+    if not catches_out_of_memory(module) or _needs_no_parts(module):
         return None
     for loop in training_loops(module):
         call = runs_out_of_memory(loop) if Effect.STEP in region_effects(loop) else None
