@@ -75,7 +75,6 @@ class Attachment(IntEnum):
     CERTAIN = 3
 
 
-@query(on_cycle=Attachment.DETACHED)
 def attachment(value: Value) -> Attachment:
     """How sure it is that ``value`` carries a graph where it is computed."""
     level = _level(value, None)
@@ -545,12 +544,12 @@ def _runs_own_forward(call: Call) -> bool:
     return not is_frozen(receiver)
 
 
-@query(on_cycle=False)
 def _is_made_for_inference(module: Value) -> bool:
     """Whether calling ``module``, of a library, runs it without gradients by itself."""
     return any(isinstance(source, Call) and _makes_for_inference(source) for source in sources(module))
 
 
+@query(on_cycle=False)
 def _makes_for_inference(call: Call) -> bool:
     if call.receiver is not None and call.method in torch.SELF_RETURNING:
         return _is_made_for_inference(call.receiver)

@@ -12,7 +12,7 @@ from memlint.model.aliases import instance_class, zipped
 from memlint.model.containers import elements
 from memlint.model.memo import query
 from memlint.model.optimized import walked_module
-from memlint.model.scopes import Function
+from memlint.model.scopes import Function, Module
 from memlint.model.values import (
     Attribute,
     Call,
@@ -87,13 +87,26 @@ def _leaves(where: Occurrence) -> Iterator[Occurrence]:
 
 def _made_anew(store: Store) -> Iterator[AverageUpdate]:
     """``self.averages = [decay * a + (1 - decay) * p for a, p in zip(self.averages, model.parameters())]``."""
-    for element in elements(store.value) if store.index is None else ():
+    # What is in a list is dear to find out, and few are gone through beside another one.
+    if store.index is not None or _paired(store.function.module).isdisjoint({store.key, store.attribute}):
+        return
+    for element in elements(store.value):
         leaves = list(_leaves(Occurrence(element, element.node)))
         olds = [leaf for leaf in leaves if _is_old(zipped(leaf.value), store)]
         for leaf in leaves if olds and len(leaves) > 1 else ():
             module = walked_module(leaf.value)
             if module is not None:
                 yield AverageUpdate(store.target, leaf, module, element, element.region, False)
+
+
+@query(on_cycle=frozenset())
+def _paired(module: Module) -> frozenset[str]:
+    """The names, attributes and paths in a file that :func:`zipped` may lead to."""
+    calls = (call for name in ("zip", "enumerate") for call in module.calls_by_name.get(name, ()))
+    given = (value for call in calls for value in call.positional())
+    return frozenset(
+        value.key if isinstance(value, Phi) else value.name for value in given if isinstance(value, (Phi, Attribute))
+    )
 
 
 def _is_old(averages: Value | None, store: Store) -> bool:

@@ -29,14 +29,16 @@ _MODULE_CONTAINERS = frozenset(
 )
 
 
-@query(on_cycle=False)
 def builds_module(call: Call) -> bool:
     """Whether what ``call`` returns becomes a part of a module, so that ``call`` builds one and does not run one.
 
     ``norm: nn.Module = nn.LayerNorm`` says module where it means class; ``norm(dim)`` in a constructor builds a layer.
     """
-    if not any(isinstance(source, Parameter) for source in sources(call.callee)):
-        return False
+    return any(isinstance(source, Parameter) for source in sources(call.callee)) and _builds_part(call)
+
+
+@query(on_cycle=False)
+def _builds_part(call: Call) -> bool:
     if _has_class_as_default(call):
         return True
     seen: set[int] = set()

@@ -234,10 +234,12 @@ def started_roots(call: Call) -> Iterator[Value]:
     if backward is not None:
         yield from backward.roots
         return
-    for argument in call.arguments:
-        for parameter in argument_parameters(call, argument):
-            if parameter.function is not call.function and parameter.name in runs_backward_on(parameter.function):
-                yield argument.value
+    others = (function for function in callees(call) if function is not call.function)
+    if call.arguments and any(map(runs_backward_on, others)):
+        for argument in call.arguments:
+            for parameter in argument_parameters(call, argument):
+                if parameter.function is not call.function and parameter.name in runs_backward_on(parameter.function):
+                    yield argument.value
 
 
 def freeing_roots(call: Call) -> Iterator[Value]:

@@ -128,10 +128,8 @@ class LastScores:
 def last_scores(call: Call) -> LastScores | None:
     """``call`` as a forward that scores every position, and is asked for the last ones only."""
     # From the cheapest question to the dearest.
-    if any(given(call, name).values for name in ("labels", "logits_to_keep", "num_logits_to_keep")):
-        return None
     logits = [use for use in readers(call) if isinstance(use, (Attribute, Item)) and _is_output(use, "logits")]
-    if not logits:
+    if not logits or any(given(call, name).values for name in ("labels", "logits_to_keep", "num_logits_to_keep")):
         return None
     counts = {count for value in logits for count in _kept(value)}
     confidence = decoder(call) if len(counts) == 1 and None not in counts else None

@@ -20,6 +20,7 @@ from memlint.model.containers import (
 from memlint.model.deposits import fillings
 from memlint.model.detaching import attached_members
 from memlint.model.drain import Drain, drain
+from memlint.model.effects import calls_in
 from memlint.model.gradmode import GradMode, grad_mode, is_lightning_module, is_part_of_forward
 from memlint.model.instances import instance_kind
 from memlint.model.kinds import Role, class_of, is_known_other, kinds
@@ -175,25 +176,25 @@ def slot_stashes(function: Function) -> Iterator[Stash]:
     for store in function.stores:
         if not isinstance(store.target, cst.Subscript) or store.base is None or store.augmented:
             continue
-        if grad_mode(store.region) is not GradMode.DISABLED:
-            span, loop = tensor_span(store.base, store.region)
-            if span is not None:
-                made = sources(store.base)
-                yield Stash(item_insertion(store, made[0] if len(made) == 1 else store.base), span, loop)
+        # The mode may be a question to all callers, and is asked last.
+        span, loop = tensor_span(store.base, store.region)
+        if span is not None and grad_mode(store.region) is not GradMode.DISABLED:
+            made = sources(store.base)
+            yield Stash(item_insertion(store, made[0] if len(made) == 1 else store.base), span, loop)
 
 
 def gathered(function: Function) -> Iterator[Stash]:
     """What one function gathers with its graph in comprehensions over data: ``[model(x) for x in loader]``."""
     for comprehension in function.comprehensions:
         loop = comprehension.loop
-        if comprehension.kind == "generator" or iterates_over_parts(loop):
+        # What is quick to tell comes first: most comprehensions call nothing, or gather nothing attached.
+        if comprehension.kind == "generator" or next(calls_in(loop), None) is None or iterates_over_parts(loop):
             continue
         named = (use.target for use in comprehension.uses if isinstance(use, Store) and use.value is comprehension)
         holder = next(named, comprehension.node)
         written = comprehension.element.node
         insertion = Insertion(comprehension, comprehension.element, comprehension, written, holder)
         stash = Stash(insertion, Span.ITERATION, loop)
-        # What is quick to tell comes first: most comprehensions call nothing, or gather nothing attached.
         calls = _calls_within(comprehension.element, loop)
         if calls and attached_members(stash.occurrence) and _computes(comprehension.element, calls, loop):
             yield stash
