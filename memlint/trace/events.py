@@ -96,6 +96,14 @@ class MemoryEvent:
             return self.block_bytes
         return self.requested_bytes or 0
 
+    @property
+    def is_workspace(self) -> bool:
+        """Whether a library is known to have taken the memory for itself."""
+        return self.operator is not None and self.operator.startswith(_LIBRARIES)
+
+
+_LIBRARIES = ("cublas", "cudnn", "nccl")
+
 
 class BlockState(Enum):
     """The state of a block in a segment."""

@@ -9,6 +9,8 @@ from memlint.verify.categories import UNKNOWN, has_phases
 
 POINTS = 3_000
 """More than a screen has columns."""
+WORKSPACE = "workspace"
+"""What a library has taken for itself, where the recording says so."""
 
 
 @dataclass
@@ -27,7 +29,8 @@ class Timeline:
 def timeline(recording: Recording, device: str) -> Timeline:
     """The memory of one device from the first forward on. Events without a time are numbered instead."""
     events = [event for event in recording.of(device) if event.action in (Action.ALLOCATE, Action.FREE)]
-    names = sorted({_name(event) for event in events})
+    categories = _categories(events)
+    names = sorted(set(categories))
     found = Timeline(sizes={name: [] for name in names})
     current = dict.fromkeys(names, 0)
     first = _beginning(recording, events)
@@ -35,7 +38,7 @@ def timeline(recording: Recording, device: str) -> Timeline:
     start = _time(events[first], first) if first < len(events) else 0.0
     best: tuple[int, float, dict[str, int]] | None = None
     for number, event in enumerate(events):
-        current[_name(event)] += event.size if event.action is Action.ALLOCATE else -event.size
+        current[categories[number]] += event.size if event.action is Action.ALLOCATE else -event.size
         if number < first:
             continue
         time = _time(event, number) - start
@@ -73,8 +76,24 @@ def _note(found: Timeline, event: MemoryEvent, time: float) -> None:
         found.phases.append((event.phase, time, time))
 
 
-def _name(event: MemoryEvent) -> str:
-    return event.category.value if event.category is not None else UNKNOWN
+def _categories(events: list[MemoryEvent]) -> list[str]:
+    """What each of ``events`` is about; what is freed is what was allocated at its address."""
+    live: dict[int | None, str] = {}
+    found = []
+    for event in events:
+        name = _category(event)
+        if event.action is Action.ALLOCATE and event.address is not None:
+            live[event.address] = name
+        elif event.action is Action.FREE:
+            name = live.pop(event.address, name)
+        found.append(name)
+    return found
+
+
+def _category(event: MemoryEvent) -> str:
+    if event.category is not None:
+        return event.category.value
+    return WORKSPACE if event.is_workspace else UNKNOWN
 
 
 def _time(event: MemoryEvent, number: int) -> float:

@@ -66,6 +66,8 @@ def test_what_does_not_fit_is_said_with_its_lines(script: Path) -> None:
     assert "1GB has 1.00 GiB" in page
     assert "train.py:6" in page
     assert 'id="timeline"' in page
+    assert '"name":"workspace"' in page
+    assert '"name":"unknown"' not in page
 
 
 @needs_torch

@@ -121,15 +121,10 @@ class _Listener:
 
 def categorise_device(events: list[MemoryEvent]) -> None:
     """Give a category to what nobody has classified; libraries' workspaces stay without one."""
-    workspaces = {id(event) for event in events if is_workspace(event)}
+    workspaces = {id(event) for event in events if event.is_workspace}
     from memlint.trace.events import Origin, Recording
 
     categorise(Recording(Origin.SIMULATION, [event for event in events if id(event) not in workspaces]))
-
-
-def is_workspace(event: MemoryEvent) -> bool:
-    """Whether a library took the memory for itself."""
-    return event.operator is not None and event.operator.startswith(("cublas", "cudnn", "nccl"))
 
 
 def _shares(events: list[MemoryEvent]) -> list[Share]:
@@ -140,7 +135,7 @@ def _shares(events: list[MemoryEvent]) -> list[Share]:
     blocks: Counter[tuple[str, str, int]] = Counter()
     for event in live.blocks.values():
         user = event.stack.user if event.stack is not None else None
-        category = WORKSPACE if is_workspace(event) else (event.category or Category.TEMPORARY).value
+        category = WORKSPACE if event.is_workspace else (event.category or Category.TEMPORARY).value
         key = (category, user.filename if user else "", user.line if user else 0)
         sizes[key] += event.size
         blocks[key] += 1
