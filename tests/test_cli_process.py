@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,17 +106,21 @@ def test_ctrl_c_leaves_every_file_whole(jobs: str, tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted(files), "no temporary file is left"
 
 
-def test_a_process_that_is_ended_takes_its_helpers_along(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("end", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_process_that_is_ended_takes_its_helpers_along(end: signal.Signals, code: int, tmp_path: Path) -> None:
     for number in range(60):
         (tmp_path / f"f{number}.py").write_text(HAZARD * 100)
     with started("check", "--fix", "--verbose", "-j2", cwd=tmp_path) as process:
         assert process.stderr is not None
         while not process.stderr.readline().startswith("files: 60"):
             pass
-        process.terminate()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while children.exists() and not children.read_text():
+            time.sleep(0.01)
+        process.send_signal(end)
         # The helpers hold the other end of the pipe as long as they live.
         assert process.stderr.read() == ""
-        assert process.wait() == 143
+        assert process.wait() == code
     assert all(file.read_text() == HAZARD * 100 for file in tmp_path.iterdir())
 
 

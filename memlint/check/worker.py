@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Task:
     """Whether the reports say what they rest on, so that they can be kept."""
 
 
-def check_files(task: Task, files: Sequence[SourceFile], jobs: int) -> Iterator[FileReport]:
+def check_files(task: Task, files: Sequence[SourceFile], jobs: int) -> Generator[FileReport, None, None]:
     """Checks ``files`` in up to ``jobs`` processes and yields the reports in the order of the files.
 
     If the caller stops early, or Ctrl-C is pressed, the other processes end at once.

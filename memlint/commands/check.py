@@ -322,9 +322,18 @@ class _Check:
         from rich.progress import Progress
 
         console = Console(stderr=True, no_color=not wants_color(sys.stderr))
-        with Progress(console=console, transient=True, disable=console.is_dumb_terminal) as progress:
-            task = progress.add_task("Checking", total=files)
-            yield lambda: progress.advance(task)
+        progress = Progress(console=console, transient=True, disable=console.is_dumb_terminal)
+        task = progress.add_task("Checking", total=files)
+
+        def done() -> None:
+            # The bar has a thread; once there is one, other processes have to load everything for themselves.
+            progress.start()
+            progress.advance(task)
+
+        try:
+            yield done
+        finally:
+            progress.stop()
 
     # ------------------------------------------------------------------------------------------------ watching
 

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import random
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from functools import partial
+from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +19,7 @@ from memlint.check.results import Action, FileReport
 from memlint.check.session import default_jobs
 from memlint.check.worker import Task, UnstableFile, Worker, check_files, read
 from memlint.commands.configuration import known_rules
-from memlint.config import Configuration, Options
+from memlint.config import ConfigError, Configuration, Options
 from memlint.files import ErrorKind, SourceFile
 from memlint.findings import Finding
 from memlint.rule import Rule
@@ -61,13 +65,14 @@ TEXTS = [
 ]
 
 
+@pytest.mark.parametrize("jobs", [2, 5])
 @pytest.mark.parametrize("action", Action)
-def test_two_processes_say_what_one_says(action: Action, tmp_path: Path) -> None:
+def test_several_processes_say_what_one_says(action: Action, jobs: int, tmp_path: Path) -> None:
     texts = random.Random(0).choices(TEXTS, k=40)
     files = project(tmp_path, texts)
     alone = run(tmp_path, files, 1, action)
     assert [report.file for report in alone] == files
-    assert run(tmp_path, files, 2, action) == alone
+    assert run(tmp_path, files, jobs, action) == alone
     assert [file.path.read_text() for file in files] == texts, "nothing is written here"
 
 
@@ -81,12 +86,76 @@ def test_a_process_that_dies_costs_one_file(tmp_path: Path) -> None:
     assert str(error) == f"{files[1].path}: the process that checked it died, perhaps for lack of memory"
 
 
+@pytest.mark.parametrize("jobs", [2, 3, 64])
+@pytest.mark.parametrize("sizes", [[1, 1], [0, 0, 0], [200_000, 1, 1, 1], [1, 1, 1, 200_000], [70_000] * 7])
+def test_reports_come_in_the_order_of_the_files(sizes: list[int], jobs: int, tmp_path: Path) -> None:
+    files = project(tmp_path, ["#" * size for size in sizes])
+    assert [report.file for report in run(tmp_path, files, jobs)] == files
+
+
+def test_processes_that_die_in_the_midst_of_others_cost_their_files(tmp_path: Path) -> None:
+    texts = ["hazard()\n" + "#" * 30_000] * 12
+    texts[4] = texts[9] = "death()\n"
+    files = project(tmp_path, texts)
+    reports = run(tmp_path, files, 2, rules=(*RULES, Death()))
+    assert [report.file for report in reports] == files
+    assert [number for number, report in enumerate(reports) if report.result.error] == [4, 9]
+    assert all(report.result.diagnostics for report in reports if not report.result.error)
+
+
+def started(reports: Iterator[FileReport]) -> list[BaseProcess]:
+    """The processes that work for ``reports``, whose first one is taken."""
+    before = multiprocessing.active_children()
+    next(reports)
+    return [process for process in multiprocessing.active_children() if process not in before]
+
+
+def tiny_task(root: Path) -> Task:
+    return Task(root, (), Configuration(CODES), partial(known_rules, RULES))
+
+
 def test_a_caller_may_stop_early(tmp_path: Path) -> None:
     files = project(tmp_path, ["hazard()\n"] * 20)
-    task = Task(tmp_path, (), Configuration(CODES), partial(known_rules, RULES))
-    reports = check_files(task, files, 2)
-    assert next(reports).file == files[0]
-    reports.close()  # type: ignore[attr-defined]
+    reports = check_files(tiny_task(tmp_path), files, 2)
+    processes = started(reports)
+    assert len(processes) == 2
+    reports.close()
+    assert not any(process.is_alive() for process in processes)
+
+
+def test_the_last_report_is_the_end_of_the_processes(tmp_path: Path) -> None:
+    reports = check_files(tiny_task(tmp_path), project(tmp_path, ["hazard()\n"] * 3), 64)
+    processes = started(reports)
+    assert len(processes) == 3
+    assert len(list(reports)) == 2
+    assert not any(process.is_alive() for process in processes)
+
+
+@pytest.mark.parametrize("jobs", [1, 64])
+def test_one_file_is_checked_in_this_process(jobs: int, tmp_path: Path) -> None:
+    assert started(check_files(tiny_task(tmp_path), project(tmp_path, [""]), jobs)) == []
+
+
+def test_beside_other_threads_processes_begin_anew(tmp_path: Path) -> None:
+    """A lock that a thread holds while the process is forked would never be released in the new one."""
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait)
+    thread.start()
+    try:
+        reports = check_files(tiny_task(tmp_path), project(tmp_path, ["hazard()\n"] * 2), 2)
+        assert {type(process) for process in started(reports)} == {SpawnProcess}
+        assert [len(report.result.diagnostics) for report in reports] == [1]
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_what_a_process_cannot_cope_with_is_raised_here(tmp_path: Path) -> None:
+    files = project(tmp_path, ["hazard()\n"] * 3)
+    (tmp_path / "memlint.toml").write_text("nonsense = 1\n")
+    with pytest.raises(ConfigError, match="nonsense") as caught:
+        run(tmp_path, files, 2)
+    assert "in _answer" in str(caught.value.__cause__), "the place is told, too"
 
 
 def test_few_files_are_not_worth_a_second_process() -> None:
