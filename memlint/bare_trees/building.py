@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import libcst as cst
@@ -22,12 +22,23 @@ class NoBareTree(Exception):
 _NEWLINE = re.compile(r"\r\n?|\n")
 _CONTINUATION = re.compile(r"\\(?:\r\n?|\n)")
 QUOTED = r"""
-    \"{3}[^"\\]*(?:(?:\\.|\"(?!\"\"))[^"\\]*)*\"{3}|'{3}[^'\\]*(?:(?:\\.|'(?!''))[^'\\]*)*'{3}
+    \"\"\"[^"\\]*(?:(?:\\.|\"(?!\"\"))[^"\\]*)*\"\"\"|\'\'\'[^'\\]*(?:(?:\\.|'(?!''))[^'\\]*)*\'\'\'
     |"[^"\\\r\n]*(?:\\.[^"\\\r\n]*)*"|'[^'\\\r\n]*(?:\\.[^'\\\r\n]*)*'
 """
-"""A string without its prefix, as a verbose pattern in which a dot is any character."""
+"""A string without its prefix, as a verbose pattern in which a dot is any character. Each alternative begins with a
+character and not with a repetition: where they may begin is then found much faster."""
 _STRING = re.compile(rf"(?:\#[^\r\n]*|[\s\\])*([A-Za-z]{{0,2}}(?:{QUOTED}))", re.DOTALL | re.VERBOSE)
 """A string, with what may stand between it and one before it."""
+_FORMATTED = re.compile(r"([rR]?[fF][rR]?)(\"{3}|'{3}|\"|')(.*)\2", re.DOTALL)
+"""An f-string: its prefix, its quotes, and what is between them."""
+_FIELD = re.compile(
+    r"""
+    (?<!\{) \{ [^\W\d]\w* (?: [.()] | (?<=[.()])[^\W\d]\w* )*   # names, attributes, and calls of them
+    (?: !([rsa]) )?  (?: :([^{}\\\r\n]+) )?  \}
+    """,
+    re.VERBOSE,
+)
+"""A field of an f-string whose expression needs no place in the text, with its conversion and its format."""
 
 
 class _Builder:
@@ -316,11 +327,16 @@ class _Builder:
 
     def _strings(self, text: str) -> Any:
         """One string, or several that are joined by standing beside each other."""
-        made: Any = None
-        for literal in reversed(_STRING.findall(text)):
-            string = make.string(literal)
-            made = string if made is None else make.concatenated(string, made)
-        return made
+        return _concatenated([make.string(literal) for literal in _STRING.findall(text)])
+
+    def _f_strings(self, node: ast.JoinedStr) -> Any:
+        """One f-string, or several strings with one among them. What is more than names in a field is left to libcst."""
+        literals = _STRING.findall(self._segment(node))
+        values = [each.value for each in node.values if isinstance(each, ast.FormattedValue)]
+        if not _are_plain(literals, len(values)):
+            return self._parsed(node)
+        expressions = map(self.expression, values)
+        return _concatenated([_f_string(literal, expressions) for literal in literals])
 
     def _call(self, node: ast.Call) -> Any:
         return make.call(self.expression(node.func), self._arguments(node.args, node.keywords))
@@ -461,6 +477,41 @@ class _Builder:
         return make.starred_element(self.expression(node.value))
 
 
+def _concatenated(strings: list[Any]) -> Any:
+    made = strings.pop()
+    while strings:
+        made = make.concatenated(strings.pop(), made)
+    return made
+
+
+def _are_plain(literals: list[str], fields: int) -> bool:
+    """Whether the f-strings among ``literals`` have so many ``fields``, and all of them are such as :data:`_FIELD`."""
+    for literal in filter(_FORMATTED.match, literals):
+        rest, count = _FIELD.subn(" ", literal)
+        rest = rest.replace("{{", "").replace("}}", "")
+        if "{" in rest or "}" in rest or r"\N" in literal:
+            return False
+        fields -= count
+    return bool(literals) and fields == 0
+
+
+def _f_string(literal: str, expressions: Iterator[Any]) -> Any:
+    """The string ``literal``, with the next of the ``expressions`` in its fields if it is an f-string."""
+    match = _FORMATTED.match(literal)
+    if match is None:
+        return make.string(literal)
+    prefix, quotes, inner = match.groups()
+    pieces = _FIELD.split(inner)
+    parts = [make.formatted_text(pieces[0])] if pieces[0] else []
+    for conversion, form, text in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):
+        parts.append(
+            make.formatted_expression(next(expressions), conversion, [make.formatted_text(form)] if form else None)
+        )
+        if text:
+            parts.append(make.formatted_text(text))
+    return make.formatted(parts, f"{prefix}{quotes}", quotes)
+
+
 def _aliases(names: Iterable[ast.alias]) -> list[Any]:
     return [
         make.import_alias(_dotted(each.name), make.as_name(make.name(each.asname)) if each.asname else None)
@@ -519,7 +570,7 @@ _EXPRESSIONS: dict[type[ast.expr], make.Make] = {
     ast.DictComp: _Builder._dict_comp,
     ast.GeneratorExp: _Builder._generator,
     ast.IfExp: _Builder._if_exp,
-    ast.JoinedStr: _Builder._parsed,
+    ast.JoinedStr: _Builder._f_strings,
     ast.Lambda: _Builder._lambda,
     ast.List: _Builder._list,
     ast.ListComp: _Builder._list_comp,

@@ -181,6 +181,11 @@ with_ = _maker(cst.With, "items", "body", "asynchronous")
 with_item = _maker(cst.WithItem, "item", "asname")
 yield_ = _maker(cst.Yield, "value")
 
+# What an f-string consists of counts as its layout, but for the expressions.
+formatted = _filler(cst.FormattedString, ("parts", "start", "end"))
+formatted_expression = _filler(cst.FormattedStringExpression, ("expression", "conversion", "format_spec"))
+formatted_text = _filler(cst.FormattedStringText, ("value",))
+
 ASYNCHRONOUS = cst.Asynchronous()
 NO_PARAMETER = cst.MaybeSentinel.DEFAULT
 BARE_STAR, SLASH, DOT = cst.ParamStar(), cst.ParamSlash(), cst.Dot()

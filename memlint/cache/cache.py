@@ -47,6 +47,8 @@ class Cache:
         self._stale: list[Entry] = []
         self._settings: list[str] = []
         self._numbers: dict[Path, int] = {}
+        self._listings: dict[str, frozenset[str]] = {}
+        """The names in folders, each listed once while entries are made."""
         self._used: set[str] = set()
         """Files that entries rest on."""
         self._is_surveyed = False
@@ -168,6 +170,7 @@ class Cache:
         return any(seen.status and seen.status != status_of(path) for path, seen in self._world.files.items())
 
     def _write(self, fresh: Sequence[FileReport], rules: Sequence[RuleFacts]) -> None:
+        self._listings.clear()
         for record in filter(None, (report.record for report in fresh)):
             self._learn(record.importing)
         entries = dict(filter(None, map(self._entry, fresh)))
@@ -226,7 +229,7 @@ class Cache:
             self._watch(str(folder))
             from memlint.model.lookups import matching
 
-            if tuple(matching(names_in(str(folder)), pattern)) != names:
+            if matching(self._listed(str(folder)), pattern) != names:
                 return None
         files = sorted(map(str, rests_on.files))
         self._used.update(files)
@@ -237,6 +240,11 @@ class Cache:
             "names": list(rests_on.names),
         }
         return (str(path), number, _PARSED), (packed_result, packed(basis))
+
+    def _listed(self, folder: str) -> frozenset[str]:
+        if folder not in self._listings:
+            self._listings[folder] = names_in(folder)
+        return self._listings[folder]
 
     def _is_as_read(self, path: str, digest: bytes) -> bool:
         """Whether the file at ``path`` is what it was when it was read for a check."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -87,6 +88,7 @@ def listed(folder: str) -> frozenset[str]:
         return frozenset()
 
 
-def matching(names: frozenset[str], pattern: str) -> list[str]:
+@lru_cache(maxsize=256)
+def matching(names: frozenset[str], pattern: str) -> tuple[str, ...]:
     """Those of ``names`` that match ``pattern``, sorted."""
-    return sorted(name for name in names if fnmatchcase(name, pattern))
+    return tuple(sorted(name for name in names if fnmatchcase(name, pattern)))
