@@ -330,7 +330,7 @@ class _Builder:
         return _concatenated([make.string(literal) for literal in _STRING.findall(text)])
 
     def _f_strings(self, node: ast.JoinedStr) -> Any:
-        """One f-string, or several strings with one among them. What is more than names in a field is left to libcst."""
+        """One f-string, or several strings with one among them. libcst parses fields that hold more than names."""
         literals = _STRING.findall(self._segment(node))
         values = [each.value for each in node.values if isinstance(each, ast.FormattedValue)]
         if not _are_plain(literals, len(values)):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import libcst as cst
 
@@ -37,8 +37,7 @@ from memlint.model.values import (
 )
 
 
-@dataclass(frozen=True)
-class Accumulation:
+class Accumulation(NamedTuple):
     """A holder that is replaced by a function of its old value and of ``addends``, time after time.
 
     ``total += loss``, ``avg = 0.9 * avg + 0.1 * loss``, ``d[k] = d.get(k, 0) + x``, ``self.sum.add_(x)``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from memlint.findings import Confidence
 from memlint.model.aliases import instance_class
@@ -27,8 +27,7 @@ from memlint.model.values import Argument, Call, Item, Parameter, Part, Value
 _MAX_VALUES = 2000
 
 
-@dataclass(frozen=True)
-class StrayGradient:
+class StrayGradient(NamedTuple):
     """A backward over ``judge`` goes on into ``source`` through ``argument``, but only ``judge`` is trained next."""
 
     backward: Call

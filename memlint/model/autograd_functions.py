@@ -8,8 +8,8 @@ which only Python's garbage collector frees (measured on torch 2.13).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 import libcst as cst
 
@@ -53,8 +53,7 @@ class Origin(str, Enum):
     COMPUTED = "computed"
 
 
-@dataclass(frozen=True)
-class Stashed:
+class Stashed(NamedTuple):
     """``ctx.name = tensor`` in the forward of a custom function."""
 
     store: Store
@@ -383,8 +382,7 @@ def _applications(owner: Class) -> Iterator[Call]:
 # ------------------------------------------------------------ moving it to the saved tensors
 
 
-@dataclass(frozen=True)
-class Saving:
+class Saving(NamedTuple):
     """How ``ctx.x = x`` becomes a part of ``save_for_backward``."""
 
     reads: tuple[Attribute, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import libcst as cst
 
@@ -29,8 +29,7 @@ from memlint.model.values import (
 )
 
 
-@dataclass(frozen=True)
-class AverageUpdate:
+class AverageUpdate(NamedTuple):
     """One average takes in a parameter: ``average[name] = decay * average[name] + (1 - decay) * parameter``."""
 
     average: cst.CSTNode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import libcst as cst
 
@@ -25,8 +25,7 @@ from memlint.model.values import Attribute, Binary, Call, Display, Exit, Item, S
 # ------------------------------------------------------------------------- differences of all pairs
 
 
-@dataclass(frozen=True)
-class Pairwise:
+class Pairwise(NamedTuple):
     """A distance of all pairs that is computed from their differences: ``(a[:, None] - b[None]).pow(2).sum(-1)``."""
 
     difference: Binary
@@ -39,8 +38,7 @@ class Pairwise:
     confidence: Confidence
 
 
-@dataclass(frozen=True)
-class _Spread:
+class _Spread(NamedTuple):
     """A tensor with a new dimension of size one; ``axis`` counts from 0."""
 
     tensor: cst.BaseExpression
@@ -213,8 +211,7 @@ def _serves_only(difference: Value, distance: Call) -> bool:
 # ------------------------------------------------------------------------- copies where a view would do
 
 
-@dataclass(frozen=True)
-class Repeat:
+class Repeat(NamedTuple):
     """``x.unsqueeze(0).repeat(n, 1, 1)``: copies of a tensor along dimensions of size one, which nobody writes to."""
 
     call: Call
@@ -249,8 +246,7 @@ def _counts(call: Call) -> list[cst.BaseExpression]:
     return nodes
 
 
-@dataclass(frozen=True)
-class _Ones:
+class _Ones(NamedTuple):
     """Dimensions that are known to have the size one, and how many dimensions there are, if that is known."""
 
     axes: frozenset[int]

@@ -6,8 +6,7 @@ argparse, click, typer, absl, and parsers that fill the fields of a class (HfArg
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from memlint.model.aliases import display_element, qualified_names, sources
 from memlint.model.definitions import definitions
@@ -26,8 +25,7 @@ from memlint.model.values import (
 )
 
 
-@dataclass(frozen=True)
-class Declared:
+class Declared(NamedTuple):
     """An option as the program declares it.
 
     ``default`` is the expression of its default; without one it is ``constant``. ``convert`` is applied to a default

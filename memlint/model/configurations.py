@@ -7,8 +7,8 @@ file, and the settings of the CUDA allocator.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 import libcst as cst
 
@@ -85,8 +85,7 @@ def framework(names: frozenset[str]) -> Framework | None:
     return None
 
 
-@dataclass(frozen=True)
-class Configuration:
+class Configuration(NamedTuple):
     """One configuration. ``made`` is the call that makes it, or the object that a parser of the command line fills."""
 
     framework: Framework
@@ -172,8 +171,7 @@ _DEEPSPEED_OPTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class DeepSpeedConfiguration:
+class DeepSpeedConfiguration(NamedTuple):
     """What DeepSpeed is told, as a dictionary or by the name of a JSON or YAML file."""
 
     given_to: Configuration
@@ -207,8 +205,7 @@ _SETTERS = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class AllocatorSetting:
+class AllocatorSetting(NamedTuple):
     """Settings of the CUDA allocator that a program makes; without a ``variable`` while it runs."""
 
     variable: str | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import libcst as cst
 
@@ -50,8 +50,7 @@ FACTORIES = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Insertion:
+class Insertion(NamedTuple):
     """``container`` keeps ``value`` from ``event`` on."""
 
     container: Value

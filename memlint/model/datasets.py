@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from memlint.model.aliases import base_names, find_method, instance_class, instance_loads, mro, qualified_names, sources
 from memlint.model.calls import callees
@@ -118,8 +118,7 @@ class Entries(Enum):
     """The name of a file in a folder, of which there may be a handful."""
 
 
-@dataclass(frozen=True)
-class SampleContainer:
+class SampleContainer(NamedTuple):
     """An attribute of a data set that is a list, dict or set with an entry for each sample."""
 
     name: str

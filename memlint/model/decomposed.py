@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import libcst as cst
 
@@ -16,8 +16,7 @@ from memlint.model.settings import values
 from memlint.model.values import Attribute, Binary, Call, Constant, FunctionValue, Value, operand_occurrences
 
 
-@dataclass(frozen=True)
-class Decomposed:
+class Decomposed(NamedTuple):
     """An activation that is written out; ``fused`` is the function of ``torch.nn.functional`` for it."""
 
     expression: Binary

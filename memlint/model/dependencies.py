@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,8 +94,7 @@ def resting_on(roots: Iterable[Basis | Leaf], paths: Collection[Path]) -> set[Ba
     return found
 
 
-@dataclass(frozen=True)
-class Dependencies:
+class Dependencies(NamedTuple):
     """What the findings of one file rest on besides its own text."""
 
     files: dict[Path, bytes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.calls import bound_arguments, callees
@@ -14,8 +14,7 @@ from memlint.model.scopes import Function
 from memlint.model.values import Argument, Binary, Call, Element, Item, Parameter, Part, Value
 
 
-@dataclass(frozen=True)
-class Deposit:
+class Deposit(NamedTuple):
     """A function puts ``value`` into the container that it is given as ``container``."""
 
     container: Parameter
@@ -90,8 +89,7 @@ def leaves(container: Value, depth: int = _MAX_NESTING) -> Iterator[Value]:
         yield container
 
 
-@dataclass(frozen=True)
-class Filling:
+class Filling(NamedTuple):
     """A call has a function of the project put the argument ``given`` into the argument ``container``."""
 
     container: Argument

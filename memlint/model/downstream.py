@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
@@ -65,8 +64,7 @@ class Reach(str, Enum):
     """It leaves what can be seen: returned to unknown callers, handed to unknown code."""
 
 
-@dataclass(frozen=True)
-class GradientFlow:
+class GradientFlow(NamedTuple):
     """Where the graph of a value goes."""
 
     reach: Reach

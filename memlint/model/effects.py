@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Flag, auto
+from typing import NamedTuple
 
 from memlint.model.aliases import base_names, instance_class, qualified_names, sources
 from memlint.model.calls import argument_parameters, callees
@@ -37,8 +37,7 @@ class Effect(Flag):
     ZERO = auto()
 
 
-@dataclass(frozen=True)
-class Backward:
+class Backward(NamedTuple):
     """A backward pass that a call starts: over ``roots``, keeping the graph or not (None: not known)."""
 
     call: Call

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from memlint.findings import Confidence
 from memlint.model.aliases import base_names, instance_class, mro
@@ -144,8 +144,7 @@ class Mode(str, Enum):
     EVALUATION = "evaluation"
 
 
-@dataclass(frozen=True)
-class _Switch:
+class _Switch(NamedTuple):
     call: Call
     modules: Objects
     mode: Mode

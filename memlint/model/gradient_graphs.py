@@ -8,7 +8,7 @@ objects that no garbage collector sees. Only dropping or detaching ``.grad`` end
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from memlint.model.aliases import base_names, instance_class, mro, same_object, sources
 from memlint.model.calls import call_sites
@@ -35,8 +35,7 @@ def is_accumulated(backward: Backward) -> bool:
 # --------------------------------------------------------------- tensors of the call
 
 
-@dataclass(frozen=True)
-class Leaf:
+class Leaf(NamedTuple):
     """A tensor that requires a gradient and is made (or turned into a leaf) for one call or one iteration."""
 
     names: tuple[Value, ...]

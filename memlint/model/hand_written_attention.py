@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import libcst as cst
 
@@ -41,8 +41,7 @@ _LONGEST = 24
 """Operations between the two products that are followed."""
 
 
-@dataclass(frozen=True)
-class Scores:
+class Scores(NamedTuple):
     """What softmax is taken of: the product of queries and keys, and whether something scales or biases it."""
 
     product: Value
@@ -53,8 +52,7 @@ class Scores:
     """Whether a tensor that the module has learned is added for each pair of positions."""
 
 
-@dataclass(frozen=True)
-class Attention:
+class Attention(NamedTuple):
     """One attention that is written out; ``softmax`` is the call that makes the weights of all heads."""
 
     softmax: Call

@@ -7,7 +7,7 @@ alive until the handler is left, and longer if the exception is kept (measured o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import libcst as cst
 
@@ -43,8 +43,7 @@ from memlint.model.values import (
 )
 
 
-@dataclass(frozen=True)
-class Caught:
+class Caught(NamedTuple):
     """An ``except`` clause, and what it guards."""
 
     handler: Handler
@@ -117,8 +116,7 @@ def _names_caught(caught: Value | None) -> frozenset[str]:
 # ----------------------------------------------------------------------------- running again
 
 
-@dataclass(frozen=True)
-class Retry:
+class Retry(NamedTuple):
     """A call in the handler of what has just failed."""
 
     call: Call
@@ -211,8 +209,7 @@ def _releases(caught: Caught, inside: list[Call]) -> Iterator[int]:
 # ------------------------------------------------------------------------- kept exceptions
 
 
-@dataclass(frozen=True)
-class KeptException:
+class KeptException(NamedTuple):
     """The exception outlives its handler."""
 
     node: cst.CSTNode

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 import libcst as cst
 
@@ -43,8 +43,7 @@ _ARGUMENTS_POSITION = 1
 _MODEL_POSITION = 0
 
 
-@dataclass(frozen=True)
-class Construction:
+class Construction(NamedTuple):
     """A call that makes a Trainer, or the ``super().__init__(...)`` of a class derived from one."""
 
     call: Call

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import libcst as cst
 
@@ -28,8 +28,7 @@ from memlint.model.stashes import Stash, insertions_in, stashes
 from memlint.model.values import Call, Comprehension, Display, Loop, Occurrence, Parameter, Region, Value
 
 
-@dataclass(frozen=True)
-class Hoard:
+class Hoard(NamedTuple):
     """``container`` keeps ``kept`` for each batch of a data set, outside of the steps of training."""
 
     kept: Occurrence

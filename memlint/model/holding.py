@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from memlint.findings import ClaimShape, Severity
 from memlint.model.drain import Drain, drain, is_branch, is_scalar
 from memlint.model.values import Value
 
 
-@dataclass(frozen=True)
-class Holding:
+class Holding(NamedTuple):
     """What keeping a value keeps alive. ``memory`` is device or host, ``size`` in the symbols of the documentation."""
 
     phrase: str

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 import libcst as cst
 
@@ -66,8 +66,7 @@ REGISTERING = frozenset(_METHODS)
 _ON_TENSORS = frozenset({"register_hook", "register_post_accumulate_grad_hook"})
 
 
-@dataclass(frozen=True)
-class Registration:
+class Registration(NamedTuple):
     """``subject.register_forward_hook(hook)``."""
 
     call: Call
@@ -143,8 +142,7 @@ class Kept(Enum):
     """A detached tensor of the size that the hook got."""
 
 
-@dataclass(frozen=True)
-class Capture:
+class Capture(NamedTuple):
     """A hook puts what it gets into a container that outlives the call."""
 
     registration: Registration

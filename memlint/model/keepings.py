@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import libcst as cst
 
@@ -42,8 +42,7 @@ from memlint.model.values import (
 )
 
 
-@dataclass(frozen=True)
-class Keeping:
+class Keeping(NamedTuple):
     """A function keeps what is passed for ``parameter`` beyond the call: summed up, or in a container."""
 
     parameter: Parameter

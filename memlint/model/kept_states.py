@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 from memlint.model.aliases import instance_class, qualified_names, sources
 from memlint.model.calls import proven_call_sites
@@ -42,8 +42,7 @@ class Form(Enum):
     """Tensors of their own, on the same device."""
 
 
-@dataclass(frozen=True)
-class KeptState:
+class KeptState(NamedTuple):
     """A ``state_dict()`` that is stored as the best so far."""
 
     state: Call

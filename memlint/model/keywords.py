@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.calls import passed_arguments, proven_call_sites
@@ -21,8 +21,7 @@ class Setting(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class Given:
+class Given(NamedTuple):
     """What may be passed for a keyword; ``unknown`` if something out of sight may pass it, too."""
 
     values: tuple[Value, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import libcst as cst
 
@@ -192,8 +193,7 @@ _READ = frozenset(
 """Parts of an output that models return without being asked."""
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A forward that is asked to return the states or the attention weights of all layers, which nobody reads."""
 
     forward: Call

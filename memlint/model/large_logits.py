@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from memlint.findings import Confidence
 from memlint.model.aliases import qualified_names, sources
@@ -29,8 +29,7 @@ _OTHERS = ("use_liger_kernel", "liger_kernel", "cut_cross_entropy", "linear_cros
 """What a file mentions that has its own way of computing such a loss."""
 
 
-@dataclass(frozen=True)
-class VocabularyLoss:
+class VocabularyLoss(NamedTuple):
     """A cross entropy whose scores serve for nothing else."""
 
     call: Call
@@ -51,8 +50,7 @@ def vocabulary_losses(program: Program) -> Iterator[VocabularyLoss]:
             yield VocabularyLoss(call, confidence)
 
 
-@dataclass(frozen=True)
-class PickedLogarithm:
+class PickedLogarithm(NamedTuple):
     """A logarithm of a softmax over all words, of which one is picked for each token and nothing else is read."""
 
     call: Call

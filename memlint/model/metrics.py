@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.effects import Effect, region_effects, returns_loss_to_framework
@@ -15,8 +15,7 @@ from memlint.model.scopes import Class
 from memlint.model.values import Attribute, Call, Comprehension, Display, Element, Item, Value
 
 
-@dataclass(frozen=True)
-class Metric:
+class Metric(NamedTuple):
     """A metric that keeps predictions, by the call that makes it; ``fed`` are the calls that give it some."""
 
     made: Call

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
@@ -45,8 +44,7 @@ _MAX_CALLERS = 3
 _MAX_VALUES = 300
 
 
-@dataclass(frozen=True)
-class Update:
+class Update(NamedTuple):
     """Parameters are changed by their gradients: ``optimizer.step()``, or by hand ``w.data -= lr * w.grad``."""
 
     node: cst.CSTNode

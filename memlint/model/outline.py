@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # A pattern is found much faster if it, or each of its alternatives, begins with a character instead of ^, \b or a
 # repetition: hence the line feeds, and the words that look back at where they begin.
@@ -43,8 +43,7 @@ _SEPARATED = bytes(
 _DIGITS = tuple(b"0123456789")
 
 
-@dataclass(frozen=True)
-class Outline:
+class Outline(NamedTuple):
     """The names in the code of a file, without docstrings, comments, and the names that it defines itself."""
 
     used: frozenset[str]

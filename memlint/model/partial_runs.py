@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import libcst as cst
 
@@ -37,8 +37,7 @@ from memlint.model.values import (
 )
 
 
-@dataclass(frozen=True)
-class PartialRun:
+class PartialRun(NamedTuple):
     """A way in which a function runs without some of its branches.
 
     ``branch`` is the first of them; ``cause`` decides on its test: the call that passes a flag, the element of a loop.

@@ -17,9 +17,8 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from memlint.model.documents import MAX_BYTES, parse_document
 from memlint.model.memo import query
@@ -38,8 +37,7 @@ _MAX_FOLDERS = 16
 """How many folders upwards metadata is looked for."""
 
 
-@dataclass(frozen=True)
-class Range:
+class Range(NamedTuple):
     """The versions from ``first`` on, up to but without ``end`` (None: all later ones)."""
 
     first: _Version = _OLDEST

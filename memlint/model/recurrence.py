@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from enum import Enum
+from typing import NamedTuple
 
 from memlint.model.aliases import display_element, qualified_names, sources
 from memlint.model.attachment import Attachment, attachment
@@ -30,8 +30,7 @@ from memlint.model.values import (
 )
 
 
-@dataclass(frozen=True)
-class Recurrence:
+class Recurrence(NamedTuple):
     """A state that each iteration of ``loop`` gets from the last one and computes anew for the next one.
 
     The call ``step`` gets the states ``keys``, and a backward in the same iteration runs over the result.
@@ -67,7 +66,7 @@ def recurrences(function: Function) -> Iterator[Recurrence]:
             for state in _carried_states(phi, loop, backwards):
                 known = found.get(state.step, state)
                 if state.keys[0] not in known.keys:
-                    known = replace(known, keys=known.keys + state.keys, carried=known.carried + state.carried)
+                    known = known._replace(keys=known.keys + state.keys, carried=known.carried + state.carried)
                 found[state.step] = known
         yield from found.values()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import libcst as cst
 
@@ -22,7 +21,7 @@ from memlint.model.values import Branch, Call, Choice, Loop, Store
 def concatenation(accumulation: Accumulation) -> Accumulation:
     """What grows the tensor in ``first if buffer is None else torch.cat((buffer, new))``; else ``accumulation``."""
     ways = accumulation.value.values if isinstance(accumulation.value, Choice) else ()
-    grown = (replace(accumulation, value=way) for way in ways)
+    grown = (accumulation._replace(value=way) for way in ways)
     return next(filter(concatenates, grown), accumulation)
 
 

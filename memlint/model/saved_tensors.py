@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from memlint.model.aliases import qualified_names, sources
 from memlint.model.calls import argument_parameters, callees
@@ -174,8 +175,7 @@ class _Walk:
             self.found.saved = True
 
 
-@dataclass(frozen=True)
-class Fate:
+class Fate(NamedTuple):
     """What a function does with a parameter."""
 
     saved: bool

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import libcst as cst
 
@@ -73,8 +73,7 @@ class Origin:
         return f"{self.path.name}:{self.row}"
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(NamedTuple):
     """One value that a setting may have: of plain types, or a list or dict of them.
 
     Certain if the code says so; likely if it is a default that the user of the program may override, or stands in a
@@ -93,8 +92,7 @@ class Known:
         return repr(self.constant), self.origin
 
 
-@dataclass(frozen=True)
-class Values:
+class Values(NamedTuple):
     """The values that a setting may have. Nothing at all means that it is not set, so that its default holds.
 
     ``others`` are values that are computed, or come from out of sight: where there are any, it may be anything.
@@ -127,8 +125,8 @@ class Values:
 
     def weakened(self, confidence: Confidence = Confidence.LIKELY) -> Values:
         """The same values, none of them surer than ``confidence``."""
-        weaker = (replace(k, confidence=Confidence.weakest(k.confidence, confidence)) for k in self.known)
-        return replace(self, known=tuple(weaker))
+        weaker = (k._replace(confidence=Confidence.weakest(k.confidence, confidence)) for k in self.known)
+        return self._replace(known=tuple(weaker))
 
 
 def union(parts: Iterable[Values]) -> Values:
@@ -162,7 +160,7 @@ def _either(choice: Choice) -> Values:
     assert isinstance(choice.node, cst.BooleanOperation)
     stops = isinstance(choice.node.operator, cst.Or)
     *first, last = (values(operand) for operand in choice.values)
-    kept = (replace(part, known=tuple(k for k in part.known if bool(k.constant) is stops)) for part in first)
+    kept = (part._replace(known=tuple(k for k in part.known if bool(k.constant) is stops)) for part in first)
     return union([*kept, last])
 
 
@@ -338,7 +336,7 @@ def _nested(outer: Values, name: str | int, at: Value) -> Values:
         if known.entry is not None:
             parts.append(_document_member(known.origin.path, known.entry, name))
         elif isinstance(known.constant, dict) and name in known.constant:
-            parts.append(Values((replace(known, constant=known.constant[name]),)))
+            parts.append(Values((known._replace(constant=known.constant[name]),)))
     unknown = any(other is not at for other in outer.others) or (bool(outer.others) and not parts)
     return union([*parts, Values(others=(at,) if unknown else ())])
 
@@ -393,8 +391,8 @@ def _declared(found: command_line.Declared | None, at: Value) -> Values:
     default = values(found.default).weakened()
     if found.convert is None:
         return default
-    converted = tuple(replace(each, constant=found.convert(each.constant)) for each in default.known)
-    return replace(default, known=converted)
+    converted = tuple(each._replace(constant=found.convert(each.constant)) for each in default.known)
+    return default._replace(known=converted)
 
 
 def _instance_member(call: Call, owner: Class, name: str | int) -> Values:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from memlint.findings import Confidence
 from memlint.model.aliases import aliases
@@ -17,8 +17,7 @@ from memlint.model.values import Attribute, Binary, Call, Item, Part, Phi, Store
 from memlint.model.vocabulary import gives_perplexity, predicts_next_word, scores_vocabulary
 
 
-@dataclass(frozen=True)
-class StaleOutput:
+class StaleOutput(NamedTuple):
     """``names`` hold an output of ``forward`` while ``backward`` runs; nothing reads them afterwards."""
 
     forward: Call
@@ -29,8 +28,7 @@ class StaleOutput:
     confidence: Confidence
 
 
-@dataclass(frozen=True)
-class _Pass:
+class _Pass(NamedTuple):
     """A backward from ``root`` over ``graph``, as far as its own function shows; ``losses`` are ids of scalars."""
 
     backward: Call

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import libcst as cst
 
@@ -43,8 +43,7 @@ from memlint.model.values import (
 )
 
 
-@dataclass(frozen=True)
-class Stash:
+class Stash(NamedTuple):
     """A container that outlives the iteration or call gets ``value``."""
 
     insertion: Insertion

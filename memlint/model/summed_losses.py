@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from memlint.findings import Confidence
@@ -47,8 +46,7 @@ class Addend(NamedTuple):
     """The addition, if there is one and not a list."""
 
 
-@dataclass(frozen=True)
-class SummedLoss:
+class SummedLoss(NamedTuple):
     """A backward over the sum of losses that each iteration of a loop computes with a forward pass of its own."""
 
     addend: Addend

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import lru_cache
+from typing import NamedTuple
 
 from memlint.model.coupled_losses import couples_samples
 from memlint.model.syntax import imported_names
@@ -48,8 +49,7 @@ class Technique(Enum):
     """Weights are of 4 or 8 bits, and computed with in half precision."""
 
 
-@dataclass(frozen=True)
-class _Signs:
+class _Signs(NamedTuple):
     """What shows a technique."""
 
     names: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from memlint.findings import Confidence
 from memlint.model.adversarial import forwards_behind, known_as, names_inputs
@@ -30,8 +30,7 @@ _MAX_STEPS = 2
 """Calls that are followed from the function that makes an optimizer to those that use it."""
 
 
-@dataclass(frozen=True)
-class Untrained:
+class Untrained(NamedTuple):
     """A forward pass whose module gets gradients that ``optimizer`` does not use, nor any other."""
 
     optimizer: Call

@@ -7,7 +7,7 @@ device have storage of their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import libcst as cst
 
@@ -18,8 +18,7 @@ from memlint.model.layer_outputs import is_tensor_of_layer
 from memlint.model.values import Attribute, Binary, Call, Constant, Item, Value
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """A part of a tensor that shares its storage."""
 
     base: Value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import libcst as cst
 
@@ -239,7 +238,7 @@ def watch(model: nn.Module, loader):
             if any(_keeps_whole(other, view.base) for other in others):
                 continue
             if _may_be_whole(member.value, view.base, others):
-                view = replace(view, confidence=Confidence.POSSIBLE)
+                view = view._replace(confidence=Confidence.POSSIBLE)
             limit = length_limit(insertion.container)
             most = "" if limit is None else f", for the last {limit} of them"
             yield self._finding(member, insertion.holder, view, f"every iteration{most}", grows=True)
