@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, TypeGuard
 
 import libcst as cst
@@ -86,7 +86,9 @@ def is_part(node: Node) -> bool:
     return type(node) in PARTS
 
 
-def parents(tree: Node) -> dict[int, Node | None]:
+# Whoever shows one node of a file is likely to show more.
+@lru_cache(maxsize=2)
+def parents(tree: Node) -> Mapping[int, Node | None]:
     """For the nodes of ``tree`` that are more than layout, by their numbers: what each is a part of."""
     found: dict[int, Node | None] = {id(tree): None}
     for node in _walk(tree):

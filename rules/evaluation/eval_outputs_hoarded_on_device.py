@@ -501,21 +501,24 @@ def render(model: torch.nn.Module, rays, chunk):
         small = footprint(kept.value) < Footprint.FULL or is_compared_on_device(hoard.container)
         move = Fix(
             "call_method",
-            f"Move `{code(kept.node)}` to host memory before it is kept",
+            lambda: f"Move `{code(kept.node)}` to host memory before it is kept",
             Applicability.UNSAFE,
             {"expression": kept.node},
             {"method": "cpu"},
         )
-        where = f" in `{code(hoard.holder)}`" if hoard.holder is not None else ""
         return self.finding(
             kept.node,
-            f"`{code(kept.node)}` stays on the device{where}, for every batch of the data set",
+            lambda: f"`{code(kept.node)}` stays on the device{_where(hoard)}, for every batch of the data set",
             holds="the outputs for the whole data set on the device, twice while they are concatenated",
             confidence=confidence,
             severity=Severity.NOTE if small else None,
             fixes=() if hoard.grows_in_place or role(kept.value, Role.CONTAINER) else (move,),
             claim=Claim(ClaimShape.GROWS, "device", "numel * itemsize", holder=hoard.holder, held=kept.node),
         )
+
+
+def _where(hoard: Hoard) -> str:
+    return f" in `{code(hoard.holder)}`" if hoard.holder is not None else ""
 
 
 def _confidence(hoard: Hoard) -> Confidence | None:

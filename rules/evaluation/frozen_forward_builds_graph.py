@@ -472,7 +472,7 @@ def train(model: torch.nn.Module, probe: torch.nn.Module, loader, make_optimizer
         wrapping = wrap_in_no_grad([call], safe=False)
         return self.finding(
             call.node,
-            f"`{code(call.node)}` records a graph that nothing differentiates, in a step of training",
+            lambda: f"`{code(call.node)}` records a graph that nothing differentiates, in a step of training",
             holds="the activations of its forward pass, "
             + ("while it runs" if freed else "until its output is dropped"),
             confidence=confidence if is_repeated(call) is not False else Confidence.POSSIBLE,
@@ -491,7 +491,7 @@ def train(model: torch.nn.Module, probe: torch.nn.Module, loader, make_optimizer
         wrapping = wrap_in_no_grad([call], safe=False, untrained=True)
         return self.finding(
             call.node,
-            f"`{code(call.node)}` records a graph, but no optimizer trains `{code(_called(call))}`",
+            lambda: f"`{code(call.node)}` records a graph, but no optimizer trains `{code(_called(call))}`",
             holds="the activations of its forward pass until the backward, and gradients that nothing uses",
             confidence=Confidence.LIKELY if is_meant_for_evaluation(module) else Confidence.POSSIBLE,
             fixes=(wrapping,) if wrapping is not None else (),

@@ -379,8 +379,10 @@ def train(model, loader, optimizer, closure):
         pays = module is not None and has_large_gradients(module)
         yield self.finding(
             clearing.call.node,
-            f"`{code(clearing.call.node)}` frees the gradients of the last step when the forward has run already, "
-            "which counts where parameters outweigh activations",
+            lambda: (
+                f"`{code(clearing.call.node)}` frees the gradients of the last step when the forward has run already, "
+                "which counts where parameters outweigh activations"
+            ),
             holds="the gradients of the last step, as many bytes as the trained parameters, during the forward",
             confidence=forward.confidence if pays else Confidence.POSSIBLE,
             fixes=(_move(clearing, place, Applicability.SAFE),) if place is not None else (),
@@ -566,11 +568,10 @@ class Place:
 
 
 def _move(clearing: Clearing, place: Place, applicability: Applicability) -> Fix:
-    name = code(clearing.call.node)
     target = "behind the step" if place.where == "after" else "above the forward"
     return Fix(
         "move_statement",
-        f"Move `{name}` {target}",
+        lambda: f"Move `{code(clearing.call.node)}` {target}",
         applicability,
         {"statement": clearing.call.node, "anchor": place.anchor},
         {"where": place.where},

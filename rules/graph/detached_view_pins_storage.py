@@ -256,13 +256,13 @@ def watch(model: nn.Module, loader):
     def _finding(self, member: Occurrence, holder: cst.CSTNode, view: View, span: str, *, grows: bool) -> Finding:
         return self.finding(
             member.node,
-            f"`{code(member.node)}` is a view: `{code(holder)}` keeps all of the tensor that it is a part of",
+            lambda: f"`{code(member.node)}` is a view: `{code(holder)}` keeps all of the tensor that it is a part of",
             holds=f"the whole tensor of {span}, where its memory is, instead of the part",
             confidence=view.confidence,
             fixes=(
                 Fix(
                     "call_method",
-                    f"Copy `{code(member.node)}`, so that the rest can be freed",
+                    lambda: f"Copy `{code(member.node)}`, so that the rest can be freed",
                     Applicability.SAFE,
                     {"expression": member.node},
                     {"method": "clone"},

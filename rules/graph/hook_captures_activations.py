@@ -334,7 +334,9 @@ def attach(layer, runner, loader):
         guard = guard_of(capture) if capture.emptied else None
         yield self.finding(
             insertion.node if guard is None else guard,
-            f"a hook keeps `{code(insertion.node)}` in `{code(insertion.holder)}`, which {_never_emptied(capture)}",
+            lambda: (
+                f"a hook keeps `{code(insertion.node)}` in `{code(insertion.holder)}`, which {_never_emptied(capture)}"
+            ),
             holds=_held(capture, per),
             severity=Severity.WARNING if capture.emptied else None,
             confidence=growth(capture),
