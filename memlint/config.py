@@ -10,9 +10,9 @@ import functools
 import os
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memlint.messages import UserError, did_you_mean
 
@@ -66,8 +66,7 @@ class ConfigError(UserError):
     """A configuration that cannot be used; ``str(error)`` says in one line where and why."""
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """Which rules one layer (a file, the command line) turns on and off. None leaves the layer below as it is."""
 
     select: tuple[str, ...] | None = None
@@ -84,8 +83,7 @@ class Selection:
         return frozenset(on)
 
 
-@dataclass(frozen=True)
-class Patterns:
+class Patterns(NamedTuple):
     """Patterns as in .gitignore files, relative to ``root``."""
 
     root: Path
@@ -96,8 +94,7 @@ class Patterns:
         return matcher(self.texts).match_file(relative(path, base or self.root) + "/" * is_directory)
 
 
-@dataclass(frozen=True)
-class PerFileIgnore:
+class PerFileIgnore(NamedTuple):
     """Rules that are off in the files that match ``pattern``; a leading ``!`` means all other files."""
 
     root: Path
@@ -110,8 +107,7 @@ class PerFileIgnore:
         return matched != self.pattern.startswith("!")
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """What holds for a file."""
 
     root: Path
@@ -138,9 +134,9 @@ class Settings:
 
     def enabled_in(self, path: Path, rules: Sequence[Rule | RuleFacts]) -> frozenset[str]:
         """The codes of those of ``rules`` that are on in the file at ``path``."""
-        codes = {rule.code for rule in rules}
+        enabled = self.enabled(rules)
         ignored = (each.selectors for each in self.per_file_ignores if each.matches(path))
-        return self.enabled(rules).difference(*(_matching(selectors, codes) for selectors in ignored))
+        return enabled.difference(*(_matching(selectors, enabled) for selectors in ignored))
 
     def excludes(self, path: Path, base: Path | None = None, is_directory: bool = False) -> bool:
         """Whether ``path`` is excluded; ``base`` is what patterns are relative to instead of their own roots."""
@@ -176,7 +172,8 @@ def relative(path: Path, root: Path) -> str:
 
 def _parts(path: Path, root: Path) -> tuple[str, ...]:
     """The names in ``path`` below ``root``; all of them for a path elsewhere."""
-    return path.relative_to(root).parts if path.is_relative_to(root) else path.parts
+    parts, above = path.parts, root.parts
+    return parts[len(above) :] if parts[: len(above)] == above else parts
 
 
 @functools.lru_cache(maxsize=1024)
@@ -200,8 +197,7 @@ def _matching(selectors: Iterable[str], codes: Collection[str]) -> frozenset[str
 # ---------------------------------------------------------------------------------------------------- options
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What one layer of configuration says; None where it says nothing. The fields are the keys of the files."""
 
     select: tuple[str, ...] | None = None
@@ -219,7 +215,7 @@ class Options:
 
     def applied(self, settings: Settings) -> Settings:
         """``settings`` with this layer on top."""
-        said = {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name) is not None}
+        said = {name: value for name, value in self._asdict().items() if value is not None}
         selection = Selection(said.pop("select", None), said.pop("extend_select", ()), said.pop("ignore", ()))
         if selection != Selection():
             said["selections"] = (*settings.selections, selection)
@@ -227,10 +223,10 @@ class Options:
             said["exclude"] = (said["exclude"],)
         if "extend_exclude" in said:
             said["extend_exclude"] = (*settings.extend_exclude, said["extend_exclude"])
-        return replace(settings, **said)
+        return settings._replace(**said)
 
 
-KEYS = tuple(each.name.replace("_", "-") for each in fields(Options))
+KEYS = tuple(name.replace("_", "-") for name in Options._fields)
 """The keys of a configuration file."""
 _SELECTOR_KEYS = frozenset({"select", "extend-select", "ignore"})
 _PATTERN_KEYS = frozenset({"exclude", "extend-exclude"})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 _TABLE = Path(__file__).parent / "devices.json"
 
@@ -30,8 +30,7 @@ class UnknownDevice(ValueError):
     """No such device is known; the message names the nearest ones."""
 
 
-@dataclass(frozen=True)
-class Device:
+class Device(NamedTuple):
     """One kind of GPU."""
 
     key: str

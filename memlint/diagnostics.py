@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from memlint.findings import Applicability, Confidence, Severity
 
@@ -32,8 +32,7 @@ class Edit:
     """1-based number of the notebook cell that the locations are relative to; None outside notebooks."""
 
 
-@dataclass(frozen=True)
-class LocatedFix:
+class LocatedFix(NamedTuple):
     """The edits of one fix; they do not overlap and are sorted by place."""
 
     applicability: Applicability
@@ -43,8 +42,7 @@ class LocatedFix:
     """Codes of findings that the fix may bring to light."""
 
 
-@dataclass(frozen=True)
-class RelatedLocation:
+class RelatedLocation(NamedTuple):
     """A second place that explains a diagnostic."""
 
     location: Location
@@ -54,8 +52,7 @@ class RelatedLocation:
     """1-based number of the notebook cell that the locations are relative to; None outside notebooks."""
 
 
-@dataclass(frozen=True)
-class LocatedClaim:
+class LocatedClaim(NamedTuple):
     """A claim whose expressions have become places, so that a run can watch them."""
 
     shape: str
@@ -77,8 +74,7 @@ class LocatedClaim:
     """Bytes that there are, where it is about more than these."""
 
 
-@dataclass(frozen=True)
-class Diagnostic:
+class Diagnostic(NamedTuple):
     """One finding, ready to print. ``noqa_row`` is the row whose ``# noqa`` comment silences it."""
 
     code: str

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from memlint.config import ConfigError, Configuration, Settings, is_pattern, relative, shown
 from memlint.messages import did_you_mean
@@ -61,8 +61,7 @@ class FileError:
         return f"{shown(self.path)}{cell}{place}: {self.message}"
 
 
-@dataclass(frozen=True)
-class SourceFile:
+class SourceFile(NamedTuple):
     """A file to check: its absolute path, and whether the user named it (or a walk found it)."""
 
     path: Path
@@ -126,8 +125,7 @@ def is_root(directory: Path) -> bool:
     return any((directory / marker).exists() for marker in _ROOT_MARKERS)
 
 
-@dataclass(frozen=True)
-class _Ignores:
+class _Ignores(NamedTuple):
     """The .gitignore files that hold in a directory, the outermost first, each with the directory that it is in."""
 
     specs: tuple[tuple[Path, GitIgnoreSpec], ...] = ()

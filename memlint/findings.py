@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import libcst
@@ -192,8 +192,7 @@ _DEFAULT_WATCHES = {
 }
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """What ``memlint verify`` has to see in order to confirm a finding.
 
     ``holder`` is the expression that keeps the memory alive (the accumulator, the container, the attribute);
@@ -219,16 +218,14 @@ class Claim:
         return self.watch or _DEFAULT_WATCHES[self.shape]
 
 
-@dataclass(frozen=True)
-class Related:
+class Related(NamedTuple):
     """Another place in the same file that explains the finding."""
 
     node: libcst.CSTNode
     message: str
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One hazard at one node. ``holds`` says in one phrase what stays alive; ``fixes`` come best first."""
 
     code: str

@@ -11,7 +11,6 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,8 +38,7 @@ def read_source(path: Path, data: bytes) -> Source:
     return Notebook.decode(data) if path.suffix == ".ipynb" else Source.decode(data)
 
 
-@dataclass(frozen=True)
-class _Cell:
+class _Cell(NamedTuple):
     """A code cell: its 1-based number among all cells, its text, and where its source stands in the JSON."""
 
     number: int
@@ -88,8 +86,7 @@ class Notebook(Source):
     def relocate(self, diagnostic: Diagnostic) -> Diagnostic:
         """``diagnostic``, found in :attr:`text`, with each place relative to the cell that it is in."""
         index = self._index(diagnostic.location.row)
-        return replace(
-            diagnostic,
+        return diagnostic._replace(
             location=self._relative(diagnostic.location, index),
             end_location=self._relative(diagnostic.end_location, index),
             noqa_row=diagnostic.noqa_row - self._first_rows[index] + 1,
@@ -135,7 +132,7 @@ class Notebook(Source):
         )
 
     def _relocated_fix(self, fix: LocatedFix) -> LocatedFix:
-        return replace(fix, edits=tuple(map(self._relocated_edit, fix.edits)))
+        return fix._replace(edits=tuple(map(self._relocated_edit, fix.edits)))
 
     def _relocated_edit(self, edit: Edit) -> Edit:
         index = self._index(edit.location.row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 import zlib
@@ -115,7 +116,7 @@ class Cache:
     def _number(self, path: Path, configuration: Configuration, rules: Sequence[RuleFacts]) -> int:
         """The number of the settings that decide what is found in the file at ``path``."""
         settings = configuration.settings(path.parent)
-        text = f"{','.join(sorted(settings.enabled_in(path, rules)))} {settings.device or ''}"
+        text = _described(settings.enabled_in(path, rules), settings.device)
         if text not in self._settings:
             self._settings.append(text)
         return self._settings.index(text)
@@ -254,6 +255,12 @@ class Cache:
             seen = Seen(settled(status, time.time_ns()), digest_of(read(path)), is_member=False)
             self._world.files[path] = seen
         return seen.digest == digest.hex()
+
+
+@functools.lru_cache(maxsize=64)
+def _described(codes: frozenset[str], device: str | None) -> str:
+    """What decides what is found in a file, as it is kept."""
+    return f"{','.join(sorted(codes))} {device or ''}"
 
 
 class _MovedError(ValueError):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from memlint.diagnostics import Diagnostic
 from memlint.files import FileError, SourceFile
@@ -43,8 +43,7 @@ class FileResult:
     cells: Mapping[int, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Refusal:
+class Refusal(NamedTuple):
     """A fix that was tried and taken back."""
 
     diagnostic: Diagnostic
@@ -61,8 +60,7 @@ class Importing:
     """Folders, and the names of modules and files that were looked for in them and were not there."""
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """What a check rests on, so that its result can be kept."""
 
     digest: bytes

@@ -209,5 +209,5 @@ def _from_nowhere(report: FileReport) -> FileReport:
     """``report`` about standard input, which has no path."""
     result = report.result
     error = replace(result.error, path=STDIN) if result.error else None
-    diagnostics = [replace(diagnostic, path=STDIN) for diagnostic in result.diagnostics]
+    diagnostics = [diagnostic._replace(path=STDIN) for diagnostic in result.diagnostics]
     return replace(report, result=replace(result, path=STDIN, diagnostics=diagnostics, error=error))

@@ -7,9 +7,8 @@ import re
 import tokenize
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from memlint.diagnostics import Diagnostic, Edit, LocatedFix, Location
 from memlint.edits import Replacement, applied
@@ -74,8 +73,7 @@ class UnusedNoqa(Rule):
         return iter(())
 
 
-@dataclass(frozen=True)
-class Comment:
+class Comment(NamedTuple):
     """A comment with its number sign, and the place where it starts."""
 
     location: Location
@@ -84,8 +82,7 @@ class Comment:
     """What stands before it on its row."""
 
 
-@dataclass(frozen=True)
-class Noqa:
+class Noqa(NamedTuple):
     """A noqa comment. ``codes`` is empty if it silences everything on its row."""
 
     comment: Comment

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from memlint import stages
 from memlint.check.engine import check_data
@@ -23,8 +24,7 @@ from memlint.source import SourceError
 _READ_ATTEMPTS = 3
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """What every process has to know."""
 
     root: Path

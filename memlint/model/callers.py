@@ -42,7 +42,7 @@ def caller_files(sought: CallersSought, mentions: Mentions) -> CallerFiles:
     answer depends on the files of the project alone, not on what has been read before.
     """
     own, owner = sought.own, sought.owner
-    word, calls = call(sought)
+    word, calls = call(sought.module, owner, sought.name)
     found = mentions.of(word)
     if found is None:
         found = mentions.of(owner) if owner is not None else ()
@@ -59,11 +59,10 @@ def _others(paths: tuple[Path, ...], own: Path, may_call: Callable[[Path], bool]
     return (path for path in paths if path != own and may_call(path))
 
 
-def call(sought: CallersSought) -> tuple[str, Callable[[Outline], bool]]:
-    """The word that stands in each file that calls ``function``, and what else its outline must show."""
-    name, owner = sought.name, sought.owner
+def call(module: str, owner: str | None, name: str) -> tuple[str, Callable[[Outline], bool]]:
+    """The word that stands in each file that calls a function, and what else its outline must show."""
     if owner is None:
-        parts = frozenset(sought.module.split("."))
+        parts = frozenset(module.split("."))
         return (
             name,
             lambda file: (

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from inspect import signature
+from types import CodeType
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from memlint.model.dependencies import Basis, Leaf, resting
@@ -33,16 +33,6 @@ def query(
 
     def decorate(ask: Callable[Concatenate[Subject, Rest], Answer]) -> Callable[Concatenate[Subject, Rest], Answer]:
         @wraps(ask)
-        def answer(subject: Subject, /, *rest: Rest.args, **named: Rest.kwargs) -> Answer:
-            question = (ask, *rest, *named.items())
-            known = subject.known.get(question, _UNKNOWN)
-            if type(known) is _Kept:
-                return subject.project.memo.work_out(  # type: ignore[no-any-return]
-                    known, question, subject, lambda subject: ask(subject, *rest, **named), on_cycle
-                )
-            return known  # type: ignore[no-any-return]
-
-        @wraps(ask)
         def answer_alone(subject: Subject, /) -> Answer:
             # Most questions have a subject only, and are asked a million times: this is the same, and half as dear.
             known = subject.known.get(ask, _UNKNOWN)
@@ -52,9 +42,27 @@ def query(
                 )
             return known  # type: ignore[no-any-return]
 
-        return answer_alone if len(signature(ask).parameters) == 1 else answer  # type: ignore[return-value]
+        if _asks_of_subject_only(ask):
+            return answer_alone  # type: ignore[return-value]
+
+        @wraps(ask)
+        def answer(subject: Subject, /, *rest: Rest.args, **named: Rest.kwargs) -> Answer:
+            question = (ask, *rest, *named.items())
+            known = subject.known.get(question, _UNKNOWN)
+            if type(known) is _Kept:
+                return subject.project.memo.work_out(  # type: ignore[no-any-return]
+                    known, question, subject, lambda subject: ask(subject, *rest, **named), on_cycle
+                )
+            return known  # type: ignore[no-any-return]
+
+        return answer
 
     return decorate
+
+
+def _asks_of_subject_only(ask: Callable[..., Any]) -> bool:
+    code: CodeType = ask.__code__
+    return code.co_argcount + code.co_kwonlyargcount == 1
 
 
 class Memo:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from memlint.diagnostics import Diagnostic, LocatedFix
 from memlint.findings import Applicability, Severity
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
     from memlint.rule import Rule
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """What there is to print."""
 
     results: Sequence[FileResult]

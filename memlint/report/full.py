@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from memlint.check.results import FileResult
 from memlint.diagnostics import Diagnostic, Location
@@ -67,8 +67,7 @@ def _rows(text: str) -> list[str]:
     return rows[:-1] if len(rows) > 1 and not rows[-1] else rows
 
 
-@dataclass(frozen=True)
-class _Note:
+class _Note(NamedTuple):
     """A marked stretch of code; ``end`` is the place after its last character."""
 
     start: Location

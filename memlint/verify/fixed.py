@@ -64,7 +64,7 @@ class _Checks:
         if self.only is None and not self.without:
             return result
         is_original = data == self.static.data[path]
-        kept = [each if self._is_wanted(each, is_original) else replace(each, fixes=()) for each in result.diagnostics]
+        kept = [each if self._is_wanted(each, is_original) else each._replace(fixes=()) for each in result.diagnostics]
         return replace(result, diagnostics=kept)
 
     def _is_wanted(self, diagnostic: Diagnostic, is_original: bool) -> bool:

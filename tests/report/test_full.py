@@ -142,18 +142,17 @@ def test_colors_change_nothing_else() -> None:
 
 
 def test_sentences_and_code_fit_in_the_terminal() -> None:
-    narrow = dataclasses.replace(report(f"x = [{'a, ' * 30}hazard()]\n", unsafe_fixes=True), width=30)
-    diagnostic = dataclasses.replace(
-        next(narrow.diagnostics),
+    narrow = report(f"x = [{'a, ' * 30}hazard()]\n", unsafe_fixes=True)._replace(width=30)
+    diagnostic = next(narrow.diagnostics)._replace(
         message="a message of some words that go on and on",
         holds="what is held, at some length",
     )
     result = dataclasses.replace(narrow.results[0], diagnostics=[diagnostic])
-    text = renderer("full").render(dataclasses.replace(narrow, results=[result]))
+    text = renderer("full").render(narrow._replace(results=[result]))
     assert text.startswith("MEM901 [*] a message of some\n  words that go on and on\n --> /project")
     assert "\n  = holds: what is held, at\n           some length\n" in text
     assert "\n1 | …, a, a, a, hazard()]\n  |             ^^^^^^^^\n" in text
-    wide = renderer("full").render(dataclasses.replace(narrow, results=[result], width=200))
+    wide = renderer("full").render(narrow._replace(results=[result], width=200))
     assert "= holds: what is held, at some length\n" in wide
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,7 +45,7 @@ def diagnostic(watch: Watch, shape: ClaimShape = ClaimShape.GROWS, **claim: str 
         (),
         10,
         "",
-        claim=replace(located, **claim),  # type: ignore[arg-type]
+        claim=located._replace(**claim),  # type: ignore[arg-type]
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from memlint.check.results import FileResult
 from memlint.findings import Severity
 from memlint.report import Report, github
@@ -21,8 +19,7 @@ _SEVERITIES = {
 def render(report: VerifyReport, *, color: bool = False, width: int | None = None) -> str:  # noqa: ARG001 - it has neither
     """One workflow command for each finding."""
     shown = [
-        replace(
-            each.diagnostic,
+        each.diagnostic._replace(
             severity=_SEVERITIES[each.ruling.verdict],
             message=f"{each.ruling.verdict.value}: {each.diagnostic.message}. {each.ruling.evidence}",
         )
