@@ -7,12 +7,13 @@ import libcst as cst
 
 def path_key(node: cst.CSTNode) -> str | None:
     """The key of a name, of attributes of a name, or of items with a constant index; None for anything else."""
-    if isinstance(node, cst.Name):
+    # Instances of abstract classes take long to tell from others, and this is asked of every target.
+    if type(node) is cst.Name:
         return node.value
-    if isinstance(node, cst.Attribute):
+    if type(node) is cst.Attribute:
         base = path_key(node.value)
         return f"{base}.{node.attr.value}" if base is not None else None
-    if isinstance(node, cst.Subscript) and len(node.slice) == 1:
+    if type(node) is cst.Subscript and len(node.slice) == 1:
         part = node.slice[0].slice
         if isinstance(part, cst.Index):
             index = _index_text(part.value)
@@ -77,11 +78,11 @@ def _block(statement: cst.CSTNode, found: set[str]) -> None:
 
 
 def _target(node: cst.CSTNode, found: set[str]) -> None:
-    if isinstance(node, (cst.Attribute, cst.Subscript)):
+    if type(node) is cst.Attribute or type(node) is cst.Subscript:
         key = path_key(node)
         if key is not None:
             found.add(key)
-    elif isinstance(node, (cst.Tuple, cst.List)):
+    elif type(node) is cst.Tuple or type(node) is cst.List:
         for element in node.elements:
             _target(element.value, found)
 

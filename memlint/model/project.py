@@ -60,6 +60,7 @@ class Project:
         self._found: dict[tuple[Path, str], Path | None] = {}
         self._paths = {str(path): path for path in self._python_files}
         """One object for each file: paths that are the same object are quick to compare."""
+        self._folders: dict[Path, Path] = {}
         self.lookups = Lookups()
         self._digests: dict[Path, bytes] = {}
         """Of the bytes of files as they were read; empty for those that cannot be."""
@@ -101,6 +102,11 @@ class Project:
         self._seen[path] = seen
         self._modules.keep(path, module)
         return module
+
+    def folder(self, path: Path) -> Path:
+        """The folder of ``path``, the same object for all files in it."""
+        found = path.parent
+        return self._folders.setdefault(found, found)
 
     def _parsed(self, path: Path, text: str) -> Module:
         self.lookups.follow_package(path.parent)

@@ -257,7 +257,7 @@ class Module:
 
     def __init__(self, path: Path, name: str, text: str, tree: cst.Module, project: Project, is_package: bool) -> None:
         self.path = path
-        self.folder = path.parent
+        self.folder = project.folder(path)
         self.name = name
         self.text = text
         self.tree = tree
