@@ -266,12 +266,17 @@ def walk_ancestors(root: Value) -> Iterator[Value]:
         if id(value) not in yielded:
             yielded.add(id(value))
             yield value
-        if not _is_graph_free(value):
-            pending.extend(_nearer(value, component))
+        pending.extend(_nearer(value, component))
 
 
-def _nearer(value: Value, component: object) -> Iterator[tuple[Value, object]]:
+@query(on_cycle=())
+def _nearer(value: Value, component: object) -> tuple[tuple[Value, object], ...]:
     """The values one step upstream, each with the index or key of the part of it that counts (None for all of it)."""
+    # Each step is taken on a dozen ways.
+    return () if _is_graph_free(value) else tuple(_one_step(value, component))
+
+
+def _one_step(value: Value, component: object) -> Iterator[tuple[Value, object]]:
     element = part_at(value, component) if component is not None else None
     if element is not None:
         yield element, None
