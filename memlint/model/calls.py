@@ -319,10 +319,18 @@ def _may_call(call: Call, function: Function) -> bool:
 
 
 def _instance_calls(module: Module, function: Function) -> Iterator[Call]:
-    for caller in module.functions:
-        for call in caller.calls:
-            if (call.method is None or _is_held(call)) and function in callees(call):
-                yield call
+    yield from (call for call in _calls_of_objects(module) if function in callees(call))
+
+
+@query(on_cycle=())
+def _calls_of_objects(module: Module) -> tuple[Call, ...]:
+    """The calls in a file of what has a name, or is kept in an attribute: of all that may be an object."""
+    return tuple(
+        call
+        for caller in module.functions
+        for call in caller.calls
+        if not isinstance(call.callee, (FunctionValue, ClassValue)) and (call.method is None or _is_held(call))
+    )
 
 
 def _is_held(call: Call) -> bool:

@@ -113,12 +113,15 @@ def _holds_parameters(owner: Class) -> bool:
 
 
 def _adds_parameters(cls: Class) -> bool:
-    return _stores_parameters(cls) or registers_parameters(cls)
+    return registers_parameters(cls) or _stores_parameters(cls)
 
 
 def _stores_parameters(cls: Class) -> bool:
     """Whether what a class stores in attributes of its instances may have parameters."""
-    return any(may_hold_parameters(store.value) for stores in cls.instance_stores.values() for store in stores)
+    stored = [store.value for stores in cls.instance_stores.values() for store in stores]
+    # What a constructor is given is a question to all callers; what it makes is in sight.
+    made = [value for value in stored if isinstance(value, Call)]
+    return any(map(may_hold_parameters, made)) or any(map(may_hold_parameters, stored))
 
 
 def registers_parameters(cls: Class) -> bool:
