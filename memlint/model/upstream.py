@@ -255,16 +255,17 @@ _MAX_ANCESTORS = 4000
 
 def walk_ancestors(root: Value) -> Iterator[Value]:
     """Like :func:`ancestors`, for those who may not need all of them."""
-    seen: set[tuple[int, object]] = set()
-    yielded: set[int] = set()
+    seen: set[tuple[Value, object]] = set()
+    yielded: set[Value] = set()
     pending: list[tuple[Value, object]] = [(root, None)]
     while pending and len(seen) < _MAX_ANCESTORS:
-        value, component = pending.pop()
-        if (id(value), component) in seen or (id(value), None) in seen:
+        step = pending.pop()
+        value, component = step
+        if step in seen or (component is not None and (value, None) in seen):
             continue
-        seen.add((id(value), component))
-        if id(value) not in yielded:
-            yielded.add(id(value))
+        seen.add(step)
+        if value not in yielded:
+            yielded.add(value)
             yield value
         pending.extend(_nearer(value, component))
 
@@ -318,6 +319,7 @@ def _is_graph_free(value: Value) -> bool:
     return isinstance(value, (Constant, Formatted, Comparison, Unbound, Opaque)) or bool(role(value, Role.BATCH))
 
 
+@query(on_cycle=())
 def graph_sources(value: Value) -> tuple[Value, ...]:
     """The calls of modules upstream of ``value`` that save activations."""
     return tuple(
