@@ -213,7 +213,8 @@ def _same_reads(value: Attribute) -> Iterator[Attribute]:
         return iter(instance_loads(owner, value.name))
     origins = sources(value.base)
     loads = value.function.attributes
-    return (load for load in loads if load.name == value.name and sources(load.base) == origins)
+    named = (load for load in loads if load.name == value.name)
+    return (load for load in named if load.base is value.base or sources(load.base) == origins)
 
 
 def _captured(value: Value) -> Iterator[Value]:

@@ -61,21 +61,19 @@ def _records(call: Call) -> bool:
     if module is not None:
         return attachment(call) >= Attachment.LIKELY and not _may_be_loss(call, module)
     functions = callees(call)
-    if not functions or attachment(call) < Attachment.LIKELY:
+    if not any(map(runs_module, functions)) or attachment(call) < Attachment.LIKELY:
         return False
     if any(function_effects(function) & Effect.BACKWARD for function in functions):
         return False
-    if any(attachment(given) > Attachment.UNKNOWN for given in _given(call)):
-        return False
-    return any(runs_module(function) for function in functions)
+    return not any(attachment(given) > Attachment.UNKNOWN for given in _given(call))
 
 
 @query(on_cycle=False)
 def runs_module(function: Function) -> bool:
     """Whether ``function`` runs a module where gradients are enabled."""
     return any(
-        grad_mode(call.region) is GradMode.ENABLED
-        and (called_module(call) is not None or any(runs_module(inner) for inner in callees(call)))
+        (called_module(call) is not None or any(map(runs_module, callees(call))))
+        and grad_mode(call.region) is GradMode.ENABLED
         for call in function.lower().calls
     )
 

@@ -62,8 +62,9 @@ def keepings(function: Function) -> tuple[Keeping, ...]:
 
 def _keepings(function: Function) -> Iterator[Keeping]:
     for accumulation in accumulations(function):
-        if accumulation.span is Span.CALL and grad_mode(accumulation.region) is not GradMode.DISABLED:
-            yield from _summed(accumulation, function)
+        summed = tuple(_summed(accumulation, function)) if accumulation.span is Span.CALL else ()
+        if summed and grad_mode(accumulation.region) is not GradMode.DISABLED:
+            yield from summed
     for stash in stashes(function):
         # What is put into a container of the caller is told where the caller passes it.
         if stash.span is not Span.CALL or _is_computed_without_gradients(stash.insertion.value):
