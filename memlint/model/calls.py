@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from memlint.model.aliases import find_method, instance_class, mro, partial_names, sources
+from memlint.model.aliases import aliases, find_method, instance_class, mro, partial_names, sources
 from memlint.model.kinds import Role, class_of, classes_of, kinds, role
 from memlint.model.knowledge import frameworks
 from memlint.model.memo import query
@@ -324,13 +324,19 @@ def _instance_calls(module: Module, function: Function) -> Iterator[Call]:
 
 @query(on_cycle=())
 def _calls_of_objects(module: Module) -> tuple[Call, ...]:
-    """The calls in a file of what has a name, or is kept in an attribute: of all that may be an object."""
-    return tuple(
-        call
-        for caller in module.functions
-        for call in caller.calls
-        if not isinstance(call.callee, (FunctionValue, ClassValue)) and (call.method is None or _is_held(call))
-    )
+    """The calls in a file of what may be an object: of a name that is no function or class, of a kept attribute."""
+    return tuple(call for caller in module.functions for call in caller.calls if _may_be_of_object(call))
+
+
+def _may_be_of_object(call: Call) -> bool:
+    match call.callee:
+        case FunctionValue() | ClassValue():
+            return False
+        case External() as named:
+            return aliases(named) is not None
+        case Attribute():
+            return _is_held(call)
+    return True
 
 
 def _is_held(call: Call) -> bool:
