@@ -49,6 +49,8 @@ SMALL = [
     "x = ('a'  # first\n     'b')",
     "x = '''a\n\n  b''' + \"\\\"'\"",
     "x = f'{a}' if a else f\"{a['b']}\"",
+    "x = f'' rf'{a.b(c)!r:>10}\\d' '{a}' fR\"{{{a}}}{b}\"",
+    "x = f'\\N{DIGIT ONE}{a}' f'{{a}}{ b }{c=}{1}{f(2)}'",
     "(yield from a)",
     "await a",
     "é = 'é', a['é', 1], 'ü' 'ä'",
@@ -202,6 +204,15 @@ def test_a_formatted_string_is_shown_as_it_stands() -> None:
     string = tree.body[0].body[0].value  # type: ignore[index, union-attr]
     complete_around(string)
     assert tree.code == "x = (f'{a}'  f'b')\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["f'{a}'", "f'a{{ {b.c(d)!r:>10} }}'", "'{a}' f'''{a}\n{b}''' rf\"\\d\"", "f'{{a}}' f'\\N{DIGIT ONE}{a}{b[1]}'"],
+)
+def test_a_formatted_string_says_what_stands_in_it_before_it_is_completed(text: str) -> None:
+    (line,) = bare_tree(text).body
+    assert spelling(line).replace(" ", "") == f"{text}\n".replace(" ", "")
 
 
 def test_what_a_node_says_does_not_hang_on_its_layout() -> None:
