@@ -79,6 +79,7 @@ class FileReport:
     result: FileResult
     """What is left to report."""
     before: bytes = b""
+    """What it holds; there if that is to change."""
     after: bytes | None = None
     """What the file should hold; None if that is what it holds."""
     unchanged: FileResult | None = None

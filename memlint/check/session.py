@@ -140,7 +140,7 @@ class Session:
         file = SourceFile(absolute(name or Path("stdin.py")), named=True)
         settings = self.configuration.settings(file.path.parent)
         if name and settings.force_exclude and settings.excludes(file.path):
-            return Outcome([FileReport(file, FileResult(file.path, []), data)])
+            return Outcome([FileReport(file, FileResult(file.path, []))])
         files = project_files(self.root, [file.path], self.configuration)
         task = Task(self.root, files, self.configuration, self.rules, self.action)
         outcome = Outcome()

@@ -91,7 +91,7 @@ class Worker:
         if self._task.action is Action.ADD_NOQA:
             return self._add_noqa(file, data, settings)
         result = self._check(file, data, settings)
-        return FileReport(file, result, data, record=self._record(data) if self._task.is_kept else None)
+        return FileReport(file, result, record=self._record(data) if self._task.is_kept else None)
 
     def _record(self, data: bytes) -> Record:
         """What the check that has just been made of ``data`` rests on."""
@@ -120,7 +120,7 @@ class Worker:
         result = self._check(file, data, settings)
         found = [each for each in result.diagnostics if each.code != UnusedNoqa.code]
         if not found:
-            return FileReport(file, result, data)
+            return FileReport(file, result)
         source = read_source(file.path, data)
         try:
             after = source.encode(with_noqa(source, found))
