@@ -46,12 +46,14 @@ def forwards(function: Function) -> tuple[Call, ...]:
     Calls of modules, and calls of the project's functions that return a graph which their arguments did not have. In a
     module's own methods the calls of its parts are parts of one forward pass and are left out.
     """
-    return tuple(call for call in function.calls if _may_record(call) and _records(call))
+    # What a call runs is quicker to tell than how its function is called, and of a module's own methods less is asked.
+    own = _belongs_to_module(function)
+    calls = (call for call in function.calls if not (own and _is_part_of_forward(call)))
+    return tuple(call for call in calls if _may_record(call) and _records(call))
 
 
 def _may_record(call: Call) -> bool:
-    # What a call runs is quicker to tell than how its function is called, and of a module's own methods less is asked.
-    if _is_part_of_forward(call) or (called_module(call) is None and not callees(call)):
+    if called_module(call) is None and not callees(call):
         return False
     return grad_mode(call.region) is GradMode.ENABLED
 
@@ -111,13 +113,16 @@ def called_module(call: Call) -> Value | None:
 _LIGHTNING_DRIVERS = frameworks.LIGHTNING_EPOCH_HOOKS | frameworks.LIGHTNING_TRAINING_HOOKS
 
 
-def _is_part_of_forward(call: Call) -> bool:
-    """Whether ``call`` runs a part of the module whose method it stands in."""
-    owner = _method_owner(call.function)
+def _belongs_to_module(function: Function) -> bool:
+    """Whether ``function`` is, or is defined in, a method of a module; those that drive a training are not meant."""
+    owner = _method_owner(function)
     if owner is None or instance_kind(owner).role not in {Role.MODULE, Role.LOSS_FUNCTION}:
         return False
-    if is_lightning_module(base_names(owner)) and call.function.name in _LIGHTNING_DRIVERS:
-        return False
+    return not (is_lightning_module(base_names(owner)) and function.name in _LIGHTNING_DRIVERS)
+
+
+def _is_part_of_forward(call: Call) -> bool:
+    """Whether ``call`` runs a part of the module whose method it stands in."""
     module = called_module(call)
     if module is None:
         return True

@@ -55,7 +55,7 @@ def test_calls_for_a_line(tmp_path: Path) -> None:
     counts = calls_made(check)
     lowering = sum(number for name, number in counts.items() if LOWERING in name)
     assert 10 < lowering / lines < 120
-    assert 200 < counts.total() / lines < 3500
+    assert 200 < counts.total() / lines < 1500
 
 
 def test_what_is_parsed_and_asked_after_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
