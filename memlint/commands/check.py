@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import click
 
 from memlint import stages
 from memlint.cache.cache import DIRECTORY, Cache
+from memlint.check.collector import collector_out
 from memlint.check.results import Action
 from memlint.check.session import STDIN, Outcome, Session, default_jobs
 from memlint.commands.configuration import configuration_from, known_rules, listed, selectors
@@ -339,11 +341,13 @@ class _Check:
 
     def _watch(self) -> int:
         """Checks until Ctrl-C."""
+        gc.enable()  # Between the checks, which may take days.
         while True:
             before = self._snapshot()
             if sys.stdout.isatty():
                 click.clear()
-            _, outcome = self._run_once()
+            with collector_out():
+                _, outcome = self._run_once()
             self.cache = self._cache()
             # What memlint has just written itself is no news.
             before.times.update(_times(report.file.path for report in outcome.changed))
