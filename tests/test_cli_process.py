@@ -257,6 +257,27 @@ def test_what_is_no_terminal_gets_neither(hazards: Path) -> None:
 # Watching
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says so easily what a process takes")
+def test_what_a_check_has_read_is_let_go_before_the_next(tmp_path: Path) -> None:
+    function = (
+        "def f{}(model, x):\n    y = model(x).sum()\n    y.backward()\n    return [y.detach() for _ in range(9)]\n"
+    )
+    text = "import torch\n" + "".join(function.format(number) for number in range(600))
+    file = tmp_path / "x.py"
+    file.write_text(text)
+    taken = []
+    with started("check", "--watch", "--no-cache", "--output-file", os.devnull, cwd=tmp_path) as process:
+        assert process.stderr is not None
+        for number in range(6):
+            assert process.stderr.readline().startswith("Watching")
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            taken.append(int(status.partition("VmRSS:")[2].split()[0]))
+            file.write_text(text + f"x = {number}\n")
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait()
+    assert taken[-1] - taken[1] < (taken[1] - taken[0]) + 2_000, "KiB after each check: the last ones take no more"
+
+
 def test_files_are_checked_again_when_they_change(tmp_path: Path) -> None:
     file = tmp_path / "x.py"
     file.write_text("x = 1\n")

@@ -6,6 +6,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from memlint.check.interrupts import interrupts_deferred
+
 
 @contextmanager
 def collector_out() -> Iterator[None]:
@@ -22,3 +24,11 @@ def collector_out() -> Iterator[None]:
         if was_on:
             gc.freeze()
             gc.enable()
+
+
+def let_go() -> None:
+    """Frees what a check has left behind, in a process that goes on."""
+    gc.unfreeze()
+    # An exception in what is called when objects go is swallowed.
+    with interrupts_deferred():
+        gc.collect()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from memlint import stages
+from memlint.check.interrupts import interrupts_deferred
 from memlint.check.results import FileReport
 from memlint.check.worker import Task, Worker, not_read
 from memlint.files import ErrorKind, SourceFile
@@ -190,7 +191,7 @@ def _started(task: Task, number: int) -> Iterator[list[_Helper]]:
     helpers: list[_Helper] = []
     try:
         context = _context(task)
-        with _interrupts_deferred():
+        with interrupts_deferred():
             helpers.extend(_Helper(context, task, each) for each in range(number))
         yield helpers
     finally:
@@ -199,19 +200,6 @@ def _started(task: Task, number: int) -> Iterator[list[_Helper]]:
             helper.process.terminate()
         for helper in helpers:
             helper.process.join()
-
-
-@contextmanager
-def _interrupts_deferred() -> Iterator[None]:
-    """Holds Ctrl-C back from this process, and away from the processes that are started inside."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # ---------------------------------------------------------------------------------------------------- in the process

@@ -20,7 +20,7 @@ import click
 
 from memlint import stages
 from memlint.cache.cache import DIRECTORY, Cache
-from memlint.check.collector import collector_out
+from memlint.check.collector import collector_out, let_go
 from memlint.check.results import Action
 from memlint.check.session import STDIN, Outcome, Session, default_jobs
 from memlint.commands.configuration import configuration_from, known_rules, listed, selectors
@@ -351,6 +351,7 @@ class _Check:
             self.cache = self._cache()
             # What memlint has just written itself is no news.
             before.times.update(_times(report.file.path for report in outcome.changed))
+            let_go()
             _say("Watching for changes (Ctrl-C ends).", quiet=self.arguments.quiet)
             self._wait(before)
 

@@ -10,7 +10,7 @@ import ast
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ class Evaluator(Calls):
         if text is None:
             return None
         try:
-            tree = _parsed(text)
+            tree = _parsed(path, text)
         except (SyntaxError, ValueError, RecursionError):
             return None
         scope = Scope({"__name__": name or path.stem}, None, path)
@@ -1059,10 +1059,19 @@ def _no_text(_path: Path) -> None:
     return None
 
 
-@lru_cache(maxsize=48)
-def _parsed(text: str) -> ast.Module:
-    """The tree of a file; several programs import the same ones."""
-    return ast.parse(text)
+_TREES = 48
+"""Files whose trees are kept."""
+_trees: dict[Path, tuple[str, ast.Module]] = {}
+
+
+def _parsed(path: Path, text: str) -> ast.Module:
+    """The tree of a file, of which one version is kept; several programs import the same ones."""
+    known = _trees.pop(path, None)
+    tree = known[1] if known is not None and known[0] == text else ast.parse(text)
+    _trees[path] = text, tree
+    if len(_trees) > _TREES:
+        del _trees[next(iter(_trees))]
+    return tree
 
 
 def _catches_missing(handler: ast.ExceptHandler) -> bool:
