@@ -44,8 +44,13 @@ class Hoard(NamedTuple):
     """Whether the container is a tensor, so that what is kept must be on its device."""
 
 
-def hoards(function: Function) -> Iterator[Hoard]:
+@query(on_cycle=())
+def hoards(function: Function) -> tuple[Hoard, ...]:
     """What ``function`` collects for each batch of a data set."""
+    return tuple(_hoards(function))
+
+
+def _hoards(function: Function) -> Iterator[Hoard]:
     for stash in stashes(function):
         yield from _stashed(stash)
     for accumulation in accumulations(function):

@@ -134,10 +134,10 @@ def overlay(images, masks):
     )
 
     def check(self, program: Program) -> Iterator[Finding]:
-        if has_small_data(program.module):
-            return
         for function in program.functions:
             for found in resident_data(function):
+                if has_small_data(program.module):
+                    return
                 yield self.finding(
                     found.call.node,
                     "all of the data set is moved onto the device, and stays there",
