@@ -6,6 +6,7 @@ import ast
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import libcst as cst
@@ -587,11 +588,18 @@ _EXPRESSIONS: dict[type[ast.expr], make.Make] = {
 }
 
 
-def bare_tree(text: str) -> make.BareTree:
-    """The tree of ``text`` without its layout. Raises :class:`NoBareTree` if there is none."""
+# A file that is checked is looked at in several ways, one soon after the other.
+@lru_cache(maxsize=2)
+def python_tree(text: str) -> ast.Module:
+    """The tree of Python's own parser, which nobody changes. Raises as ``ast.parse`` does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            return _Builder(text).module(ast.parse(text))
-        except (SyntaxError, ValueError, RecursionError, MemoryError, cst.ParserSyntaxError) as error:
-            raise NoBareTree from error
+        return ast.parse(text)
+
+
+def bare_tree(text: str) -> make.BareTree:
+    """The tree of ``text`` without its layout. Raises :class:`NoBareTree` if there is none."""
+    try:
+        return _Builder(text).module(python_tree(text))
+    except (SyntaxError, ValueError, RecursionError, MemoryError, cst.ParserSyntaxError) as error:
+        raise NoBareTree from error

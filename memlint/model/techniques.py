@@ -16,6 +16,7 @@ from enum import Enum, auto
 from functools import lru_cache
 from typing import NamedTuple
 
+from memlint.bare_trees.building import python_tree
 from memlint.model.coupled_losses import couples_samples
 from memlint.model.syntax import imported_names
 from memlint.model.taken_in_parts import Calls, accumulates, takes_batches_apart
@@ -164,7 +165,7 @@ def techniques(text: str) -> frozenset[Technique]:
 @lru_cache(_KEPT)
 def _techniques(text: str) -> frozenset[Technique]:
     try:
-        tree = ast.parse(text)
+        tree = python_tree(text)
         nodes = list(ast.walk(tree))
         uses = _Uses.of(nodes)
     except (SyntaxError, ValueError, RecursionError):

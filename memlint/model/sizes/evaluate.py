@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from memlint.bare_trees.building import python_tree
 from memlint.model.sizes import layers, natives
 from memlint.model.sizes.calls import Calls
 from memlint.model.sizes.hugging_face import field_name, registers_arguments
@@ -1067,7 +1068,7 @@ _trees: dict[Path, tuple[str, ast.Module]] = {}
 def _parsed(path: Path, text: str) -> ast.Module:
     """The tree of a file, of which one version is kept; several programs import the same ones."""
     known = _trees.pop(path, None)
-    tree = known[1] if known is not None and known[0] == text else ast.parse(text)
+    tree = known[1] if known is not None and known[0] == text else python_tree(text)
     _trees[path] = text, tree
     if len(_trees) > _TREES:
         del _trees[next(iter(_trees))]
