@@ -1,4 +1,4 @@
-"""Dataclasses as plain JSON, for what two processes of one release tell each other."""
+"""Dataclasses and named tuples as plain JSON, for what two processes of one release tell each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 
 def dumped(value: object) -> str:
-    """``value``, a dataclass of dataclasses, lists, tuples, mappings, paths and plain values, as JSON."""
+    """``value``, a dataclass of dataclasses, named tuples, lists, mappings, paths and plain values, as JSON."""
     return json.dumps(dataclasses.asdict(value), default=str)  # type: ignore[call-overload]
 
 
@@ -48,4 +48,7 @@ def _read(kind: Any, data: Any) -> Any:
         hints = _hints(typing.cast(type, kind))
         make: Any = kind
         return make(**{name: _read(hints[name], item) for name, item in data.items()})
+    if hasattr(kind, "_fields"):
+        hints = _hints(typing.cast(type, kind))
+        return kind(*(_read(hints[name], item) for name, item in zip(kind._fields, data, strict=True)))
     return Path(data) if kind is Path else kind(data)

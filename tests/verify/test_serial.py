@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from memlint.capacity.simulate.settings import Settings, SimulationPlan
+from memlint.devices import device
 from memlint.verify.observations import Ending, LineSeen, Observations, OptimizerSeen, Sample
 from memlint.verify.plan import Budget, Plan, WatchedLine
 from memlint.verify.serial import dumped, loaded
@@ -16,6 +18,12 @@ def test_a_plan() -> None:
     budget = Budget(steps=5, until=(5, 9))
     plan = Plan("a.py", False, ("--lr", "1"), (line,), budget, Path("/r"), Path("/p"), {"/a": "/b"}, 0, None)
     assert loaded(Plan, dumped(plan)) == plan
+
+
+def test_settings_of_a_simulation() -> None:
+    settings = Settings(device("t4"))
+    plan = SimulationPlan("a.py", False, ("--lr", "1"), settings, Path("/r"), Path("/p"))
+    assert loaded(SimulationPlan, dumped(plan)) == plan
 
 
 def test_observations() -> None:
