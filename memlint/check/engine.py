@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import libcst
 
+from memlint.bare_trees.building import python_tree
 from memlint.bare_trees.layout import LayoutError
 from memlint.check.gate import rules_that_can_fire
 from memlint.check.locate import locate
@@ -207,14 +206,12 @@ def _expect_python(path: Path, source: Source) -> None:
 
 def _python_error(text: str) -> SyntaxError | None:
     """What Python itself has against ``text``."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            ast.parse(text)
-        except SyntaxError as error:
-            return error
-        except (ValueError, RecursionError, MemoryError) as error:
-            return SyntaxError(str(error))
+    try:
+        python_tree(text)
+    except SyntaxError as error:
+        return error
+    except (ValueError, RecursionError, MemoryError) as error:
+        return SyntaxError(str(error))
     return None
 
 

@@ -27,7 +27,7 @@ _COLORS = {
     "gradient": "#54a24b",
     "temporary": "#bab0ac",
     "autograd_detail": "#b279a2",
-    "workspace": "#888888",
+    "workspace": "#eeca3b",
     "unknown": "#888888",
 }
 """By category, in the order in which they are stacked."""
